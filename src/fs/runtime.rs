@@ -1,0 +1,369 @@
+//! The runtime directory: what root alone knows of each job (`records/`), and what each job's user may read
+//! (`jobs/`).
+//!
+//! ```text
+//! RUNTIME_DIR/          0711 root
+//!   records/            0700 root
+//!     JOBID/record      0600 root; the directory itself is the job's lock
+//!   jobs/               0711 root
+//!     JOBID/            0711 root: the user can read his files by name, nobody can list them
+//!       access_token    0400 user
+//!       EMAIL/...       the same for a further identity of the same job
+//! ```
+#![forbid(unsafe_code)]
+
+use std::ffi::OsStr;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{Gid, Uid};
+
+use super::{FileError, FileProblem};
+use crate::names::{JobId, ServiceAccountEmail};
+
+const RECORD: &str = "record";
+/// The path components below `jobs/` are at most JOBID/EMAIL/FILE.
+const DEEPEST: u32 = 3;
+
+/// A file to publish for a job.
+#[derive(Debug)]
+pub struct NewFile<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its content.
+    pub content: &'a str,
+}
+
+/// Where the files of one identity of a job are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The job.
+    pub job: JobId,
+    /// The identity's own directory; the job's first identity has none and lies in the job's directory itself.
+    pub below: Option<ServiceAccountEmail>,
+}
+
+/// The runtime directory, held open.
+#[derive(Debug)]
+pub struct RuntimeDirectory {
+    path: PathBuf,
+    jobs: OwnedFd,
+    records: OwnedFd,
+    owner: u32,
+}
+
+/// The exclusive right to work on a job's record and files; ends when it is dropped or its process dies.
+#[derive(Debug)]
+#[must_use]
+pub struct Lock {
+    directory: OwnedFd,
+}
+
+type Result<T> = std::result::Result<T, FileError>;
+
+impl RuntimeDirectory {
+    /// Opens the runtime directory, making it where it is absent.
+    ///
+    /// # Errors
+    /// When it cannot be made, or is not a directory that only root can change.
+    pub fn open(path: &Path) -> Result<Self> {
+        let owner = rustix::process::geteuid().as_raw();
+        let parent = path.parent().unwrap_or(Path::new("/"));
+        let parent_fd = rustix::fs::open(parent, directory_flags(), Mode::empty()).map_err(|e| FileError::system(parent, "open it", e))?;
+        let name = path.file_name().unwrap_or_default();
+        let root = make_directory(&parent_fd, name, path, 0o711, owner)?;
+        let jobs = make_directory(&root, OsStr::new("jobs"), &path.join("jobs"), 0o711, owner)?;
+        let records = make_directory(&root, OsStr::new("records"), &path.join("records"), 0o700, owner)?;
+        Ok(Self { path: path.to_owned(), jobs, records, owner })
+    }
+
+    /// The path of a place, for the job's environment.
+    pub fn path_of(&self, place: &Place) -> PathBuf {
+        let job = self.path.join("jobs").join(place.job.to_string());
+        match &place.below {
+            Some(email) => job.join(email.as_str()),
+            None => job,
+        }
+    }
+
+    /// Waits for the exclusive right to work on a job.
+    ///
+    /// # Errors
+    /// When another process keeps it for longer than `limit`, or the record's directory cannot be made.
+    pub fn lock(&self, job: JobId, limit: Duration) -> Result<Lock> {
+        let path = self.record_path(job);
+        let name = job.to_string();
+        let end = Instant::now() + limit;
+        loop {
+            let directory = make_directory(&self.records, OsStr::new(&name), &path, 0o700, self.owner)?;
+            match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {
+                    // An epilog may have removed the directory while we waited: then the lock is worth nothing.
+                    let stat = rustix::fs::fstat(&directory).map_err(|e| FileError::system(&path, "examine it", e))?;
+                    if stat.st_nlink > 0 {
+                        return Ok(Lock { directory });
+                    }
+                }
+                Err(Errno::WOULDBLOCK) => {}
+                Err(errno) => return Err(FileError::system(&path, "lock it", errno)),
+            }
+            if Instant::now() >= end {
+                return Err(FileError::new(&path, FileProblem::Locked));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// The record of a locked job, if there is one.
+    ///
+    /// # Errors
+    /// When it is there and cannot be read.
+    pub fn read_record(&self, job: JobId, lock: &Lock) -> Result<Option<Vec<u8>>> {
+        let path = self.record_path(job).join(RECORD);
+        match rustix::fs::openat(&lock.directory, RECORD, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty()) {
+            Ok(file) => {
+                let mut content = Vec::new();
+                std::io::Read::read_to_end(&mut std::fs::File::from(file), &mut content)
+                    .map_err(|e| FileError::system(&path, "read it", Errno::from_io_error(&e).unwrap_or(Errno::IO)))?;
+                Ok(Some(content))
+            }
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(FileError::system(&path, "open it", errno)),
+        }
+    }
+
+    /// Replaces the record of a locked job.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_record(&self, job: JobId, lock: &Lock, content: &str) -> Result<()> {
+        let file = NewFile { name: RECORD, content };
+        write_file(&lock.directory, &self.record_path(job), &file, 0o600, None)
+    }
+
+    /// Replaces the files of a place, each by rename, so that no reader ever misses one.
+    ///
+    /// # Errors
+    /// When one cannot be written; the ones before it are in place then.
+    pub fn publish(&self, place: &Place, uid: u32, gid: u32, files: &[NewFile<'_>], _lock: &Lock) -> Result<()> {
+        let path = self.path_of(&Place { job: place.job, below: None });
+        let mut directory = make_directory(&self.jobs, OsStr::new(&place.job.to_string()), &path, 0o711, self.owner)?;
+        let path = self.path_of(place);
+        if let Some(email) = &place.below {
+            directory = make_directory(&directory, OsStr::new(email.as_str()), &path, 0o711, self.owner)?;
+        }
+        files.iter().try_for_each(|file| write_file(&directory, &path, file, 0o400, Some((uid, gid))))
+    }
+
+    /// Removes a job's files. What is not there is no error.
+    ///
+    /// # Errors
+    /// When something of it cannot be removed.
+    pub fn remove_files(&self, job: JobId) -> Result<()> {
+        let path = self.path_of(&Place { job, below: None });
+        remove(&self.jobs, OsStr::new(&job.to_string()), &path, DEEPEST)
+    }
+
+    /// Removes a job's record, the last that is known of it. What is not there is no error.
+    ///
+    /// # Errors
+    /// When something of it cannot be removed.
+    pub fn remove_record(&self, job: JobId) -> Result<()> {
+        remove(&self.records, OsStr::new(&job.to_string()), &self.record_path(job), DEEPEST)
+    }
+
+    /// Every job that has a record or files here.
+    pub fn jobs(&self) -> Vec<JobId> {
+        let mut jobs: Vec<JobId> = [&self.jobs, &self.records]
+            .into_iter()
+            .filter_map(|directory| Dir::read_from(directory).ok())
+            .flatten()
+            .filter_map(|entry| entry.ok()?.file_name().to_str().ok()?.parse().ok().map(JobId))
+            .collect();
+        jobs.sort_unstable();
+        jobs.dedup();
+        jobs
+    }
+
+    fn record_path(&self, job: JobId) -> PathBuf {
+        self.path.join("records").join(job.to_string())
+    }
+}
+
+fn directory_flags() -> OFlags {
+    OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC
+}
+
+/// Opens a directory that only `owner` can change, making it where it is absent.
+fn make_directory(parent: &OwnedFd, name: &OsStr, path: &Path, mode: u32, owner: u32) -> Result<OwnedFd> {
+    match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(mode)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        // A read-only disk answers ROFS even where the directory is there; opening it tells.
+        Err(Errno::ROFS) => {}
+        Err(errno) => return Err(FileError::system(path, "make it", errno)),
+    }
+    let directory = rustix::fs::openat(parent, name, directory_flags() | OFlags::NOFOLLOW, Mode::empty()).map_err(|errno| match errno {
+        Errno::NOENT => FileError::system(path, "make it", Errno::ROFS),
+        errno => FileError::system(path, "open it", errno),
+    })?;
+    let stat = rustix::fs::fstat(&directory).map_err(|e| FileError::system(path, "examine it", e))?;
+    if stat.st_uid != owner {
+        return Err(FileError::new(path, FileProblem::OwnedBy(stat.st_uid)));
+    }
+    let present = stat.st_mode & 0o7777;
+    if present & 0o022 != 0 {
+        return Err(FileError::new(path, FileProblem::Writable(present)));
+    }
+    if present != mode {
+        // mkdirat is subject to the umask of the process that we are loaded into.
+        rustix::fs::fchmod(&directory, Mode::from_raw_mode(mode)).map_err(|e| FileError::system(path, "set its mode", e))?;
+    }
+    Ok(directory)
+}
+
+fn write_file(directory: &OwnedFd, path: &Path, file: &NewFile<'_>, mode: u32, owner: Option<(u32, u32)>) -> Result<()> {
+    let path = path.join(file.name);
+    let error = |errno| FileError::system(&path, "write it", errno);
+    let temporary = format!(".{}.new", file.name);
+    unlink(directory, OsStr::new(&temporary)).map_err(error)?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = rustix::fs::openat(directory, &temporary, flags, Mode::from_raw_mode(0o600)).map_err(error)?;
+    let mut opened = std::fs::File::from(opened);
+    let written = opened
+        .write_all(file.content.as_bytes())
+        .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))
+        .and_then(|()| match owner {
+            Some((uid, gid)) => rustix::fs::fchown(&opened, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))),
+            None => Ok(()),
+        })
+        .and_then(|()| rustix::fs::fchmod(&opened, Mode::from_raw_mode(mode)))
+        .and_then(|()| rustix::fs::renameat(directory, &temporary, directory, file.name));
+    written.map_err(|errno| {
+        // The error to report is the first one, whether or not the half-written file can be removed.
+        let _ = unlink(directory, OsStr::new(&temporary));
+        error(errno)
+    })
+}
+
+fn unlink(directory: &OwnedFd, name: &OsStr) -> rustix::io::Result<()> {
+    match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
+        Err(Errno::NOENT) => Ok(()),
+        result => result,
+    }
+}
+
+/// Removes a directory and what is in it, by held directories and without following links.
+fn remove(parent: &OwnedFd, name: &OsStr, path: &Path, depth: u32) -> Result<()> {
+    let error = |errno| FileError::system(path, "remove it", errno);
+    let directory = match rustix::fs::openat(parent, name, directory_flags() | OFlags::NOFOLLOW, Mode::empty()) {
+        Ok(directory) => directory,
+        Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::NOTDIR | Errno::LOOP) => return unlink(parent, name).map_err(error),
+        Err(errno) => return Err(error(errno)),
+    };
+    for entry in Dir::read_from(&directory).map_err(error)? {
+        let entry = entry.map_err(error)?;
+        let name = OsStr::from_bytes(entry.file_name().to_bytes());
+        if name == "." || name == ".." {
+            continue;
+        }
+        match unlink(&directory, name) {
+            Ok(()) => {}
+            Err(Errno::ISDIR | Errno::PERM) if depth > 0 => remove(&directory, name, &path.join(name), depth - 1)?,
+            Err(errno) => return Err(error(errno)),
+        }
+    }
+    match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(error(errno)),
+    }
+}
+
+use std::os::unix::ffi::OsStrExt as _;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    const JOB: JobId = JobId(42);
+
+    fn place() -> Place {
+        Place { job: JOB, below: None }
+    }
+
+    fn opened() -> (crate::testing::Directory, RuntimeDirectory) {
+        let directory = crate::testing::directory();
+        let runtime = RuntimeDirectory::open(&directory.join("run")).unwrap();
+        (directory, runtime)
+    }
+
+    #[test]
+    fn files_are_the_users_and_the_directories_are_roots() {
+        let (_directory, runtime) = opened();
+        let lock = runtime.lock(JOB, Duration::ZERO).unwrap();
+        let files = [NewFile { name: "access_token", content: "one" }];
+        runtime.publish(&place(), 61001, 61002, &files, &lock).unwrap();
+        let path = runtime.path_of(&place());
+        let file = std::fs::metadata(path.join("access_token")).unwrap();
+        assert_eq!((file.uid(), file.gid(), file.mode() & 0o7777), (61001, 61002, 0o400));
+        let job = std::fs::metadata(&path).unwrap();
+        assert_eq!((job.uid(), job.mode() & 0o7777), (0, 0o711));
+        assert_eq!(std::fs::metadata(runtime.path.join("records")).unwrap().mode() & 0o7777, 0o700);
+        assert_eq!(std::fs::read_dir(&path).unwrap().count(), 1, "a temporary file was left");
+    }
+
+    #[test]
+    fn a_job_is_removed_whole_and_nothing_else() {
+        let (directory, runtime) = opened();
+        let outside = directory.join("outside");
+        std::fs::create_dir(&outside).unwrap();
+        std::fs::write(outside.join("file"), "").unwrap();
+        let lock = runtime.lock(JOB, Duration::ZERO).unwrap();
+        let email = ServiceAccountEmail::parse("a@p.iam.gserviceaccount.com").unwrap();
+        let files = [NewFile { name: "access_token", content: "one" }];
+        runtime.publish(&place(), 0, 0, &files, &lock).unwrap();
+        runtime.publish(&Place { job: JOB, below: Some(email) }, 0, 0, &files, &lock).unwrap();
+        runtime.publish(&Place { job: JobId(43), below: None }, 0, 0, &files, &lock).unwrap();
+        symlink(&outside, runtime.path_of(&place()).join("link")).unwrap();
+        runtime.write_record(JOB, &lock, "{}").unwrap();
+        assert_eq!(runtime.jobs(), [JOB, JobId(43)]);
+        runtime.remove_files(JOB).unwrap();
+        runtime.remove_record(JOB).unwrap();
+        runtime.remove_record(JOB).unwrap();
+        assert_eq!(runtime.jobs(), [JobId(43)]);
+        assert!(outside.join("file").exists());
+    }
+
+    #[test]
+    fn one_process_at_a_time_works_on_a_job() {
+        let (_directory, runtime) = opened();
+        let lock = runtime.lock(JOB, Duration::ZERO).unwrap();
+        assert_eq!(runtime.lock(JOB, Duration::from_millis(30)).unwrap_err().problem, FileProblem::Locked);
+        drop(lock);
+        let lock = runtime.lock(JOB, Duration::ZERO).unwrap();
+        runtime.remove_record(JOB).unwrap();
+        let after = runtime.lock(JOB, Duration::ZERO).unwrap();
+        assert!(runtime.read_record(JOB, &after).unwrap().is_none());
+        drop(lock);
+    }
+
+    #[test]
+    fn a_hostile_directory_is_refused() {
+        let directory = crate::testing::directory();
+        let path = directory.join("run");
+        symlink("/tmp", &path).unwrap();
+        assert!(RuntimeDirectory::open(&path).is_err(), "a link was followed");
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        std::os::unix::fs::chown(&path, Some(61001), None).unwrap();
+        assert_eq!(RuntimeDirectory::open(&path).unwrap_err().problem, FileProblem::OwnedBy(61001));
+        std::os::unix::fs::chown(&path, Some(0), None).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).unwrap();
+        assert_eq!(RuntimeDirectory::open(&path).unwrap_err().problem, FileProblem::Writable(0o777));
+    }
+}

@@ -1,0 +1,340 @@
+//! The life of a job on a node: what each hook does, and what a failure means.
+//!
+//! ```text
+//! prolog (root)         sweep leftovers; record the job's facts; if credentials are asked for or automatic:
+//!                       decide, exchange, publish the job's files
+//! step start (root)     take what the prolog left, or do its work now; set the step's environment
+//! step as the user      tell the one line if something failed
+//! task                  end with status 1 if what failed was asked for explicitly
+//! epilog (root)         remove the job's files and its record
+//! ```
+//!
+//! No function here returns an error to Slurm: a failure is recorded and told, and never costs the node.
+#![forbid(unsafe_code)]
+
+pub mod sweep;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::config::{Config, ConfigError, DEFAULT_RUNTIME_DIR};
+use crate::exchange::Instant;
+use crate::exchange::credential_configuration::CredentialConfiguration;
+use crate::fs::{Lock, NewFile, Place, RuntimeDirectory};
+use crate::identity::{Identity, JobFacts};
+use crate::names::{JobId, StepId};
+use crate::plan::{self, ACCESS_TOKEN_FILE, CREDENTIALS_FILE, Change, Environment};
+use crate::record::{Issued, JobRecord};
+use crate::report::Failure;
+use crate::request::{Options, Request};
+use crate::rules::{self, Grant};
+use sweep::Processes;
+
+/// How much longer than one exchange a step waits for another process that works on the same job.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a hook has of Slurm.
+pub trait Host {
+    /// The options of the step or job, whether typed or inherited.
+    fn options(&self) -> Options;
+    /// Those that the job was submitted with.
+    fn inherited_options(&self) -> Options;
+    /// A variable of the job's environment. What is not UTF-8 counts as the user's own.
+    fn variable(&self, name: &str) -> Option<String>;
+    /// Changes the job's environment.
+    fn change(&self, change: &Change);
+    /// A line for slurmd's log.
+    fn log(&self, line: &str);
+}
+
+/// Gets an access token for a grant.
+pub trait Exchanger {
+    /// Reads the subject token and exchanges it.
+    ///
+    /// # Errors
+    /// The failure, ready to be told.
+    fn exchange(&self, site: &Site, grant: &Grant, facts: &JobFacts) -> Result<Issued, Failure>;
+    /// Seconds since 1970, UTC.
+    fn now(&self) -> Instant;
+    /// Time since some fixed point, for durations.
+    fn elapsed(&self) -> Duration;
+}
+
+/// The site configuration with the credential configuration that it names.
+#[derive(Debug)]
+pub struct Site {
+    /// The site configuration.
+    pub config: Config,
+    /// Google's.
+    pub configuration: CredentialConfiguration,
+}
+
+impl Site {
+    /// Reads both.
+    ///
+    /// # Errors
+    /// When one of them is refused.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let config = Config::load(path)?;
+        let configuration = config.load_credential_configuration()?;
+        Ok(Self { config, configuration })
+    }
+
+    fn default_identity(&self) -> Identity {
+        match &self.configuration.impersonation {
+            Some(impersonation) => Identity::ServiceAccount(impersonation.service_account.clone()),
+            None => Identity::Federated,
+        }
+    }
+}
+
+/// What became of a step's request.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Outcome {
+    /// The step has no credentials, and nobody asked for them.
+    #[default]
+    None,
+    /// It has them.
+    Issued,
+    /// It has none, and that is a failure.
+    Failed {
+        /// What failed.
+        failure: Failure,
+        /// Whether the user asked, so that the step must not run.
+        explicit: bool,
+    },
+}
+
+impl Outcome {
+    /// The one line for the user, if there is something to tell.
+    pub fn line(&self) -> Option<String> {
+        match self {
+            Self::None | Self::Issued => None,
+            Self::Failed { failure, explicit: true } => Some(failure.to_string()),
+            Self::Failed { failure, explicit: false } => Some(format!("{failure}; the job runs without credentials")),
+        }
+    }
+
+    /// Whether the step's tasks must end before the user's command runs.
+    pub fn ends_tasks(&self) -> bool {
+        matches!(self, Self::Failed { explicit: true, .. })
+    }
+}
+
+/// A node: where its configuration is, and what it works with.
+pub struct Node<'a> {
+    /// The site configuration's path.
+    pub config_path: &'a Path,
+    /// Gets access tokens.
+    pub exchanger: &'a dyn Exchanger,
+    /// The node's processes.
+    pub processes: &'a dyn Processes,
+}
+
+impl Node<'_> {
+    /// The job's prolog.
+    pub fn prolog(&self, host: &dyn Host, facts: JobFacts) {
+        let job = facts.job;
+        let request = host.options().request();
+        match Site::load(self.config_path) {
+            Err(error) if error.is_absent() => {}
+            Err(error) => host.log(&Failure::from(error).to_string()),
+            Ok(site) => {
+                let result = self.begin(host, &site, facts, request.unwrap_or(Request::Unstated));
+                if let Err(failure) = result {
+                    host.log(&format!("{failure} (job {job})"));
+                }
+            }
+        }
+    }
+
+    fn begin(&self, host: &dyn Host, site: &Site, facts: JobFacts, request: Request) -> Result<(), Failure> {
+        let runtime = RuntimeDirectory::open(&site.config.runtime_dir)?;
+        let generation = self.processes.generation();
+        sweep::sweep(&runtime, facts.job, &generation, self.processes, self.exchanger.now());
+        let job = facts.job;
+        let lock = runtime.lock(job, self.patience(site))?;
+        runtime.remove_files(job)?;
+        let mut record = JobRecord::new(facts, generation);
+        runtime.write_record(job, &lock, record.to_text().expose())?;
+        if self.wants(site, &request) {
+            let asked = asked(&request);
+            // The failure stays in the record, where the step finds it.
+            let _ = self.obtain(host, site, &runtime, &lock, &mut record, asked);
+        }
+        Ok(())
+    }
+
+    /// The start of a step, as root, before its tasks are forked.
+    pub fn step(&self, host: &dyn Host, facts: JobFacts, step: StepId) -> Outcome {
+        if step == StepId::EXTERN {
+            return Outcome::None;
+        }
+        let (outcome, environment) = match Request::of_step(&host.options(), &host.inherited_options()) {
+            Err(error) => (Outcome::Failed { failure: error.into(), explicit: true }, Environment::new()),
+            Ok(request) => self.step_request(host, facts, &request),
+        };
+        let explicit = host.options() != Options::default();
+        for change in plan::changes(&environment, explicit, &|name| host.variable(name)) {
+            host.change(&change);
+        }
+        outcome
+    }
+
+    fn step_request(&self, host: &dyn Host, facts: JobFacts, request: &Request) -> (Outcome, Environment) {
+        let nothing = (Outcome::None, Environment::new());
+        if *request == Request::Refused {
+            return nothing;
+        }
+        let explicit = request.is_explicit();
+        let result = match Site::load(self.config_path) {
+            Err(error) => {
+                let told = explicit || (!error.is_absent() && Config::refused_but_auto(self.config_path));
+                if !told {
+                    return nothing;
+                }
+                Err(Failure::from(error))
+            }
+            Ok(site) if self.wants(&site, request) => self.step_credentials(host, &site, facts, request),
+            Ok(_) => return nothing,
+        };
+        match result {
+            Ok(environment) => (Outcome::Issued, environment),
+            Err(failure) => (Outcome::Failed { failure, explicit }, Environment::new()),
+        }
+    }
+
+    fn step_credentials(&self, host: &dyn Host, site: &Site, facts: JobFacts, request: &Request) -> Result<Environment, Failure> {
+        let job = facts.job;
+        let runtime = RuntimeDirectory::open(&site.config.runtime_dir)?;
+        let lock = runtime.lock(job, self.patience(site))?;
+        let mut record = match runtime.read_record(job, &lock)?.as_deref().and_then(JobRecord::parse) {
+            Some(record) if (record.facts.uid, record.facts.job) == (facts.uid, job) => record,
+            _ => JobRecord::new(facts, self.processes.generation()),
+        };
+        let (issued, place) = self.obtain(host, site, &runtime, &lock, &mut record, asked(request))?;
+        Ok(plan::environment(&site.config, &issued, &runtime.path_of(&place)))
+    }
+
+    /// The credentials for a request: those of the record while they are fresh, else new ones.
+    fn obtain(
+        &self,
+        host: &dyn Host,
+        site: &Site,
+        runtime: &RuntimeDirectory,
+        lock: &Lock,
+        record: &mut JobRecord,
+        asked: Option<&crate::names::ServiceAccountEmail>,
+    ) -> Result<(Issued, Place), Failure> {
+        let job = record.facts.job;
+        let grant = rules::decide(site.config.rules.as_deref(), &site.default_identity(), &record.facts, asked)?;
+        let identity = grant.identity();
+        let below = identity.service_account().filter(|_| !record.is_first(identity)).cloned();
+        let place = Place { job, below };
+        if let Some(issued) = record.issued_for(identity).filter(|issued| issued.is_fresh(self.exchanger.now())) {
+            return Ok((issued.clone(), place));
+        }
+        if let Some(failure) = record.recent_failure(identity, self.exchanger.now()) {
+            return Err(failure.clone());
+        }
+        let begun = self.exchanger.elapsed();
+        let result = self.exchanger.exchange(site, &grant, &record.facts).and_then(|issued| {
+            publish(site, runtime, lock, &record.facts, &place, &issued)?;
+            Ok(issued)
+        });
+        let duration = self.exchanger.elapsed().saturating_sub(begun);
+        host.log(&issuance_line(&record.facts, identity, &result, duration));
+        match result {
+            Ok(issued) => {
+                record.remember(issued.clone());
+                runtime.write_record(job, lock, record.to_text().expose())?;
+                Ok((issued, place))
+            }
+            Err(failure) => {
+                record.remember_failure(identity, failure.clone(), self.exchanger.now());
+                // Where even that cannot be written, the step asks again and tells the failure that it sees.
+                let _ = runtime.write_record(job, lock, record.to_text().expose());
+                Err(failure)
+            }
+        }
+    }
+
+    /// The job's epilog: nothing of the job stays. It works without a configuration, too.
+    pub fn epilog(&self, host: &dyn Host, job: JobId) {
+        let runtime_dir = match Config::load(self.config_path) {
+            Ok(config) => config.runtime_dir,
+            Err(_) => PathBuf::from(DEFAULT_RUNTIME_DIR),
+        };
+        if !runtime_dir.exists() {
+            return;
+        }
+        let result = RuntimeDirectory::open(&runtime_dir).and_then(|runtime| {
+            // A prolog or step that hangs must not keep the epilog from removing secrets.
+            let _lock = runtime.lock(job, PATIENCE);
+            runtime.remove_files(job)?;
+            runtime.remove_record(job)
+        });
+        if let Err(error) = result {
+            host.log(&format!("{} (job {job}, epilog)", Failure::from(error)));
+        }
+    }
+
+    fn wants(&self, site: &Site, request: &Request) -> bool {
+        request.is_explicit() || (site.config.auto && *request == Request::Unstated)
+    }
+
+    fn patience(&self, site: &Site) -> Duration {
+        site.config.timeout() + PATIENCE
+    }
+}
+
+/// What srun, sbatch and salloc do before they submit: refuse options that cannot be honoured, and say which
+/// variables of an outer job must not go into the new one.
+///
+/// # Errors
+/// The refusal.
+pub fn submission(
+    all: &Options,
+    inherited: &Options,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<Vec<Change>, Failure> {
+    Options::own(all, inherited).request()?;
+    Request::of_step(all, inherited)?;
+    Ok(plan::changes(&Environment::new(), false, variable))
+}
+
+fn asked(request: &Request) -> Option<&crate::names::ServiceAccountEmail> {
+    match request {
+        Request::Wanted { service_account } => service_account.as_ref(),
+        Request::Unstated | Request::Refused => None,
+    }
+}
+
+fn publish(
+    site: &Site,
+    runtime: &RuntimeDirectory,
+    lock: &Lock,
+    facts: &JobFacts,
+    place: &Place,
+    issued: &Issued,
+) -> Result<(), Failure> {
+    let portable = site.configuration.portable(issued.identity.service_account()).map_err(|problem| {
+        Failure::from(ConfigError::Content { path: site.config.credential_configuration.clone(), problem })
+    })?;
+    let credentials = format!("{portable:#}\n");
+    let files = [
+        NewFile { name: ACCESS_TOKEN_FILE, content: issued.token().expose() },
+        NewFile { name: CREDENTIALS_FILE, content: &credentials },
+    ];
+    Ok(runtime.publish(place, facts.uid, facts.gid, &files, lock)?)
+}
+
+/// The line in slurmd's log for each issuance.
+fn issuance_line(facts: &JobFacts, identity: &Identity, result: &Result<Issued, Failure>, duration: Duration) -> String {
+    let outcome = match result {
+        Ok(issued) => format!("outcome=issued duration={:.3}s expiry={}", duration.as_secs_f64(), plan::rfc3339(issued.expires_at)),
+        Err(failure) => format!("outcome=failed duration={:.3}s expiry=none {failure}", duration.as_secs_f64()),
+    };
+    let identity = identity.service_account().map_or("federated", |email| email.as_str());
+    format!("gcp-wif: issuance job={} uid={} identity={identity} {outcome}", facts.job, facts.uid)
+}

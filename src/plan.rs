@@ -1,0 +1,204 @@
+//! Everything that a job will see, as a value: its environment and its files.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::config::Config;
+use crate::exchange::Instant;
+use crate::record::Issued;
+use crate::secret::Secret;
+
+/// The file that always holds a valid access token.
+pub const ACCESS_TOKEN_FILE: &str = "access_token";
+/// The job's credential configuration.
+pub const CREDENTIALS_FILE: &str = "credentials.json";
+
+/// Which of the variables are ours: each name with a fingerprint of the value that we gave it. By it a value made
+/// for another job is told from the user's own, also on a login node that knows no configuration.
+const MARKER: &str = "GCP_WIF_VARIABLES";
+
+/// The project's variables: a value of the user's own is always kept.
+const PROJECT: [&str; 3] = ["GOOGLE_CLOUD_PROJECT", "GCLOUD_PROJECT", "CLOUDSDK_CORE_PROJECT"];
+
+/// Every variable that can be ours, the marker apart.
+const OURS: [&str; 13] = [
+    "GOOGLE_OAUTH_ACCESS_TOKEN",
+    "GOOGLE_OAUTH_ACCESS_TOKEN_EXPIRES_AT",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE",
+    "GCP_WIF_ACCESS_TOKEN_FILE",
+    "GCP_WIF_SERVICE_ACCOUNT",
+    "GOOGLE_CLOUD_PROJECT",
+    "GCLOUD_PROJECT",
+    "CLOUDSDK_CORE_PROJECT",
+    "GCE_METADATA_HOST",
+    "GCE_METADATA_ROOT",
+    "GCE_METADATA_IP",
+    "ENROOT_CONFIG_PATH",
+];
+
+/// Variables and their values.
+pub type Environment = BTreeMap<&'static str, Secret>;
+
+/// A change of one variable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// It gets this value.
+    Set(&'static str, Secret),
+    /// It goes.
+    Unset(&'static str),
+}
+
+/// The environment of a step that has credentials, whose files are in `directory`.
+pub fn environment(config: &Config, issued: &Issued, directory: &Path) -> Environment {
+    let file = |name: &str| Secret::new(directory.join(name).to_string_lossy().into_owned());
+    let mut environment = Environment::from([
+        ("GOOGLE_OAUTH_ACCESS_TOKEN", issued.token().clone()),
+        ("GOOGLE_OAUTH_ACCESS_TOKEN_EXPIRES_AT", Secret::new(rfc3339(issued.expires_at))),
+        ("GOOGLE_APPLICATION_CREDENTIALS", file(CREDENTIALS_FILE)),
+        ("CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE", file(CREDENTIALS_FILE)),
+        ("GCP_WIF_ACCESS_TOKEN_FILE", file(ACCESS_TOKEN_FILE)),
+        ("GCP_WIF_SERVICE_ACCOUNT", Secret::new(issued.name.clone())),
+    ]);
+    if let Some(project) = &config.project {
+        environment.extend(PROJECT.map(|name| (name, Secret::new(project.clone()))));
+    }
+    environment
+}
+
+/// What is to change in a job's environment so that it holds `wanted` and no value of ours besides.
+///
+/// `current` gives the job's variables. A value of the user's own gives way only to an explicit request, and a
+/// project of his own never.
+pub fn changes(wanted: &Environment, explicit: bool, current: &dyn Fn(&str) -> Option<String>) -> Vec<Change> {
+    let marked = marked(current);
+    let mut changes = Vec::new();
+    let mut given = Vec::new();
+    for name in OURS {
+        let value = current(name);
+        let own = value.is_some() && !is_marked(&marked, name, value.as_deref());
+        match wanted.get(name) {
+            Some(new) if !own || (explicit && !PROJECT.contains(&name)) => {
+                given.push(format!("{name}:{:016x}", fingerprint(new.expose())));
+                changes.push(Change::Set(name, new.clone()));
+            }
+            Some(_) => {}
+            None if value.is_some() && !own => changes.push(Change::Unset(name)),
+            None => {}
+        }
+    }
+    if !given.is_empty() {
+        changes.push(Change::Set(MARKER, Secret::new(given.join(","))));
+    } else if current(MARKER).is_some() {
+        changes.push(Change::Unset(MARKER));
+    }
+    changes
+}
+
+/// The instant as RFC 3339 in UTC.
+pub fn rfc3339(instant: Instant) -> String {
+    OffsetDateTime::from_unix_timestamp(instant)
+        .ok()
+        .and_then(|time| time.format(&Rfc3339).ok())
+        .unwrap_or_else(|| instant.to_string())
+}
+
+fn marked(current: &dyn Fn(&str) -> Option<String>) -> Vec<(String, u64)> {
+    let text = current(MARKER).unwrap_or_default();
+    text.split(',')
+        .filter_map(|entry| entry.split_once(':'))
+        .filter_map(|(name, print)| Some((name.to_owned(), u64::from_str_radix(print, 16).ok()?)))
+        .collect()
+}
+
+fn is_marked(marked: &[(String, u64)], name: &str, value: Option<&str>) -> bool {
+    let print = value.map(fingerprint);
+    marked.iter().any(|(marked, old)| marked == name && Some(*old) == print)
+}
+
+/// FNV-1a of 64 bits: tells values apart, the same in every build.
+fn fingerprint(value: &str) -> u64 {
+    value.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted() -> Environment {
+        Environment::from([
+            ("GOOGLE_OAUTH_ACCESS_TOKEN", Secret::new("new-token".to_owned())),
+            ("GOOGLE_APPLICATION_CREDENTIALS", Secret::new("/run/gcp-wif/jobs/2/credentials.json".to_owned())),
+            ("GOOGLE_CLOUD_PROJECT", Secret::new("site".to_owned())),
+        ])
+    }
+
+    /// The environment after the changes to `before`.
+    fn after(before: &[(&str, &str)], wanted: &Environment, explicit: bool) -> BTreeMap<String, String> {
+        let mut environment: BTreeMap<String, String> =
+            before.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let current = environment.clone();
+        for change in changes(wanted, explicit, &|name| current.get(name).cloned()) {
+            match change {
+                Change::Set(name, value) => drop(environment.insert(name.to_owned(), value.expose().to_owned())),
+                Change::Unset(name) => drop(environment.remove(name)),
+            }
+        }
+        environment
+    }
+
+    fn as_given(environment: &BTreeMap<String, String>) -> Vec<(&str, &str)> {
+        environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
+    }
+
+    #[test]
+    fn a_users_own_value_gives_way_to_an_explicit_request_only() {
+        let own = [("GOOGLE_APPLICATION_CREDENTIALS", "/home/alice/key.json"), ("GOOGLE_CLOUD_PROJECT", "alices")];
+        let auto = after(&own, &wanted(), false);
+        assert_eq!(auto["GOOGLE_APPLICATION_CREDENTIALS"], "/home/alice/key.json");
+        assert_eq!(auto["GOOGLE_OAUTH_ACCESS_TOKEN"], "new-token");
+        assert_eq!(auto["GOOGLE_CLOUD_PROJECT"], "alices");
+        let explicit = after(&own, &wanted(), true);
+        assert_eq!(explicit["GOOGLE_APPLICATION_CREDENTIALS"], "/run/gcp-wif/jobs/2/credentials.json");
+        assert_eq!(explicit["GOOGLE_CLOUD_PROJECT"], "alices");
+    }
+
+    #[test]
+    fn a_value_made_for_another_job_is_nobodys() {
+        let old = Environment::from([
+            ("GOOGLE_OAUTH_ACCESS_TOKEN", Secret::new("old-token".to_owned())),
+            ("GCE_METADATA_HOST", Secret::new("127.0.0.1:1".to_owned())),
+        ]);
+        let first = after(&[("PATH", "/bin")], &old, true);
+        let second = after(&as_given(&first), &wanted(), false);
+        assert_eq!(second["GOOGLE_OAUTH_ACCESS_TOKEN"], "new-token");
+        assert!(!second.contains_key("GCE_METADATA_HOST"));
+    }
+
+    #[test]
+    fn without_credentials_nothing_of_ours_and_all_of_the_users_stays() {
+        let first = after(&[("PATH", "/bin")], &wanted(), true);
+        assert_eq!(after(&as_given(&first), &Environment::new(), false), BTreeMap::from([("PATH".to_owned(), "/bin".to_owned())]));
+        let mut changed = first.clone();
+        changed.insert("GOOGLE_OAUTH_ACCESS_TOKEN".to_owned(), "his-own".to_owned());
+        let left = after(&as_given(&changed), &Environment::new(), false);
+        assert_eq!(left["GOOGLE_OAUTH_ACCESS_TOKEN"], "his-own");
+        assert_eq!(left.len(), 2);
+    }
+
+    #[test]
+    fn a_forged_marker_moves_no_other_variable() {
+        let forged = format!("PATH:{:016x}", fingerprint("/bin"));
+        let left = after(&[("PATH", "/bin"), (MARKER, &forged)], &Environment::new(), false);
+        assert_eq!(left, BTreeMap::from([("PATH".to_owned(), "/bin".to_owned())]));
+    }
+
+    #[test]
+    fn instants_are_written_as_rfc_3339_in_utc() {
+        assert_eq!(rfc3339(1_700_000_000), "2023-11-14T22:13:20Z");
+    }
+}

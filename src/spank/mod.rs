@@ -1,0 +1,177 @@
+//! The face to Slurm: each hook takes facts in, calls the job's life, and hands the outcome out.
+//!
+//! No hook ever returns an error: from a `required` plugin Slurm would drain the node (`spank(8)`, Errors). And
+//! none lets a panic out, because it would poison slurm-spank's state and fail every later hook.
+
+mod host;
+mod options;
+
+use std::error::Error;
+use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+
+use once_cell::unsync::OnceCell;
+use slurm_spank::{Context, LogLevel, Plugin, SPANK_PLUGIN, SpankHandle, slurm_spank_log, spank_log};
+
+use crate::config::DEFAULT_PATH;
+use crate::lifecycle::sweep::Proc;
+use crate::lifecycle::{self, Node, Outcome};
+use crate::names::StepId;
+use crate::plan::Change;
+use crate::report::Failure;
+use crate::sys;
+use crate::worker::Worker;
+use host::{SpankHost, own_variable};
+
+#[allow(missing_docs, unreachable_pub)]
+mod release {
+    include!(concat!(env!("OUT_DIR"), "/slurm_version.rs"));
+}
+
+SPANK_PLUGIN!(b"gcp_wif", release::SLURM_VERSION_NUMBER, GcpWif);
+
+#[derive(Default)]
+struct GcpWif {
+    config_path: OnceCell<PathBuf>,
+    outcome: Outcome,
+}
+
+type HookResult = Result<(), Box<dyn Error>>;
+
+// SAFETY: the task hooks run in a child forked by slurmstepd; ours only read memory and call _exit there, and no
+// thread of ours lives in the parent.
+unsafe impl Plugin for GcpWif {
+    fn setup(&mut self, _: &mut SpankHandle) -> HookResult {
+        // The default would send the debug lines of every crate to slurmd's log.
+        Ok(())
+    }
+
+    fn report_error(&self, _: &mut SpankHandle, error: &dyn Error) {
+        spank_log(LogLevel::Error, &format!("gcp-wif: {error}"));
+    }
+
+    fn init(&mut self, spank: &mut SpankHandle) -> HookResult {
+        self.guard(|_| match spank.context() {
+            Ok(Context::Local | Context::Allocator | Context::Remote) => options::register(spank),
+            _ => Ok(()),
+        })
+    }
+
+    fn init_post_opt(&mut self, spank: &mut SpankHandle) -> HookResult {
+        self.guard(|plugin| match spank.context() {
+            Ok(context @ (Context::Local | Context::Allocator)) => plugin.submission(spank, context),
+            Ok(Context::Remote) => plugin.step(spank),
+            _ => Ok(()),
+        })
+    }
+
+    fn job_prolog(&mut self, spank: &mut SpankHandle) -> HookResult {
+        self.guard(|plugin| {
+            let facts = host::prolog_facts(spank)?;
+            plugin.node(spank)?.serve(|node| node.prolog(&SpankHost(spank), facts));
+            Ok(())
+        })
+    }
+
+    fn user_init(&mut self, _: &mut SpankHandle) -> HookResult {
+        self.guard(|plugin| {
+            plugin.outcome.line().inspect(|line| slurm_spank_log(line));
+            Ok(())
+        })
+    }
+
+    fn task_init(&mut self, _: &mut SpankHandle) -> HookResult {
+        self.guard(|plugin| if plugin.outcome.ends_tasks() { sys::end_process(1) } else { Ok(()) })
+    }
+
+    fn job_epilog(&mut self, spank: &mut SpankHandle) -> HookResult {
+        self.guard(|plugin| {
+            let job = host::job_id(spank)?;
+            plugin.node(spank)?.serve(|node| node.epilog(&SpankHost(spank), job));
+            Ok(())
+        })
+    }
+}
+
+/// What a [`Node`] borrows.
+struct NodeParts {
+    config_path: PathBuf,
+    worker: Worker,
+    processes: Proc,
+}
+
+impl NodeParts {
+    fn serve<T>(&self, work: impl FnOnce(&Node<'_>) -> T) -> T {
+        work(&Node { config_path: &self.config_path, exchanger: &self.worker, processes: &self.processes })
+    }
+}
+
+impl GcpWif {
+    /// Runs a hook's work; what goes wrong is logged and nothing more.
+    fn guard(&mut self, work: impl FnOnce(&mut Self) -> HookResult) -> HookResult {
+        let problem = match catch_unwind(AssertUnwindSafe(|| work(self))) {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "a bug in gcp-wif, please report it".to_owned(),
+        };
+        spank_log(LogLevel::Error, &format!("gcp-wif: {problem}"));
+        Ok(())
+    }
+
+    fn submission(&self, spank: &SpankHandle, context: Context) -> HookResult {
+        let (all, inherited) = (options::all(spank), options::inherited(&own_variable));
+        match lifecycle::submission(&all, &inherited, &own_variable) {
+            Ok(changes) => {
+                for change in changes {
+                    if let Change::Unset(name) = change {
+                        sys::remove_own_variable(name);
+                    }
+                }
+                if context == Context::Allocator {
+                    options::forget_overruled(spank, &all, &inherited);
+                }
+                Ok(())
+            }
+            Err(failure) => refuse(&failure),
+        }
+    }
+
+    fn step(&mut self, spank: &SpankHandle) -> HookResult {
+        // Should anything below go wrong unforeseen, an explicit request must not run without credentials.
+        self.outcome = match options::all(spank).request() {
+            Ok(request) if !request.is_explicit() => Outcome::None,
+            _ => Outcome::Failed { failure: Failure::internal(), explicit: true },
+        };
+        let (facts, step) = (host::step_facts(spank)?, StepId(spank.job_stepid()?));
+        self.outcome = self.node(spank)?.serve(|node| node.step(&SpankHost(spank), facts, step));
+        Ok(())
+    }
+
+    fn node(&self, spank: &SpankHandle) -> Result<NodeParts, Box<dyn Error>> {
+        let config_path = self.config_path.get_or_try_init(|| config_path(&spank.plugin_argv()?))?.clone();
+        let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_pid().unsigned_abs());
+        Ok(NodeParts { config_path, worker: Worker, processes: Proc { root: "/proc".into(), parent } })
+    }
+}
+
+/// The plugin's only argument in plugstack.conf.
+fn config_path(arguments: &[&str]) -> Result<PathBuf, Box<dyn Error>> {
+    let mut path = PathBuf::from(DEFAULT_PATH);
+    for argument in arguments {
+        match argument.strip_prefix("config=") {
+            Some(value) if value.starts_with('/') => path = value.into(),
+            _ => {
+                let argument = crate::names::clip(argument, 100);
+                return Err(format!("configuration: plugstack.conf: \"{argument}\" is not an argument (config=/PATH is the only one)").into());
+            }
+        }
+    }
+    Ok(path)
+}
+
+/// Ends srun, sbatch or salloc. Under `optional` Slurm would ignore an error of the hook.
+fn refuse(failure: &Failure) -> ! {
+    let _ = writeln!(std::io::stderr(), "{failure}");
+    sys::end_process(1)
+}

@@ -1,0 +1,229 @@
+//! What only libc offers: the user database, a child process for risky work, and the end of a process.
+
+use std::ffi::{CStr, CString};
+use std::fmt;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
+
+use crate::identity::Group;
+
+/// Room for one entry of the user or group database; big groups have long member lists.
+const ENTRY: usize = 1 << 20;
+const MOST_GROUPS: usize = 65_536;
+
+/// The name of a user, if the node knows it.
+pub fn user_name(uid: u32) -> Option<String> {
+    let mut buffer = vec![0; ENTRY];
+    // SAFETY: passwd is a plain C structure, for which zeroes are a value.
+    let mut entry: libc::passwd = unsafe { std::mem::zeroed() };
+    let mut found = std::ptr::null_mut();
+    // SAFETY: every pointer is to a live local, and the length is the buffer's.
+    let rc = unsafe { libc::getpwuid_r(uid, &raw mut entry, buffer.as_mut_ptr(), buffer.len(), &raw mut found) };
+    if rc != 0 || found.is_null() {
+        return None;
+    }
+    // SAFETY: on success pw_name points into `buffer`, which lives.
+    let name = unsafe { CStr::from_ptr(entry.pw_name) };
+    name.to_str().ok().map(str::to_owned)
+}
+
+/// The groups of a user: the primary one and those of the group database.
+pub fn groups(user: Option<&str>, gid: u32) -> Vec<Group> {
+    let mut ids = vec![gid];
+    if let Some(name) = user.and_then(|name| CString::new(name).ok()) {
+        let mut list: Vec<libc::gid_t> = vec![0; 64];
+        loop {
+            let mut count = libc::c_int::try_from(list.len()).unwrap_or(libc::c_int::MAX);
+            // SAFETY: the list has room for `count` numbers, and the name is a C string.
+            let rc = unsafe { libc::getgrouplist(name.as_ptr(), gid, list.as_mut_ptr(), &raw mut count) };
+            if rc >= 0 {
+                ids.extend(list.iter().take(usize::try_from(count).unwrap_or(0)));
+                break;
+            }
+            if list.len() >= MOST_GROUPS {
+                break;
+            }
+            list.resize(list.len() * 4, 0);
+        }
+    }
+    named_groups(ids)
+}
+
+/// Groups by number, with their names where the node knows them.
+pub fn named_groups(mut ids: Vec<u32>) -> Vec<Group> {
+    ids.sort_unstable();
+    ids.dedup();
+    ids.into_iter().map(|id| Group { id, name: group_name(id) }).collect()
+}
+
+fn group_name(gid: u32) -> Option<String> {
+    let mut buffer = vec![0; ENTRY];
+    // SAFETY: group is a plain C structure, for which zeroes are a value.
+    let mut entry: libc::group = unsafe { std::mem::zeroed() };
+    let mut found = std::ptr::null_mut();
+    // SAFETY: every pointer is to a live local, and the length is the buffer's.
+    let rc = unsafe { libc::getgrgid_r(gid, &raw mut entry, buffer.as_mut_ptr(), buffer.len(), &raw mut found) };
+    if rc != 0 || found.is_null() {
+        return None;
+    }
+    // SAFETY: on success gr_name points into `buffer`, which lives.
+    let name = unsafe { CStr::from_ptr(entry.gr_name) };
+    name.to_str().ok().map(str::to_owned)
+}
+
+/// Ends this process at once, without the destructors and handlers of the program that we are loaded into.
+pub fn end_process(status: i32) -> ! {
+    // SAFETY: _exit has no preconditions.
+    unsafe { libc::_exit(status) }
+}
+
+/// Takes a variable out of this process's own environment.
+pub fn remove_own_variable(name: &str) {
+    // SAFETY: called from the hooks of srun, sbatch and salloc, in their one thread of that time.
+    unsafe { std::env::remove_var(name) }
+}
+
+/// How a child process failed its parent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChildError {
+    /// It could not be started.
+    Start(Errno),
+    /// It did not finish in time and was killed.
+    Timeout,
+    /// It ended without an answer, for example by a signal.
+    Died(String),
+}
+
+impl fmt::Display for ChildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Start(errno) => write!(f, "no process could be started: {}", std::io::Error::from(*errno)),
+            Self::Timeout => f.write_str("the process that talks to Google did not finish in time"),
+            Self::Died(how) => write!(f, "the process that talks to Google ended early: {how}"),
+        }
+    }
+}
+
+impl std::error::Error for ChildError {}
+
+/// Runs `work` in a child process and brings what it returns.
+///
+/// Slurm's process stays clear of the work's threads, of its crash and of being killed for it: whatever happens
+/// to the child, the parent gets an answer within `limit`.
+///
+/// # Errors
+/// When the child does not answer.
+pub fn in_child(limit: Duration, work: impl FnOnce() -> Vec<u8>) -> Result<Vec<u8>, ChildError> {
+    let (ours, its) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(ChildError::Start)?;
+    let parent = rustix::process::getpid();
+    // SAFETY: the child runs our code only, and leaves by _exit. Of the threads that Slurm's process may have,
+    // none can hold a lock that we need for good: glibc makes its allocator's locks safe across fork.
+    let pid = unsafe { libc::fork() };
+    match Pid::from_raw(pid) {
+        None if pid == 0 => {
+            drop(ours);
+            child(parent, its, work)
+        }
+        Some(pid) if !pid.is_init() && libc::pid_t::is_positive(pid.as_raw_pid()) => {
+            drop(its);
+            let answer = read_until(ours, Instant::now() + limit);
+            if answer.is_none() {
+                // The child is ours and not yet reaped, so that the number is its own.
+                let _ = rustix::process::kill_process(pid, Signal::KILL);
+            }
+            let status = rustix::io::retry_on_intr(|| rustix::process::waitpid(Some(pid), WaitOptions::empty()));
+            match answer {
+                None => Err(ChildError::Timeout),
+                Some(answer) if answer.is_empty() => Err(ChildError::Died(ending(status.ok().flatten().map(|(_, s)| s)))),
+                Some(answer) => Ok(answer),
+            }
+        }
+        _ => Err(ChildError::Start(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::AGAIN))),
+    }
+}
+
+fn child(parent: Pid, pipe: OwnedFd, work: impl FnOnce() -> Vec<u8>) -> ! {
+    // Do not outlive the parent; it may have died between fork and this line.
+    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+    // The child holds tokens: no core dump, no ptrace by the user.
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+    if rustix::process::getppid() != Some(parent) {
+        end_process(1);
+    }
+    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let answer = zeroize::Zeroizing::new(work());
+        File::from(pipe).write_all(&answer).is_ok()
+    }));
+    end_process(i32::from(!matches!(done, Ok(true))))
+}
+
+/// Reads to the end, or `None` when the time is over.
+fn read_until(pipe: OwnedFd, end: Instant) -> Option<Vec<u8>> {
+    let mut file = File::from(pipe);
+    let mut answer = Vec::new();
+    let mut chunk = [0; 4096];
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(left).ok()?;
+        let fd = file.as_fd();
+        match poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)) {
+            Ok(0) => return None,
+            Err(Errno::INTR) => continue,
+            Err(_) => return Some(answer),
+            Ok(_) => match file.read(&mut chunk) {
+                Ok(0) => return Some(answer),
+                Ok(count) => answer.extend_from_slice(chunk.get(..count).unwrap_or_default()),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) => return Some(answer),
+            },
+        }
+    }
+}
+
+fn ending(status: Option<WaitStatus>) -> String {
+    match status {
+        Some(status) => match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => format!("exit status {code}"),
+            (_, Some(signal)) => format!("signal {signal}"),
+            _ => "no status".to_owned(),
+        },
+        None => "no status".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn a_child_answers_dies_or_is_ended() {
+        assert_eq!(in_child(LIMIT, || vec![b'x'; 200_000]), Ok(vec![b'x'; 200_000]));
+        assert_eq!(in_child(LIMIT, Vec::new), Err(ChildError::Died("exit status 0".to_owned())));
+        let killed = in_child(LIMIT, || {
+            let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::KILL);
+            Vec::new()
+        });
+        assert_eq!(killed, Err(ChildError::Died("signal 9".to_owned())));
+        let hanging = in_child(Duration::from_millis(50), || {
+            std::thread::sleep(LIMIT);
+            Vec::new()
+        });
+        assert_eq!(hanging, Err(ChildError::Timeout));
+    }
+
+    #[test]
+    fn roots_name_and_group_are_known() {
+        assert_eq!(user_name(0).as_deref(), Some("root"));
+        assert_eq!(user_name(4_000_000_000), None);
+        assert!(groups(Some("root"), 0).contains(&Group { id: 0, name: Some("root".to_owned()) }));
+        assert_eq!(groups(None, 4_000_000_000), [Group { id: 4_000_000_000, name: None }]);
+    }
+}

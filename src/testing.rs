@@ -1,0 +1,31 @@
+//! What unit tests share.
+
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A directory of a test's own, removed when it is dropped.
+pub(crate) struct Directory(PathBuf);
+
+/// Makes a new directory.
+pub(crate) fn directory() -> Directory {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let path = std::env::temp_dir().join(format!("gcp-wif-unit-{}-{number}", std::process::id()));
+    std::fs::create_dir_all(&path).unwrap();
+    Directory(path)
+}
+
+impl Deref for Directory {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,106 @@
+//! The real exchanger: the exchange in a child process of the hook's own.
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use once_cell::sync::OnceCell;
+use serde::{Deserialize, Serialize};
+
+use crate::exchange::run::{self, Clock};
+use crate::exchange::subject_token::SubjectToken;
+use crate::exchange::{Exchange, Instant};
+use crate::http::Client;
+use crate::identity::JobFacts;
+use crate::lifecycle::{Exchanger, Site};
+use crate::record::Issued;
+use crate::report::Failure;
+use crate::rules::Grant;
+use crate::sys;
+
+/// How much longer than its budget the child may take until it is killed: the time to read the certificates.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Exchanges in a child process.
+#[derive(Debug, Default)]
+pub struct Worker;
+
+/// What the child tells its parent over the pipe between them.
+#[derive(Serialize, Deserialize)]
+enum Answer {
+    Issued(Issued),
+    Failed(Failure),
+}
+
+impl Exchanger for Worker {
+    fn exchange(&self, site: &Site, grant: &Grant, facts: &JobFacts) -> Result<Issued, Failure> {
+        let answer = sys::in_child(site.config.timeout() + GRACE, || {
+            let answer = match exchange(site, grant, facts) {
+                Ok(issued) => Answer::Issued(issued),
+                Err(failure) => Answer::Failed(failure),
+            };
+            serde_json::to_vec(&answer).unwrap_or_default()
+        })?;
+        let answer = zeroize::Zeroizing::new(answer);
+        match serde_json::from_slice(&answer) {
+            Ok(Answer::Issued(issued)) => Ok(issued),
+            Ok(Answer::Failed(failure)) => Err(failure),
+            Err(_) => Err(sys::ChildError::Died("its answer is cut off".to_owned()).into()),
+        }
+    }
+
+    fn now(&self) -> Instant {
+        SystemClock.now()
+    }
+
+    fn elapsed(&self) -> Duration {
+        SystemClock.elapsed()
+    }
+}
+
+/// One exchange over the network, in this process.
+///
+/// # Errors
+/// The failure, ready to be told.
+pub fn exchange(site: &Site, grant: &Grant, facts: &JobFacts) -> Result<Issued, Failure> {
+    let configuration = &site.configuration;
+    let client = Client::new(&site.config)?;
+    let subject_token = SubjectToken::read(configuration)?;
+    let reason = format!("slurm job {} of user {}", facts.job, facts.user_text());
+    let mut exchange = Exchange::new(configuration, &subject_token, grant, &site.config.scopes, reason);
+    let clock = SystemClock;
+    let claims = subject_token.claims();
+    let token = run::run(&mut exchange, &client, &clock, site.config.timeout())
+        .map_err(|error| Failure::of_exchange(&error, configuration, claims, grant.identity(), clock.now()))?;
+    let name = match grant.identity().service_account() {
+        Some(email) => email.to_string(),
+        None => claims.subject.clone().unwrap_or_default(),
+    };
+    Ok(Issued::new(grant.identity().clone(), name, token, clock.now()))
+}
+
+/// The system's clocks.
+#[derive(Debug)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Instant {
+        time::OffsetDateTime::now_utc().unix_timestamp()
+    }
+
+    fn elapsed(&self) -> Duration {
+        static START: OnceCell<std::time::Instant> = OnceCell::new();
+        START.get_or_init(std::time::Instant::now).elapsed()
+    }
+
+    fn sleep(&self, pause: Duration) {
+        std::thread::sleep(pause);
+    }
+
+    fn jitter(&self) -> f64 {
+        let mut bytes = [0; 4];
+        // Without randomness there is no jitter, which is no reason to fail.
+        let _ = getrandom::getrandom(&mut bytes);
+        f64::from(u32::from_ne_bytes(bytes)) / (f64::from(u32::MAX) + 1.0)
+    }
+}
+
