@@ -232,7 +232,9 @@ impl Config {
         if let Some(proxy) = &config.proxy {
             crate::http::check_proxy(proxy).map_err(|problem| format!("proxy: {problem}"))?;
         }
-        if config.project.as_deref().is_some_and(|project| project.is_empty() || !project.bytes().all(|b| b.is_ascii_alphanumeric() || b"-:.".contains(&b))) {
+        if config.project.as_deref().is_some_and(|project| {
+            project.is_empty() || !project.bytes().all(|b| b.is_ascii_alphanumeric() || b"-:.".contains(&b))
+        }) {
             return Err("project: not a project id".to_owned());
         }
         if config.delivery == Delivery::Agent {
@@ -251,7 +253,8 @@ mod tests {
 
     #[test]
     fn the_shortest_configuration_has_the_documented_defaults() {
-        let config = Config::parse(br#"{"credential_configuration": "/etc/slurm/credential-configuration.json"}"#).unwrap();
+        let config =
+            Config::parse(br#"{"credential_configuration": "/etc/slurm/credential-configuration.json"}"#).unwrap();
         assert!(!config.auto);
         assert_eq!(config.scopes, [Scope::cloud_platform()]);
         assert_eq!(config.runtime_dir, Path::new("/run/gcp-wif"));

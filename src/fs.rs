@@ -4,6 +4,7 @@
 //! links. Root never writes inside a directory that a user owns.
 #![forbid(unsafe_code)]
 
+mod acl;
 mod runtime;
 
 use std::fmt;

@@ -149,7 +149,9 @@ impl fmt::Display for ClientError {
         match self {
             Self::File(error) => write!(f, "ca_certificates: {error}"),
             Self::NoCertificates(path) => write!(f, "ca_certificates: {}: no certificate in it", path.display()),
-            Self::NoSystemCertificates => f.write_str("the system has no certificate store; install ca-certificates or set ca_certificates"),
+            Self::NoSystemCertificates => {
+                f.write_str("the system has no certificate store; install ca-certificates or set ca_certificates")
+            }
             Self::Proxy(problem) => write!(f, "proxy: {problem}"),
         }
     }

@@ -204,7 +204,13 @@ impl Node<'_> {
         }
     }
 
-    fn step_credentials(&self, host: &dyn Host, site: &Site, facts: JobFacts, request: &Request) -> Result<Environment, Failure> {
+    fn step_credentials(
+        &self,
+        host: &dyn Host,
+        site: &Site,
+        facts: JobFacts,
+        request: &Request,
+    ) -> Result<Environment, Failure> {
         let job = facts.job;
         let runtime = RuntimeDirectory::open(&site.config.runtime_dir)?;
         let lock = runtime.lock(job, self.patience(site))?;
@@ -330,11 +336,23 @@ fn publish(
 }
 
 /// The line in slurmd's log for each issuance.
-fn issuance_line(facts: &JobFacts, identity: &Identity, result: &Result<Issued, Failure>, duration: Duration) -> String {
+fn issuance_line(
+    facts: &JobFacts,
+    identity: &Identity,
+    result: &Result<Issued, Failure>,
+    duration: Duration,
+) -> String {
     let outcome = match result {
-        Ok(issued) => format!("outcome=issued duration={:.3}s expiry={}", duration.as_secs_f64(), plan::rfc3339(issued.expires_at)),
+        Ok(issued) => format!(
+            "outcome=issued duration={:.3}s expiry={}",
+            duration.as_secs_f64(),
+            plan::rfc3339(issued.expires_at)
+        ),
         Err(failure) => format!("outcome=failed duration={:.3}s expiry=none {failure}", duration.as_secs_f64()),
     };
     let identity = identity.service_account().map_or("federated", |email| email.as_str());
     format!("gcp-wif: issuance job={} uid={} identity={identity} {outcome}", facts.job, facts.uid)
 }
+
+#[cfg(test)]
+mod tests;

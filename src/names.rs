@@ -96,10 +96,7 @@ impl ServiceAccountEmail {
         if valid {
             Ok(Self(text.to_owned()))
         } else {
-            Err(InvalidName::new(
-                "a service account's email (NAME@PROJECT.iam.gserviceaccount.com)",
-                text,
-            ))
+            Err(InvalidName::new("a service account's email (NAME@PROJECT.iam.gserviceaccount.com)", text))
         }
     }
 
@@ -193,7 +190,11 @@ impl TryFrom<String> for Scope {
         let valid = text.len() <= 256
             && text.starts_with("https://")
             && text.bytes().all(|b| b.is_ascii_graphic() && !b"\"\\,".contains(&b));
-        if valid { Ok(Self(text)) } else { Err(InvalidName::new("a scope (https://www.googleapis.com/auth/...)", &text)) }
+        if valid {
+            Ok(Self(text))
+        } else {
+            Err(InvalidName::new("a scope (https://www.googleapis.com/auth/...)", &text))
+        }
     }
 }
 

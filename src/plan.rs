@@ -182,8 +182,11 @@ mod tests {
     #[test]
     fn without_credentials_nothing_of_ours_and_all_of_the_users_stays() {
         let first = after(&[("PATH", "/bin")], &wanted(), true);
-        assert_eq!(after(&as_given(&first), &Environment::new(), false), BTreeMap::from([("PATH".to_owned(), "/bin".to_owned())]));
-        let mut changed = first.clone();
+        assert_eq!(
+            after(&as_given(&first), &Environment::new(), false),
+            BTreeMap::from([("PATH".to_owned(), "/bin".to_owned())])
+        );
+        let mut changed = first;
         changed.insert("GOOGLE_OAUTH_ACCESS_TOKEN".to_owned(), "his-own".to_owned());
         let left = after(&as_given(&changed), &Environment::new(), false);
         assert_eq!(left["GOOGLE_OAUTH_ACCESS_TOKEN"], "his-own");

@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_token_is_fresh_until_five_minutes_or_half_its_life_are_left() {
-        let issued = |lifetime| {
+        let issued = |lifetime: Instant| {
             let token = AccessToken { token: Secret::new("t".to_owned()), expires_at: 1000 + lifetime };
             Issued::new(Identity::Federated, String::new(), token, 1000)
         };
@@ -163,19 +163,16 @@ mod tests {
 
     #[test]
     fn a_record_survives_its_text() {
-        let facts = JobFacts {
-            job: crate::names::JobId(1),
-            uid: 2,
-            gid: 3,
-            user: None,
-            groups: Vec::new(),
-            placement: None,
-        };
+        let facts =
+            JobFacts { job: crate::names::JobId(1), uid: 2, gid: 3, user: None, groups: Vec::new(), placement: None };
         let mut record = JobRecord::new(facts, Generation { boot: "b".to_owned(), slurmd: (1, 2) });
         let token = AccessToken { token: Secret::new("secret".to_owned()), expires_at: 9 };
         record.remember(Issued::new(Identity::Federated, "subject".to_owned(), token, 5));
         let read = JobRecord::parse(record.to_text().expose().as_bytes()).unwrap();
-        assert_eq!(read.issued_for(&Identity::Federated).map(|i| i.token().expose().to_owned()), Some("secret".to_owned()));
+        assert_eq!(
+            read.issued_for(&Identity::Federated).map(|i| i.token().expose().to_owned()),
+            Some("secret".to_owned())
+        );
         assert!(JobRecord::parse(b"{").is_none());
         assert!(!format!("{record:?}").contains("secret"));
     }

@@ -68,7 +68,10 @@ impl Failure {
 
     /// What no other failure describes.
     pub fn internal() -> Self {
-        Self::new(Stage::Files, "the node could not serve the request; see slurmd's log, and tell the site's administrators")
+        Self::new(
+            Stage::Files,
+            "the node could not serve the request; see slurmd's log, and tell the site's administrators",
+        )
     }
 
     /// An exchange that failed, with the hint that fits.
@@ -84,12 +87,20 @@ impl Failure {
             Leg::Impersonation => Stage::Impersonation,
         };
         let hint = match (&error.problem, error.leg) {
-            (Problem::Transport(_), _) => "check the node's route to it (proxy, firewall, DNS, ca_certificates)".to_owned(),
+            (Problem::Transport(_), _) => {
+                "check the node's route to it (proxy, firewall, DNS, ca_certificates)".to_owned()
+            }
             (Problem::Expired { .. }, _) => "check the node's clock".to_owned(),
-            (Problem::Malformed(_), _) => "check that it is Google's endpoint and no proxy answers in its place".to_owned(),
-            (Problem::Refused(refusal), _) if refusal.is_transient() => "Google is busy or out of order, try again later".to_owned(),
+            (Problem::Malformed(_), _) => {
+                "check that it is Google's endpoint and no proxy answers in its place".to_owned()
+            }
+            (Problem::Refused(refusal), _) if refusal.is_transient() => {
+                "Google is busy or out of order, try again later".to_owned()
+            }
             (Problem::Refused(refusal), Leg::TokenExchange) => exchange_hint(refusal, configuration, claims, now),
-            (Problem::Refused(refusal), Leg::Impersonation) => impersonation_hint(refusal, configuration, claims, identity),
+            (Problem::Refused(refusal), Leg::Impersonation) => {
+                impersonation_hint(refusal, configuration, claims, identity)
+            }
         };
         Self::new(stage, format_args!("{error}; {hint}"))
     }
@@ -111,7 +122,10 @@ fn exchange_hint(refusal: &Refusal, configuration: &CredentialConfiguration, cla
         );
     }
     if let Some(expiry) = claims.expiry.filter(|expiry| *expiry <= now) {
-        return format!("the subject token expired {} seconds ago by this node's clock; see why it is not renewed", now.saturating_sub(expiry));
+        return format!(
+            "the subject token expired {} seconds ago by this node's clock; see why it is not renewed",
+            now.saturating_sub(expiry)
+        );
     }
     match refusal.code.as_deref() {
         Some("invalid_target") => format!("check that the provider {provider} exists and is enabled"),
@@ -120,7 +134,12 @@ fn exchange_hint(refusal: &Refusal, configuration: &CredentialConfiguration, cla
     }
 }
 
-fn impersonation_hint(refusal: &Refusal, configuration: &CredentialConfiguration, claims: &Claims, identity: &Identity) -> String {
+fn impersonation_hint(
+    refusal: &Refusal,
+    configuration: &CredentialConfiguration,
+    claims: &Claims,
+    identity: &Identity,
+) -> String {
     if refusal.reason.as_deref() == Some("SERVICE_DISABLED") || refusal.text.contains("it is disabled") {
         return "enable iamcredentials.googleapis.com in the service account's project".to_owned();
     }
@@ -178,7 +197,10 @@ impl From<SubjectTokenError> for Failure {
 
 impl From<FileError> for Failure {
     fn from(error: FileError) -> Self {
-        Self::new(Stage::Files, format_args!("{error}; the node's runtime directory is not usable, tell the site's administrators"))
+        Self::new(
+            Stage::Files,
+            format_args!("{error}; the node's runtime directory is not usable, tell the site's administrators"),
+        )
     }
 }
 

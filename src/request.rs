@@ -88,7 +88,9 @@ impl Request {
         let jobs = inherited.request()?;
         Ok(match (Options::own(all, inherited).request()?, jobs) {
             (Self::Unstated, jobs) => jobs,
-            (Self::Wanted { service_account: None }, Self::Wanted { service_account }) => Self::Wanted { service_account },
+            (Self::Wanted { service_account: None }, Self::Wanted { service_account }) => {
+                Self::Wanted { service_account }
+            }
             (own, _) => own,
         })
     }

@@ -175,11 +175,15 @@ mod tests {
     #[test]
     fn without_rules_everyone_has_the_configurations_identity_and_no_other() {
         let default = Identity::ServiceAccount(email("site"));
-        let granted = |asked: Option<&str>| decide(None, &default, &alice(), asked.map(email).as_ref()).map(|g| g.identity);
+        let granted =
+            |asked: Option<&str>| decide(None, &default, &alice(), asked.map(email).as_ref()).map(|g| g.identity);
         assert_eq!(granted(None), Ok(default.clone()));
         assert_eq!(granted(Some("site")), Ok(default.clone()));
         let denial = granted(Some("other")).unwrap_err();
-        assert!(denial.to_string().starts_with("user alice (1000) may not use other@p.iam.gserviceaccount.com"), "{denial}");
+        assert!(
+            denial.to_string().starts_with("user alice (1000) may not use other@p.iam.gserviceaccount.com"),
+            "{denial}"
+        );
     }
 
     #[test]

@@ -29,3 +29,10 @@ impl Drop for Directory {
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
+
+/// A JWT with this payload and no valid signature.
+pub(crate) fn jwt(payload: &str) -> String {
+    use base64::Engine;
+    let part = |text: &str| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text);
+    format!("{}.{}.{}", part(r#"{"alg":"RS256"}"#), part(payload), part("signature"))
+}

@@ -103,4 +103,3 @@ impl Clock for SystemClock {
         f64::from(u32::from_ne_bytes(bytes)) / (f64::from(u32::MAX) + 1.0)
     }
 }
-

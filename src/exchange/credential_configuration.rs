@@ -216,16 +216,22 @@ fn subject_token_type(value: Option<String>) -> Result<String, String> {
     if [TOKEN_TYPE_JWT, TOKEN_TYPE_ID_TOKEN].contains(&value.as_str()) {
         Ok(value)
     } else {
-        Err(format!("subject_token_type is \"{}\", supported are {TOKEN_TYPE_JWT} and {TOKEN_TYPE_ID_TOKEN}", clip(&value, 80)))
+        Err(format!(
+            "subject_token_type is \"{}\", supported are {TOKEN_TYPE_JWT} and {TOKEN_TYPE_ID_TOKEN}",
+            clip(&value, 80)
+        ))
     }
 }
 
 fn source(value: Option<Value>) -> Result<(PathBuf, SubjectTokenFormat), String> {
     let value = value.ok_or("credential_source is missing")?;
-    if let Some(other) = ["url", "executable", "environment_id", "certificate"].iter().find(|key| value.get(**key).is_some()) {
+    if let Some(other) =
+        ["url", "executable", "environment_id", "certificate"].iter().find(|key| value.get(**key).is_some())
+    {
         return Err(format!("credential_source is of the kind \"{other}\", supported is \"file\""));
     }
-    let source: SourceFile = serde_json::from_value(value).map_err(|error| format!("credential_source: {}", clip(&error.to_string(), 300)))?;
+    let source: SourceFile = serde_json::from_value(value)
+        .map_err(|error| format!("credential_source: {}", clip(&error.to_string(), 300)))?;
     check_path("credential_source.file", &source.file)?;
     let format = match source.format {
         None => SubjectTokenFormat::Text,
@@ -233,7 +239,12 @@ fn source(value: Option<Value>) -> Result<(PathBuf, SubjectTokenFormat), String>
             ("text", _) => SubjectTokenFormat::Text,
             ("json", Some(field)) => SubjectTokenFormat::Json { field },
             ("json", None) => return Err("credential_source.format.subject_token_field_name is missing".to_owned()),
-            (other, _) => return Err(format!("credential_source.format.type is \"{}\", it can be \"text\" or \"json\"", clip(other, 40))),
+            (other, _) => {
+                return Err(format!(
+                    "credential_source.format.type is \"{}\", it can be \"text\" or \"json\"",
+                    clip(other, 40)
+                ));
+            }
         },
     };
     Ok((source.file, format))
@@ -248,7 +259,10 @@ pub(crate) fn check_path(key: &str, path: &Path) -> Result<(), String> {
     if plain {
         Ok(())
     } else {
-        Err(format!("{key}: \"{}\" is not an absolute path without \"..\", blanks, quotes and \"$\"", clip(&path.to_string_lossy(), 80)))
+        Err(format!(
+            "{key}: \"{}\" is not an absolute path without \"..\", blanks, quotes and \"$\"",
+            clip(&path.to_string_lossy(), 80)
+        ))
     }
 }
 
@@ -256,7 +270,9 @@ fn impersonation(url: Option<String>, settings: Option<ImpersonationFile>) -> Re
     const KEY: &str = "service_account_impersonation_url";
     let lifetime = settings.and_then(|settings| settings.token_lifetime_seconds);
     if let Some(seconds) = lifetime.filter(|seconds| !LIFETIMES.contains(seconds)) {
-        return Err(format!("service_account_impersonation.token_lifetime_seconds is {seconds}, it can be 600 to 43200"));
+        return Err(format!(
+            "service_account_impersonation.token_lifetime_seconds is {seconds}, it can be 600 to 43200"
+        ));
     }
     let Some(url) = url else {
         return match lifetime {
@@ -269,8 +285,14 @@ fn impersonation(url: Option<String>, settings: Option<ImpersonationFile>) -> Re
         .strip_suffix(GENERATE_ACCESS_TOKEN)
         .and_then(|url| url.rsplit_once('/'))
         .filter(|(base, _)| base.ends_with("/projects/-/serviceAccounts"))
-        .ok_or_else(|| format!("{KEY}: \"{}\" does not end in /projects/-/serviceAccounts/EMAIL{GENERATE_ACCESS_TOKEN}", clip(&url, 200)))?;
-    let service_account = ServiceAccountEmail::parse(&email.replace("%40", "@")).map_err(|error| format!("{KEY}: {error}"))?;
+        .ok_or_else(|| {
+            format!(
+                "{KEY}: \"{}\" does not end in /projects/-/serviceAccounts/EMAIL{GENERATE_ACCESS_TOKEN}",
+                clip(&url, 200)
+            )
+        })?;
+    let service_account =
+        ServiceAccountEmail::parse(&email.replace("%40", "@")).map_err(|error| format!("{KEY}: {error}"))?;
     Ok(Some(Impersonation { base: format!("{base}/"), service_account, lifetime }))
 }
 
@@ -337,17 +359,33 @@ mod tests {
             ("type", None, "missing field `type`"),
             ("audience", None, "audience is missing"),
             ("audience", Some(json!("https://x")), "audience: \"https://x\" is not a provider's resource name"),
-            ("token_url", Some(json!("http://sts.googleapis.com/v1/token")), "token_url: \"http://sts.googleapis.com/v1/token\" is not an https URL"),
+            (
+                "token_url",
+                Some(json!("http://sts.googleapis.com/v1/token")),
+                "token_url: \"http://sts.googleapis.com/v1/token\" is not an https URL",
+            ),
             ("subject_token_type", Some(json!("urn:ietf:params:aws:token-type:aws4_request")), "subject_token_type is"),
             ("credential_source", None, "credential_source is missing"),
             ("credential_source", Some(json!({"executable": {"command": "x"}})), "of the kind \"executable\""),
             ("credential_source", Some(json!({"environment_id": "aws1"})), "of the kind \"environment_id\""),
-            ("credential_source", Some(json!({"file": "token"})), "credential_source.file: \"token\" is not an absolute path"),
+            (
+                "credential_source",
+                Some(json!({"file": "token"})),
+                "credential_source.file: \"token\" is not an absolute path",
+            ),
             ("credential_source", Some(json!({"file": "/a b"})), "credential_source.file: \"/a b\""),
-            ("credential_source", Some(json!({"file": "/t", "format": {"type": "json"}})), "subject_token_field_name is missing"),
+            (
+                "credential_source",
+                Some(json!({"file": "/t", "format": {"type": "json"}})),
+                "subject_token_field_name is missing",
+            ),
             ("credential_source", Some(json!({"file": "/t", "format": {"type": "xml"}})), "format.type is \"xml\""),
             ("service_account_impersonation", Some(json!({"token_lifetime_seconds": 43201})), "it can be 600 to 43200"),
-            ("service_account_impersonation_url", Some(json!("https://evil.org/sa:generateAccessToken")), "does not end in"),
+            (
+                "service_account_impersonation_url",
+                Some(json!("https://evil.org/sa:generateAccessToken")),
+                "does not end in",
+            ),
             ("client_secret", Some(json!("x")), "unknown field `client_secret`"),
         ] {
             let refusal = edit(key, new);

@@ -14,7 +14,13 @@ use crate::secret::Secret;
 /// What Google takes when no lifetime is asked for.
 const DEFAULT_LIFETIME: u32 = 3600;
 
-pub(super) fn request(url: &Endpoint, federated: &Secret, scopes: &[Scope], lifetime: Option<u32>, reason: &str) -> Request {
+pub(super) fn request(
+    url: &Endpoint,
+    federated: &Secret,
+    scopes: &[Scope],
+    lifetime: Option<u32>,
+    reason: &str,
+) -> Request {
     let scopes: Vec<&str> = scopes.iter().map(Scope::as_str).collect();
     let lifetime = format!("{}s", lifetime.unwrap_or(DEFAULT_LIFETIME));
     Request {

@@ -76,7 +76,7 @@ pub enum Problem {
     /// There was no answer.
     Transport(TransportError),
     /// Google refused.
-    Refused(Refusal),
+    Refused(Box<Refusal>),
     /// The answer is none of Google's.
     Malformed(String),
     /// The token had expired when it came.
@@ -190,11 +190,15 @@ impl<'a> Exchange<'a> {
                 let answer = sts::receive(response).map_err(|problem| self.error(problem))?;
                 self.state = match identity {
                     Identity::Federated => {
-                        let expires_at = answer.expires_in.ok_or_else(|| self.error(missing("expires_in")))?.saturating_add(now);
+                        let expires_at =
+                            answer.expires_in.ok_or_else(|| self.error(missing("expires_in")))?.saturating_add(now);
                         State::Done(self.living(AccessToken { token: answer.token, expires_at }, now)?)
                     }
                     Identity::ServiceAccount(email) => {
-                        let url = self.configuration.impersonation_url(email).map_err(|p| self.error(Problem::Malformed(p)))?;
+                        let url = self
+                            .configuration
+                            .impersonation_url(email)
+                            .map_err(|p| self.error(Problem::Malformed(p)))?;
                         State::Federated { token: answer.token, url }
                     }
                 };
@@ -232,7 +236,7 @@ fn missing(field: &str) -> Problem {
 /// Reads a successful answer's JSON object.
 fn object(response: &Response) -> Result<serde_json::Map<String, serde_json::Value>, Problem> {
     if response.status != 200 {
-        return Err(Problem::Refused(Refusal::of(response)));
+        return Err(Problem::Refused(Box::new(Refusal::of(response))));
     }
     // The parser's message could quote the token.
     serde_json::from_slice(response.body.expose()).map_err(|_| {

@@ -70,7 +70,11 @@ impl fmt::Display for Refusal {
 
 fn parse(response: &Response) -> (Option<String>, Option<String>, String) {
     if (300..400).contains(&response.status) {
-        return (None, None, "it redirects elsewhere, which Google's endpoints do not do; redirects are not followed".to_owned());
+        return (
+            None,
+            None,
+            "it redirects elsewhere, which Google's endpoints do not do; redirects are not followed".to_owned(),
+        );
     }
     let body = String::from_utf8_lossy(response.body.expose());
     let word = |value: &Value| value.as_str().map(|text| clip(text, 60));
@@ -128,14 +132,22 @@ mod tests {
     #[test]
     fn both_error_styles_and_pages_are_understood() {
         for (status, body, expected) in [
-            (400, r#"{"error":"invalid_grant","error_description":"ID Token is stale."}"#, "HTTP 400 invalid_grant: ID Token is stale."),
+            (
+                400,
+                r#"{"error":"invalid_grant","error_description":"ID Token is stale."}"#,
+                "HTTP 400 invalid_grant: ID Token is stale.",
+            ),
             (400, r#"{"error":"invalid_grant"}"#, "HTTP 400 invalid_grant"),
             (
                 403,
                 r#"{"error":{"code":403,"message":"Permission denied.","status":"PERMISSION_DENIED","details":[{"@type":"x"},{"reason":"IAM_PERMISSION_DENIED"}]}}"#,
                 "HTTP 403 PERMISSION_DENIED (IAM_PERMISSION_DENIED): Permission denied.",
             ),
-            (502, "<html><style>p {color: red}</style><body><h1>502</h1>\n<p>Bad   Gateway</body>", "HTTP 502: 502 Bad Gateway"),
+            (
+                502,
+                "<html><style>p {color: red}</style><body><h1>502</h1>\n<p>Bad   Gateway</body>",
+                "HTTP 502: 502 Bad Gateway",
+            ),
             (500, "", "HTTP 500"),
             (500, r#"{"message": "x"}"#, r#"HTTP 500: {"message": "x"}"#),
             (418, "a\u{1b}[2Jb", "HTTP 418: a\\u{1b}[2Jb"),

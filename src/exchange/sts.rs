@@ -68,5 +68,8 @@ pub(super) fn receive(response: &Response) -> Result<Answer, Problem> {
         Some(kind) if kind.eq_ignore_ascii_case("Bearer") => {}
         _ => return Err(Problem::Malformed("the answer's token_type is not Bearer".to_owned())),
     }
-    Ok(Answer { token: token(&object, "access_token")?, expires_in: object.get("expires_in").and_then(serde_json::Value::as_i64) })
+    Ok(Answer {
+        token: token(&object, "access_token")?,
+        expires_in: object.get("expires_in").and_then(serde_json::Value::as_i64),
+    })
 }

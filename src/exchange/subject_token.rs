@@ -110,7 +110,8 @@ impl SubjectToken {
 
 fn from_field(text: &str, field: &str) -> Result<Secret, String> {
     // The parser's own message could quote the content.
-    let value: Value = serde_json::from_str(text).map_err(|e| format!("it is not JSON (line {}, column {})", e.line(), e.column()))?;
+    let value: Value =
+        serde_json::from_str(text).map_err(|e| format!("it is not JSON (line {}, column {})", e.line(), e.column()))?;
     match value.get(field) {
         Some(Value::String(token)) => Ok(Secret::new(token.trim().to_owned())),
         Some(_) => Err(format!("its field \"{}\" is not a string", clip(field, 40))),
@@ -144,11 +145,7 @@ fn claims(token: &str) -> Option<Claims> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn jwt(payload: &str) -> String {
-        let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
-        format!("{}.{}.{}", part(r#"{"alg":"RS256"}"#), part(payload), part("signature"))
-    }
+    use crate::testing::jwt;
 
     fn parse(content: &str) -> Result<SubjectToken, String> {
         SubjectToken::parse(content.as_bytes(), &SubjectTokenFormat::Text)
@@ -180,7 +177,8 @@ mod tests {
             assert!(!problem.contains("hunter2"));
         }
         let json = SubjectTokenFormat::Json { field: "token".to_owned() };
-        let parse = |content: &str| SubjectToken::parse(content.as_bytes(), &json).map(|t| t.token().expose().to_owned());
+        let parse =
+            |content: &str| SubjectToken::parse(content.as_bytes(), &json).map(|t| t.token().expose().to_owned());
         assert_eq!(parse(&format!(r#"{{"token": "{}"}}"#, jwt("{}"))), Ok(jwt("{}")));
         assert_eq!(parse("hunter2"), Err("it is not JSON (line 1, column 1)".to_owned()));
         assert_eq!(parse(r#"{"access": "x"}"#), Err("it has no field \"token\"".to_owned()));

@@ -6,10 +6,12 @@
 //!   records/            0700 root
 //!     JOBID/record      0600 root; the directory itself is the job's lock
 //!   jobs/               0711 root
-//!     JOBID/            0711 root: the user can read his files by name, nobody can list them
+//!     JOBID/            0700 root, and an ACL entry that lets the job's user in, read-only
 //!       access_token    0400 user
 //!       EMAIL/...       the same for a further identity of the same job
 //! ```
+//! Where the file system has no ACLs, the job's directory is 0711: its user can read his files by name, and
+//! nobody can list them.
 #![forbid(unsafe_code)]
 
 use std::ffi::OsStr;
@@ -22,7 +24,7 @@ use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 
-use super::{FileError, FileProblem};
+use super::{FileError, FileProblem, acl};
 use crate::names::{JobId, ServiceAccountEmail};
 
 const RECORD: &str = "record";
@@ -73,11 +75,12 @@ impl RuntimeDirectory {
     pub fn open(path: &Path) -> Result<Self> {
         let owner = rustix::process::geteuid().as_raw();
         let parent = path.parent().unwrap_or(Path::new("/"));
-        let parent_fd = rustix::fs::open(parent, directory_flags(), Mode::empty()).map_err(|e| FileError::system(parent, "open it", e))?;
+        let parent_fd = rustix::fs::open(parent, directory_flags(), Mode::empty())
+            .map_err(|e| FileError::system(parent, "open it", e))?;
         let name = path.file_name().unwrap_or_default();
-        let root = make_directory(&parent_fd, name, path, 0o711, owner)?;
-        let jobs = make_directory(&root, OsStr::new("jobs"), &path.join("jobs"), 0o711, owner)?;
-        let records = make_directory(&root, OsStr::new("records"), &path.join("records"), 0o700, owner)?;
+        let root = make_directory(&parent_fd, name, path, Some(0o711), owner)?;
+        let jobs = make_directory(&root, OsStr::new("jobs"), &path.join("jobs"), Some(0o711), owner)?;
+        let records = make_directory(&root, OsStr::new("records"), &path.join("records"), Some(0o700), owner)?;
         Ok(Self { path: path.to_owned(), jobs, records, owner })
     }
 
@@ -99,7 +102,7 @@ impl RuntimeDirectory {
         let name = job.to_string();
         let end = Instant::now() + limit;
         loop {
-            let directory = make_directory(&self.records, OsStr::new(&name), &path, 0o700, self.owner)?;
+            let directory = make_directory(&self.records, OsStr::new(&name), &path, Some(0o700), self.owner)?;
             match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {
                     // An epilog may have removed the directory while we waited: then the lock is worth nothing.
@@ -124,7 +127,12 @@ impl RuntimeDirectory {
     /// When it is there and cannot be read.
     pub fn read_record(&self, job: JobId, lock: &Lock) -> Result<Option<Vec<u8>>> {
         let path = self.record_path(job).join(RECORD);
-        match rustix::fs::openat(&lock.directory, RECORD, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty()) {
+        match rustix::fs::openat(
+            &lock.directory,
+            RECORD,
+            OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+            Mode::empty(),
+        ) {
             Ok(file) => {
                 let mut content = Vec::new();
                 std::io::Read::read_to_end(&mut std::fs::File::from(file), &mut content)
@@ -151,10 +159,10 @@ impl RuntimeDirectory {
     /// When one cannot be written; the ones before it are in place then.
     pub fn publish(&self, place: &Place, uid: u32, gid: u32, files: &[NewFile<'_>], _lock: &Lock) -> Result<()> {
         let path = self.path_of(&Place { job: place.job, below: None });
-        let mut directory = make_directory(&self.jobs, OsStr::new(&place.job.to_string()), &path, 0o711, self.owner)?;
+        let mut directory = self.users_directory(&self.jobs, &place.job.to_string(), &path, uid)?;
         let path = self.path_of(place);
         if let Some(email) = &place.below {
-            directory = make_directory(&directory, OsStr::new(email.as_str()), &path, 0o711, self.owner)?;
+            directory = self.users_directory(&directory, email.as_str(), &path, uid)?;
         }
         files.iter().try_for_each(|file| write_file(&directory, &path, file, 0o400, Some((uid, gid))))
     }
@@ -189,6 +197,12 @@ impl RuntimeDirectory {
         jobs
     }
 
+    fn users_directory(&self, parent: &OwnedFd, name: &str, path: &Path, uid: u32) -> Result<OwnedFd> {
+        let directory = make_directory(parent, OsStr::new(name), path, None, self.owner)?;
+        acl::let_in(&directory, uid).map_err(|e| FileError::system(path, "set its mode", e))?;
+        Ok(directory)
+    }
+
     fn record_path(&self, job: JobId) -> PathBuf {
         self.path.join("records").join(job.to_string())
     }
@@ -199,33 +213,46 @@ fn directory_flags() -> OFlags {
 }
 
 /// Opens a directory that only `owner` can change, making it where it is absent.
-fn make_directory(parent: &OwnedFd, name: &OsStr, path: &Path, mode: u32, owner: u32) -> Result<OwnedFd> {
-    match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(mode)) {
+///
+/// Without `mode`, a new one is 0700 and that of an old one stays for the caller to set.
+fn make_directory(parent: &OwnedFd, name: &OsStr, path: &Path, mode: Option<u32>, owner: u32) -> Result<OwnedFd> {
+    match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(mode.unwrap_or(0o700))) {
         Ok(()) | Err(Errno::EXIST) => {}
         // A read-only disk answers ROFS even where the directory is there; opening it tells.
         Err(Errno::ROFS) => {}
         Err(errno) => return Err(FileError::system(path, "make it", errno)),
     }
-    let directory = rustix::fs::openat(parent, name, directory_flags() | OFlags::NOFOLLOW, Mode::empty()).map_err(|errno| match errno {
-        Errno::NOENT => FileError::system(path, "make it", Errno::ROFS),
-        errno => FileError::system(path, "open it", errno),
-    })?;
+    let directory =
+        rustix::fs::openat(parent, name, directory_flags() | OFlags::NOFOLLOW, Mode::empty()).map_err(|errno| {
+            match errno {
+                Errno::NOENT => FileError::system(path, "make it", Errno::ROFS),
+                errno => FileError::system(path, "open it", errno),
+            }
+        })?;
     let stat = rustix::fs::fstat(&directory).map_err(|e| FileError::system(path, "examine it", e))?;
     if stat.st_uid != owner {
         return Err(FileError::new(path, FileProblem::OwnedBy(stat.st_uid)));
     }
     let present = stat.st_mode & 0o7777;
+    // Of a directory with an ACL the group's bits are the mask, which never has a w of ours.
     if present & 0o022 != 0 {
         return Err(FileError::new(path, FileProblem::Writable(present)));
     }
-    if present != mode {
+    if let Some(mode) = mode.filter(|mode| *mode != present) {
         // mkdirat is subject to the umask of the process that we are loaded into.
-        rustix::fs::fchmod(&directory, Mode::from_raw_mode(mode)).map_err(|e| FileError::system(path, "set its mode", e))?;
+        rustix::fs::fchmod(&directory, Mode::from_raw_mode(mode))
+            .map_err(|e| FileError::system(path, "set its mode", e))?;
     }
     Ok(directory)
 }
 
-fn write_file(directory: &OwnedFd, path: &Path, file: &NewFile<'_>, mode: u32, owner: Option<(u32, u32)>) -> Result<()> {
+fn write_file(
+    directory: &OwnedFd,
+    path: &Path,
+    file: &NewFile<'_>,
+    mode: u32,
+    owner: Option<(u32, u32)>,
+) -> Result<()> {
     let path = path.join(file.name);
     let error = |errno| FileError::system(&path, "write it", errno);
     let temporary = format!(".{}.new", file.name);
@@ -312,7 +339,7 @@ mod tests {
         let file = std::fs::metadata(path.join("access_token")).unwrap();
         assert_eq!((file.uid(), file.gid(), file.mode() & 0o7777), (61001, 61002, 0o400));
         let job = std::fs::metadata(&path).unwrap();
-        assert_eq!((job.uid(), job.mode() & 0o7777), (0, 0o711));
+        assert_eq!((job.uid(), job.mode() & 0o7007), (0, 0o000), "others can enter");
         assert_eq!(std::fs::metadata(runtime.path.join("records")).unwrap().mode() & 0o7777, 0o700);
         assert_eq!(std::fs::read_dir(&path).unwrap().count(), 1, "a temporary file was left");
     }

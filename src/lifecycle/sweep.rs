@@ -24,7 +24,13 @@ pub trait Processes {
 /// Of a job without a slurmstepd the files and tokens go if another boot or another slurmd started it, or if its
 /// tokens have ended: such a job is over or, where it waits for its next step, gets new ones with that step. Its
 /// facts are kept within the boot, because only the prolog can learn them.
-pub fn sweep(runtime: &RuntimeDirectory, current: JobId, generation: &Generation, processes: &dyn Processes, now: Instant) {
+pub fn sweep(
+    runtime: &RuntimeDirectory,
+    current: JobId,
+    generation: &Generation,
+    processes: &dyn Processes,
+    now: Instant,
+) {
     let jobs = runtime.jobs();
     if jobs.iter().all(|job| *job == current) {
         return;
@@ -65,8 +71,12 @@ impl Processes for Proc {
         let read = |path: &str| std::fs::read_to_string(self.root.join(path)).unwrap_or_default();
         let stat = read(&format!("{}/stat", self.parent));
         // The name, in brackets, may hold blanks; the start is field 22 of proc(5), the 20th after the name.
-        let start = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(19)).and_then(|t| t.parse().ok());
-        Generation { boot: read("sys/kernel/random/boot_id").trim().to_owned(), slurmd: (self.parent, start.unwrap_or(0)) }
+        let start =
+            stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(19)).and_then(|t| t.parse().ok());
+        Generation {
+            boot: read("sys/kernel/random/boot_id").trim().to_owned(),
+            slurmd: (self.parent, start.unwrap_or(0)),
+        }
     }
 
     fn living(&self) -> BTreeSet<JobId> {

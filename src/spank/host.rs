@@ -61,7 +61,14 @@ pub(super) fn prolog_facts(spank: &SpankHandle) -> Result<JobFacts, Box<dyn Erro
     let placement = Placement { account: variable("SLURM_JOB_ACCOUNT"), partition: variable("SLURM_JOB_PARTITION") };
     let (uid, gid) = (spank.job_uid()?, spank.job_gid()?);
     let user = variable("SLURM_JOB_USER").or_else(|| sys::user_name(uid));
-    Ok(JobFacts { job: job_id(spank)?, uid, gid, groups: sys::groups(user.as_deref(), gid), user, placement: Some(placement) })
+    Ok(JobFacts {
+        job: job_id(spank)?,
+        uid,
+        gid,
+        groups: sys::groups(user.as_deref(), gid),
+        user,
+        placement: Some(placement),
+    })
 }
 
 /// The job's facts at a step's start, without account and partition: the step's environment is the user's.

@@ -163,7 +163,10 @@ fn config_path(arguments: &[&str]) -> Result<PathBuf, Box<dyn Error>> {
             Some(value) if value.starts_with('/') => path = value.into(),
             _ => {
                 let argument = crate::names::clip(argument, 100);
-                return Err(format!("configuration: plugstack.conf: \"{argument}\" is not an argument (config=/PATH is the only one)").into());
+                return Err(format!(
+                    "configuration: plugstack.conf: \"{argument}\" is not an argument (config=/PATH is the only one)"
+                )
+                .into());
             }
         }
     }

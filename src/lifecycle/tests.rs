@@ -1,0 +1,405 @@
+//! Whole jobs, hook by hook, on a real runtime directory with a fake Slurm and a fake Google.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
+
+use super::*;
+use crate::exchange::AccessToken;
+use crate::record::Generation;
+use crate::report::Stage;
+use crate::secret::Secret;
+use crate::testing::{self, Directory};
+
+const JOB: JobId = JobId(7);
+const STEP: StepId = StepId(0);
+const SITE: &str = "site@p.iam.gserviceaccount.com";
+const OTHER: &str = "other@p.iam.gserviceaccount.com";
+
+#[derive(Default)]
+struct FakeHost {
+    options: Options,
+    inherited: Options,
+    environment: RefCell<BTreeMap<String, String>>,
+    log: RefCell<Vec<String>>,
+}
+
+impl Host for FakeHost {
+    fn options(&self) -> Options {
+        self.options.clone()
+    }
+
+    fn inherited_options(&self) -> Options {
+        self.inherited.clone()
+    }
+
+    fn variable(&self, name: &str) -> Option<String> {
+        self.environment.borrow().get(name).cloned()
+    }
+
+    fn change(&self, change: &Change) {
+        let mut environment = self.environment.borrow_mut();
+        match change {
+            Change::Set(name, value) => drop(environment.insert((*name).to_owned(), value.expose().to_owned())),
+            Change::Unset(name) => drop(environment.remove(*name)),
+        }
+    }
+
+    fn log(&self, line: &str) {
+        self.log.borrow_mut().push(line.to_owned());
+    }
+}
+
+/// Hands out `IDENTITY-1`, `IDENTITY-2` and so on; fails while told to.
+#[derive(Default)]
+struct FakeGoogle {
+    exchanges: Cell<u32>,
+    now: Cell<Instant>,
+    fails: Cell<bool>,
+}
+
+impl Exchanger for FakeGoogle {
+    fn exchange(&self, _: &Site, grant: &Grant, _: &JobFacts) -> Result<Issued, Failure> {
+        self.exchanges.set(self.exchanges.get() + 1);
+        if self.fails.get() {
+            return Err(Failure { stage: Stage::TokenExchange, text: "no answer".to_owned() });
+        }
+        let name = grant.identity().to_string();
+        let token = format!("{name}-{}", self.exchanges.get());
+        let token = AccessToken { token: Secret::new(token), expires_at: self.now.get() + 3600 };
+        Ok(Issued::new(grant.identity().clone(), name, token, self.now.get()))
+    }
+
+    fn now(&self) -> Instant {
+        self.now.get()
+    }
+
+    fn elapsed(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+struct NoProcesses;
+
+impl Processes for NoProcesses {
+    fn generation(&self) -> Generation {
+        Generation { boot: "boot".to_owned(), slurmd: (1, 1) }
+    }
+
+    fn living(&self) -> BTreeSet<JobId> {
+        BTreeSet::new()
+    }
+}
+
+/// A node with a site configuration.
+struct Machine {
+    directory: Directory,
+    google: FakeGoogle,
+}
+
+impl Machine {
+    fn new(settings: &str) -> Self {
+        let directory = testing::directory();
+        let google = FakeGoogle::default();
+        google.now.set(1_000_000);
+        let machine = Self { directory, google };
+        machine.configure(settings);
+        machine
+    }
+
+    fn configure(&self, settings: &str) {
+        let at = |name: &str| self.directory.join(name);
+        let credential = format!(
+            r#"{{"type": "external_account", "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
+            "audience": "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q",
+            "token_url": "https://sts.googleapis.com/v1/token", "credential_source": {{"file": "/t"}},
+            "service_account_impersonation_url":
+            "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/{SITE}:generateAccessToken"}}"#
+        );
+        std::fs::write(at("credential.json"), credential).unwrap();
+        let site = format!(
+            r#"{{"credential_configuration": "{}", "runtime_dir": "{}"{settings}}}"#,
+            at("credential.json").display(),
+            at("run").display()
+        );
+        std::fs::write(at("site.json"), site).unwrap();
+    }
+
+    fn serve<T>(&self, work: impl FnOnce(&Node<'_>) -> T) -> T {
+        let config_path = self.directory.join("site.json");
+        work(&Node { config_path: &config_path, exchanger: &self.google, processes: &NoProcesses })
+    }
+
+    fn prolog(&self, options: &Options) {
+        let host = FakeHost { options: options.clone(), ..FakeHost::default() };
+        self.serve(|node| node.prolog(&host, facts()));
+    }
+
+    /// Starts a step; brings its outcome and environment.
+    fn step(&self, options: &Options, inherited: &Options) -> (Outcome, BTreeMap<String, String>) {
+        let host = FakeHost { options: options.clone(), inherited: inherited.clone(), ..FakeHost::default() };
+        let outcome = self.serve(|node| node.step(&host, JobFacts { placement: None, ..facts() }, STEP));
+        (outcome, host.environment.into_inner())
+    }
+
+    fn epilog(&self) {
+        self.serve(|node| node.epilog(&FakeHost::default(), JOB));
+    }
+
+    fn file(&self, below: &str) -> Option<String> {
+        std::fs::read_to_string(self.directory.join("run/jobs/7").join(below)).ok()
+    }
+}
+
+fn facts() -> JobFacts {
+    JobFacts {
+        job: JOB,
+        uid: 61001,
+        gid: 61001,
+        user: Some("alice".to_owned()),
+        groups: Vec::new(),
+        placement: Some(crate::identity::Placement { account: Some("vision".to_owned()), partition: None }),
+    }
+}
+
+fn nothing() -> Options {
+    Options::default()
+}
+
+fn wanted() -> Options {
+    Options { wanted: true, ..Options::default() }
+}
+
+fn refused() -> Options {
+    Options { refused: true, ..Options::default() }
+}
+
+fn named(email: &str) -> Options {
+    Options { service_account: Some(email.to_owned()), ..Options::default() }
+}
+
+fn token(environment: &BTreeMap<String, String>) -> Option<&str> {
+    environment.get("GOOGLE_OAUTH_ACCESS_TOKEN").map(String::as_str)
+}
+
+#[test]
+fn the_prolog_exchanges_once_and_every_step_takes_what_it_left() {
+    let machine = Machine::new("");
+    machine.prolog(&wanted());
+    assert_eq!(machine.file("access_token").as_deref(), Some("site@p.iam.gserviceaccount.com-1"));
+    for _ in 0..5 {
+        let (outcome, environment) = machine.step(&wanted(), &wanted());
+        assert_eq!(outcome, Outcome::Issued);
+        assert_eq!(token(&environment), Some("site@p.iam.gserviceaccount.com-1"));
+    }
+    assert_eq!(machine.google.exchanges.get(), 1);
+    machine.epilog();
+    assert_eq!(std::fs::read_dir(machine.directory.join("run/jobs")).unwrap().count(), 0);
+    assert_eq!(std::fs::read_dir(machine.directory.join("run/records")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_job_that_asks_for_nothing_costs_no_exchange_and_sees_nothing() {
+    let machine = Machine::new("");
+    machine.prolog(&nothing());
+    assert_eq!(machine.step(&nothing(), &nothing()), (Outcome::None, BTreeMap::new()));
+    assert_eq!((machine.google.exchanges.get(), machine.file("access_token")), (0, None));
+}
+
+#[test]
+fn an_option_given_to_a_step_only_is_served_at_its_start() {
+    let machine = Machine::new("");
+    machine.prolog(&nothing());
+    assert_eq!(machine.step(&wanted(), &nothing()).0, Outcome::Issued);
+    assert_eq!(machine.step(&nothing(), &nothing()), (Outcome::None, BTreeMap::new()));
+}
+
+#[test]
+fn auto_serves_everyone_but_who_refuses() {
+    let machine = Machine::new(r#", "auto": true"#);
+    machine.prolog(&nothing());
+    assert_eq!(machine.step(&nothing(), &nothing()).0, Outcome::Issued);
+    assert_eq!(machine.step(&refused(), &nothing()), (Outcome::None, BTreeMap::new()));
+    assert_eq!(machine.google.exchanges.get(), 1);
+}
+
+#[test]
+fn a_token_about_to_end_is_renewed_at_a_steps_start() {
+    let machine = Machine::new("");
+    machine.prolog(&wanted());
+    machine.google.now.set(machine.google.now.get() + 3400);
+    let (_, environment) = machine.step(&wanted(), &wanted());
+    assert_eq!(token(&environment), Some("site@p.iam.gserviceaccount.com-2"));
+    assert_eq!(machine.file("access_token").as_deref(), Some("site@p.iam.gserviceaccount.com-2"));
+}
+
+#[test]
+fn a_further_identity_has_a_directory_of_its_own() {
+    let machine = Machine::new(&format!(r#", "rules": [{{"service_account": "{SITE}", "allow": ["{OTHER}"]}}]"#));
+    machine.prolog(&wanted());
+    let (_, environment) = machine.step(&Options { wanted: true, ..named(OTHER) }, &wanted());
+    assert_eq!(environment["GCP_WIF_SERVICE_ACCOUNT"], OTHER);
+    assert!(environment["GCP_WIF_ACCESS_TOKEN_FILE"].ends_with("/jobs/7/other@p.iam.gserviceaccount.com/access_token"));
+    assert_eq!(machine.file(&format!("{OTHER}/access_token")), Some(format!("{OTHER}-2")));
+    assert_eq!(machine.file("access_token"), Some(format!("{SITE}-1")), "the job's own identity was disturbed");
+    assert_eq!(machine.step(&wanted(), &wanted()).1["GCP_WIF_SERVICE_ACCOUNT"], SITE);
+    machine.epilog();
+    assert_eq!(std::fs::read_dir(machine.directory.join("run/jobs")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_refusal_of_the_rules_starts_no_exchange() {
+    let machine = Machine::new(r#", "rules": [{"accounts": ["speech"]}]"#);
+    machine.prolog(&wanted());
+    let (outcome, _) = machine.step(&wanted(), &wanted());
+    assert_eq!(
+        outcome.line().as_deref(),
+        Some(
+            "gcp-wif: rules: no rule gives user alice (61001) (account vision, partition none) a service account; \
+             ask the site's administrators for one"
+        )
+    );
+    assert!(outcome.ends_tasks());
+    assert_eq!(machine.google.exchanges.get(), 0);
+}
+
+#[test]
+fn a_steps_environment_says_nothing_about_account_and_partition() {
+    let machine = Machine::new(r#", "rules": [{"accounts": ["vision"]}]"#);
+    // No prolog ran: nobody trustworthy said what the account is.
+    let (outcome, _) = machine.step(&wanted(), &nothing());
+    assert!(matches!(outcome, Outcome::Failed { failure: Failure { stage: Stage::Rules, .. }, .. }), "{outcome:?}");
+    machine.prolog(&nothing());
+    assert_eq!(machine.step(&wanted(), &nothing()).0, Outcome::Issued);
+}
+
+#[test]
+fn a_fresh_failure_holds_and_an_old_one_does_not() {
+    let machine = Machine::new("");
+    machine.google.fails.set(true);
+    machine.prolog(&wanted());
+    let (outcome, environment) = machine.step(&wanted(), &wanted());
+    assert_eq!(outcome.line().as_deref(), Some("gcp-wif: token exchange: no answer"));
+    assert!(outcome.ends_tasks() && environment.is_empty());
+    assert_eq!(machine.google.exchanges.get(), 1, "Google was asked again for what it just refused");
+    machine.google.fails.set(false);
+    machine.google.now.set(machine.google.now.get() + 60);
+    assert_eq!(machine.step(&wanted(), &wanted()).0, Outcome::Issued);
+}
+
+#[test]
+fn what_fails_under_auto_leaves_the_job_running_with_one_line() {
+    let machine = Machine::new(r#", "auto": true"#);
+    machine.google.fails.set(true);
+    machine.prolog(&nothing());
+    let (outcome, environment) = machine.step(&nothing(), &nothing());
+    assert_eq!(outcome.line().as_deref(), Some("gcp-wif: token exchange: no answer; the job runs without credentials"));
+    assert!(!outcome.ends_tasks() && environment.is_empty());
+}
+
+#[test]
+fn a_requeued_job_starts_afresh() {
+    let machine = Machine::new("");
+    machine.prolog(&wanted());
+    machine.epilog();
+    machine.prolog(&wanted());
+    assert_eq!(token(&machine.step(&wanted(), &wanted()).1), Some("site@p.iam.gserviceaccount.com-2"));
+    // Also where the epilog did not run.
+    machine.prolog(&nothing());
+    assert_eq!(machine.file("access_token"), None);
+}
+
+#[test]
+fn another_users_record_of_the_same_number_is_not_believed() {
+    let machine = Machine::new(r#", "rules": [{"accounts": ["vision"]}]"#);
+    machine.prolog(&wanted());
+    let host = FakeHost { options: wanted(), ..FakeHost::default() };
+    let bob = JobFacts { uid: 61002, placement: None, ..facts() };
+    let outcome = machine.serve(|node| node.step(&host, bob, STEP));
+    assert!(outcome.ends_tasks() && host.environment.borrow().is_empty());
+}
+
+#[test]
+fn the_extern_step_is_left_alone() {
+    let machine = Machine::new(r#", "auto": true"#);
+    let host = FakeHost::default();
+    assert_eq!(machine.serve(|node| node.step(&host, facts(), StepId::EXTERN)), Outcome::None);
+    assert_eq!(machine.google.exchanges.get(), 0);
+}
+
+#[test]
+fn a_hook_can_go_on_from_wherever_a_killed_one_stopped() {
+    type Stop = fn(&std::path::Path);
+    let stops: [(&str, Stop); 6] = [
+        ("before the files", |run| std::fs::remove_dir_all(run.join("jobs/7")).unwrap()),
+        ("between the files", |run| std::fs::remove_file(run.join("jobs/7/credentials.json")).unwrap()),
+        ("within a file", |run| std::fs::write(run.join("jobs/7/.access_token.new"), "ya").unwrap()),
+        ("before the record", |run| std::fs::remove_file(run.join("records/7/record")).unwrap()),
+        ("within the record", |run| std::fs::write(run.join("records/7/.record.new"), "{").unwrap()),
+        ("on a full disk", |run| std::fs::write(run.join("records/7/record"), "").unwrap()),
+    ];
+    for (name, stop) in stops {
+        let machine = Machine::new("");
+        machine.prolog(&wanted());
+        stop(&machine.directory.join("run"));
+        // A step of an unharmed record trusts the files, so a renewal must bring them back whole.
+        machine.google.now.set(machine.google.now.get() + 3400);
+        let (outcome, environment) = machine.step(&wanted(), &wanted());
+        assert_eq!(outcome, Outcome::Issued, "{name}");
+        assert_eq!(machine.file("access_token").as_deref(), token(&environment), "{name}");
+        assert!(machine.file("credentials.json").is_some(), "{name}");
+        machine.epilog();
+        for left in ["jobs", "records"] {
+            assert_eq!(
+                std::fs::read_dir(machine.directory.join("run").join(left)).unwrap().count(),
+                0,
+                "{name}: {left}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_files_belong_to_the_jobs_user() {
+    let machine = Machine::new("");
+    machine.prolog(&wanted());
+    for name in [ACCESS_TOKEN_FILE, CREDENTIALS_FILE] {
+        let metadata = std::fs::metadata(machine.directory.join("run/jobs/7").join(name)).unwrap();
+        assert_eq!((metadata.uid(), metadata.mode() & 0o7777), (61001, 0o400), "{name}");
+    }
+}
+
+#[test]
+fn each_issuance_is_one_line_of_the_log() {
+    let machine = Machine::new("");
+    let host = FakeHost { options: wanted(), ..FakeHost::default() };
+    machine.serve(|node| node.prolog(&host, facts()));
+    machine.google.fails.set(true);
+    machine.serve(|node| node.prolog(&host, facts()));
+    assert_eq!(
+        *host.log.borrow(),
+        [
+            "gcp-wif: issuance job=7 uid=61001 identity=site@p.iam.gserviceaccount.com outcome=issued duration=0.000s \
+             expiry=1970-01-12T14:46:40Z",
+            "gcp-wif: issuance job=7 uid=61001 identity=site@p.iam.gserviceaccount.com outcome=failed duration=0.000s \
+             expiry=none gcp-wif: token exchange: no answer",
+        ]
+    );
+}
+
+#[test]
+fn a_broken_configuration_is_told_to_those_whom_it_concerns() {
+    for (text, told) in [(r#"{"auto": true, "x": 1}"#, true), (r#"{"auto": false, "x": 1}"#, false), ("{", true)] {
+        let machine = Machine::new("");
+        std::fs::write(machine.directory.join("site.json"), text).unwrap();
+        machine.prolog(&nothing());
+        let (outcome, _) = machine.step(&nothing(), &nothing());
+        assert_eq!(outcome.line().is_some(), told, "{text}");
+        assert!(!outcome.ends_tasks(), "{text}");
+        assert!(machine.step(&wanted(), &nothing()).0.ends_tasks(), "{text}");
+    }
+    let machine = Machine::new("");
+    std::fs::remove_file(machine.directory.join("site.json")).unwrap();
+    assert_eq!(machine.step(&nothing(), &nothing()).0, Outcome::None);
+    assert!(machine.step(&wanted(), &nothing()).0.ends_tasks());
+}

@@ -1,0 +1,189 @@
+//! The two listeners: one thread for each connection, every request recorded, then answered
+//! rightly or by a fault. Written out rather than taken from a server library because faults need
+//! the raw socket.
+
+use std::io::{self, BufReader};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, SystemTime};
+
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+use super::fault::Endpoint;
+use super::state::{Recorded, State};
+use super::wire::{self, Request, Response, Stream};
+use super::{errors, iam, registry, storage, sts};
+
+/// What a listener speaks.
+#[derive(Clone)]
+pub enum Port {
+    Http,
+    Https(Arc<ServerConfig>),
+}
+
+/// An answer on its way to the wire.
+pub enum Answer {
+    Response(Response),
+    Late(Duration, Response),
+    Nothing,
+    Truncated(Response),
+    Endless { chunked: bool },
+    Drip(Duration, Response),
+    Garbage,
+}
+
+impl Answer {
+    fn status(&self) -> Option<u16> {
+        match self {
+            Self::Response(response)
+            | Self::Late(_, response)
+            | Self::Truncated(response)
+            | Self::Drip(_, response) => Some(response.status),
+            Self::Endless { .. } => Some(200),
+            Self::Nothing | Self::Garbage => None,
+        }
+    }
+}
+
+/// Accepts connections until the state says stop.
+pub fn accept(listener: TcpListener, port: Port, state: Arc<State>) -> JoinHandle<()> {
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            if state.is_stopping() {
+                return;
+            }
+            let Ok(stream) = stream else { continue };
+            let (port, state) = (port.clone(), Arc::clone(&state));
+            thread::spawn(move || {
+                let number = state.connected(&stream);
+                // A client that leaves in the middle is none of the server's business.
+                let _ = serve(stream, port, &state);
+                state.disconnected(number);
+            });
+        }
+    })
+}
+
+fn serve(stream: TcpStream, port: Port, state: &State) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let (secure, stream): (bool, Box<dyn Stream>) = match port {
+        Port::Http => (false, Box::new(stream)),
+        Port::Https(config) => {
+            let connection = ServerConnection::new(config).map_err(io::Error::other)?;
+            (true, Box::new(StreamOwned::new(connection, stream)))
+        }
+    };
+    let mut stream = BufReader::new(stream);
+    while let Some(request) = wire::read(&mut stream, secure)? {
+        let (number, answer) = answer(&request, state);
+        let close = request.header("connection").is_some_and(|v| v.eq_ignore_ascii_case("close"));
+        if !send(stream.get_mut(), answer, number, state)? || close {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Records the request and finds its answer, faults included.
+fn answer(request: &Request, state: &State) -> (usize, Answer) {
+    let endpoint = Endpoint::of(&request.path);
+    let number = state.arrived(Recorded {
+        endpoint,
+        secure: request.secure,
+        method: request.method.clone(),
+        target: request.target.clone(),
+        headers: request.headers.clone(),
+        body: String::from_utf8_lossy(&request.body).into_owned(),
+        status: None,
+        time: SystemTime::now(),
+    });
+    let answer = match state.take_fault(endpoint) {
+        Some(fault) if fault.needs_right_answer() => fault.apply(dispatch(endpoint, request, state)),
+        Some(fault) => fault.apply(Response::new(200, "text/plain", "")),
+        None => Answer::Response(dispatch(endpoint, request, state)),
+    };
+    (number, answer)
+}
+
+fn dispatch(endpoint: Endpoint, request: &Request, state: &State) -> Response {
+    let (method, handle): (&str, fn(&Request, &State) -> Response) = match endpoint {
+        Endpoint::Sts => ("POST", sts::token),
+        Endpoint::Introspect => ("POST", sts::introspect),
+        Endpoint::Impersonation => ("POST", iam::generate_access_token),
+        Endpoint::IdToken => ("POST", iam::generate_id_token),
+        Endpoint::Storage => ("GET", storage::answer),
+        Endpoint::Registry => ("GET", registry::token),
+        Endpoint::Unknown => return errors::not_found(&request.path),
+    };
+    if request.method == method { handle(request, state) } else { errors::wrong_method(&request.method) }
+}
+
+/// Sends an answer; false if the connection ends with it.
+fn send(stream: &mut dyn Stream, answer: Answer, number: usize, state: &State) -> io::Result<bool> {
+    if let Some(status) = answer.status() {
+        state.answered(number, status);
+    }
+    match answer {
+        Answer::Response(response) => stream.write_all(&response.bytes())?,
+        Answer::Late(time, response) => {
+            if state.pause(time) {
+                return Ok(false);
+            }
+            stream.write_all(&response.bytes())?;
+        }
+        Answer::Nothing => return Ok(false),
+        Answer::Truncated(response) => {
+            let bytes = response.bytes();
+            let cut = response.body.len().div_ceil(2).max(1);
+            stream.write_all(&bytes[..bytes.len() - cut])?;
+            stream.flush()?;
+            return Ok(false);
+        }
+        Answer::Endless { chunked } => return endless(stream, chunked, state),
+        Answer::Drip(interval, response) => {
+            for byte in response.bytes() {
+                stream.write_all(&[byte])?;
+                stream.flush()?;
+                if state.pause(interval) {
+                    return Ok(false);
+                }
+            }
+        }
+        Answer::Garbage => {
+            stream.write_all(b"\x15\x03\x01\x00\x02\x02\x46\0\0\0 no http\r\n\r\n")?;
+            stream.flush()?;
+            return Ok(false);
+        }
+    }
+    stream.flush()?;
+    Ok(true)
+}
+
+fn endless(stream: &mut dyn Stream, chunked: bool, state: &State) -> io::Result<bool> {
+    let response = Response::new(200, "application/json; charset=UTF-8", "");
+    let framing = if chunked { "Transfer-Encoding: chunked" } else { "Content-Length: 1073741824" };
+    stream.write_all(response.head(framing).as_bytes())?;
+    let start = br#"{"access_token":""#;
+    let block = vec![b'a'; 64 << 10];
+    if chunked {
+        stream.write_all(format!("{:x}\r\n", start.len()).as_bytes())?;
+        stream.write_all(start)?;
+        stream.write_all(b"\r\n")?;
+    } else {
+        stream.write_all(start)?;
+    }
+    let mut left = (1usize << 30) - start.len();
+    while !state.is_stopping() && left > 0 {
+        let part = &block[..block.len().min(left)];
+        if chunked {
+            stream.write_all(format!("{:x}\r\n", part.len()).as_bytes())?;
+            stream.write_all(part)?;
+            stream.write_all(b"\r\n")?;
+        } else {
+            stream.write_all(part)?;
+            left -= part.len();
+        }
+    }
+    Ok(false)
+}
