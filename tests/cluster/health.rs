@@ -1,0 +1,101 @@
+//! What must hold after every test: idle nodes, and no secret anywhere.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::Cluster;
+
+impl Cluster {
+    /// Panics unless both nodes become idle and no job is left in the queue within 60 seconds.
+    /// A node that is drained or down, or a held job, fails at once.
+    #[track_caller]
+    pub fn assert_healthy(&self) {
+        let end = Instant::now() + Duration::from_secs(60);
+        loop {
+            let nodes = self.report(&["sinfo", "-h", "-N", "-p", "debug", "-o", "%N %T %E"]);
+            let jobs = self.report(&["squeue", "-h", "-o", "%i %u %T %r"]);
+            let idle = nodes
+                .lines()
+                .filter(|line| line.split(' ').nth(1) == Some("idle"))
+                .count();
+            if idle == 2 && jobs.is_empty() {
+                return;
+            }
+            let bad = ["drain", "down", "fail"]
+                .iter()
+                .any(|word| nodes.contains(word));
+            let held = jobs.to_lowercase().contains("held");
+            let late = Instant::now() >= end;
+            assert!(
+                !(bad || held || late),
+                "not healthy\nnodes:\n{nodes}jobs:\n{jobs}"
+            );
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Panics if one of the secrets is in a log, in Slurm's state or spool directories, or in an
+    /// argument of any process. The message has the secret's first 12 characters only.
+    #[track_caller]
+    pub fn assert_nowhere<S: AsRef<str>>(&self, secrets: &[S]) {
+        let mut files = Vec::new();
+        for name in ["log", "state", "spool", "munge"] {
+            collect_files(&self.dir().join(name), &mut files);
+        }
+        files.extend(["slurm.conf", "plugstack.conf"].map(|name| self.dir().join(name)));
+        files.extend(self.command_lines());
+        for file in files {
+            // Sockets, and what is gone by now, cannot be read.
+            let Ok(bytes) = fs::read(&file) else { continue };
+            for secret in secrets.iter().map(AsRef::as_ref) {
+                assert!(!secret.is_empty(), "an empty secret is everywhere");
+                if contains(&bytes, secret.as_bytes()) {
+                    let start: String = secret.chars().take(12).collect();
+                    panic!("{} holds the secret {start}...", file.display());
+                }
+            }
+        }
+    }
+
+    /// The `cmdline` files of every process in the cluster, by way of its own /proc.
+    fn command_lines(&self) -> Vec<PathBuf> {
+        let init = fs::read_to_string(self.dir().join("init")).unwrap_or_default();
+        let Some(init) = init.split(' ').next().filter(|pid| !pid.is_empty()) else {
+            return Vec::new();
+        };
+        let proc = Path::new("/proc").join(init).join("root/proc");
+        let entries = fs::read_dir(proc).into_iter().flatten().flatten();
+        entries
+            .map(|entry| entry.path().join("cmdline"))
+            .filter(|path| path.exists())
+            .collect()
+    }
+
+    #[track_caller]
+    fn report(&self, words: &[&str]) -> String {
+        self.as_user("root").command(words).run().ok().stdout
+    }
+}
+
+fn collect_files(dir: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => collect_files(&entry.path(), files),
+            Ok(kind) if kind.is_file() => files.push(entry.path()),
+            _ => {}
+        }
+    }
+}
+
+fn contains(text: &[u8], word: &[u8]) -> bool {
+    // Looks for the first byte before it compares: logs at level debug5 are long.
+    let Some(first) = word.first() else {
+        return true;
+    };
+    let starts = text.iter().enumerate().filter(|(_, byte)| *byte == first);
+    starts
+        .map(|(at, _)| at)
+        .any(|at| text[at..].starts_with(word))
+}

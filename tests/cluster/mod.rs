@@ -1,0 +1,275 @@
+//! A throwaway Slurm for integration tests: one controller, two nodes, three users.
+//!
+//! ```text
+//! mod.rs      Settings, Cluster: boot, users, logs, end
+//! node.rs     a node's files, as seen and spoilt from outside
+//! command.rs  commands on the submit host or a node: CommandLine, Run, Background
+//! jobs.rs     batch jobs: submit, wait, read the output
+//! health.rs   is every node idle, did a secret leak
+//! ```
+//!
+//! Each [`Cluster`] is its own Slurm in its own directory (`ci/cluster` describes it), so tests may
+//! run side by side. It ends when it is dropped, and by itself when the test process dies.
+//! Set `GCP_WIF_KEEP` to keep the directory.
+
+#![allow(dead_code, reason = "no test uses every part of the harness")]
+#![allow(
+    unreachable_pub,
+    unused_imports,
+    reason = "each test crate is its own root"
+)]
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "a test ends with a panic, and prints"
+)]
+
+mod command;
+mod health;
+mod jobs;
+mod node;
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+pub use command::{Background, CommandLine, Run, User};
+pub use jobs::JobState;
+pub use node::{Node, set_mode, set_owner};
+
+/// User and group id of alice, who is also in group `ml` (61100).
+pub const ALICE: u32 = 61001;
+/// User and group id of bob.
+pub const BOB: u32 = 61002;
+/// User and group id of carol.
+pub const CAROL: u32 = 61003;
+
+/// Whether Slurm loads the plugin, and how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Plugin {
+    /// A Slurm without the plugin.
+    Absent,
+    /// `optional spank_gcp_wif.so`, as the package installs it.
+    #[default]
+    Optional,
+    /// `required spank_gcp_wif.so`.
+    Required,
+}
+
+/// How a cluster is made.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Whether Slurm loads the plugin, and how.
+    pub plugin: Plugin,
+    /// The plugin's arguments, such as `config=/path`.
+    pub arguments: String,
+    /// Lines for slurm.conf; each replaces the default line with the same key.
+    pub conf: Vec<String>,
+    /// Lines of plugstack.conf before the plugin's.
+    pub before: Vec<String>,
+    /// Lines of plugstack.conf after the plugin's.
+    pub after: Vec<String>,
+}
+
+impl Settings {
+    /// A cluster with the plugin loaded in this way.
+    pub fn with(plugin: Plugin) -> Self {
+        Self {
+            plugin,
+            ..Self::default()
+        }
+    }
+
+    /// Adds a line to slurm.conf.
+    pub fn conf(mut self, line: &str) -> Self {
+        self.conf.push(line.to_owned());
+        self
+    }
+}
+
+/// A running Slurm with nodes n1 and n2, ended when dropped.
+#[derive(Debug)]
+pub struct Cluster {
+    dir: PathBuf,
+}
+
+impl Cluster {
+    /// Boots a cluster and waits until both nodes are idle. Panics with the logs if that fails.
+    #[track_caller]
+    pub fn start(settings: Settings) -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let process = std::process::id();
+        let dir = std::env::temp_dir().join(format!("gw-{process}-{count}"));
+        // The pid may have been another run's, which kept its directory.
+        let _ = fs::remove_dir_all(&dir);
+        let cluster = Self { dir };
+
+        let mut up = cluster.script("up");
+        up.args(["--owner", &process.to_string()]);
+        let requirement = match settings.plugin {
+            Plugin::Absent => None,
+            Plugin::Optional => Some("optional"),
+            Plugin::Required => Some("required"),
+        };
+        if let Some(requirement) = requirement {
+            up.arg("--plugin")
+                .arg(plugin_path())
+                .args(["--requirement", requirement]);
+            if !settings.arguments.is_empty() {
+                up.args(["--arguments", &settings.arguments]);
+            }
+        }
+        up.args(["--before", &settings.before.join("\n")]);
+        up.args(["--plugstack", &settings.after.join("\n")]);
+        for line in &settings.conf {
+            up.args(["--conf", line]);
+        }
+        let output = up.stdin(Stdio::null()).output().expect("ci/cluster runs");
+        if !output.status.success() {
+            panic!(
+                "no cluster:\n{}",
+                tail(&String::from_utf8_lossy(&output.stderr), 200)
+            );
+        }
+        cluster
+    }
+
+    /// The directory that holds all of the cluster.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Node 1 or 2, named n1 or n2.
+    pub fn node(&self, number: u8) -> Node {
+        Node::new(&self.dir, number)
+    }
+
+    /// Both nodes.
+    pub fn nodes(&self) -> [Node; 2] {
+        [self.node(1), self.node(2)]
+    }
+
+    /// A user on the submit host: alice, bob, carol or root.
+    pub fn as_user(&self, name: &str) -> User {
+        User::new(&self.dir, None, name)
+    }
+
+    /// The home directory of a user, the same on the submit host and on every node.
+    pub fn home(&self, user: &str) -> PathBuf {
+        self.dir.join("home").join(user)
+    }
+
+    /// Writes the site configuration of every node.
+    pub fn write_config(&self, json: &str) {
+        for node in self.nodes() {
+            node.write_config(json);
+        }
+    }
+
+    /// All logs, each below a line that names it.
+    pub fn logs(&self) -> String {
+        let output = self.script("logs").output().expect("ci/cluster runs");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Ends the cluster, keeping its files: for a test that looks at what is left.
+    pub fn stop(&self) {
+        let output = self.script("down").output().expect("ci/cluster runs");
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
+    fn script(&self, command: &str) -> Command {
+        script(&self.dir, command)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("{}", self.tails());
+        }
+        // Never panics: that would abort a test that is already failing.
+        if let Ok(output) = self.script("down").output()
+            && !output.status.success()
+        {
+            eprintln!("{}", String::from_utf8_lossy(&output.stderr));
+        }
+        if std::env::var_os("GCP_WIF_KEEP").is_some() {
+            eprintln!("kept {}", self.dir.display());
+        } else {
+            let _ = fs::remove_dir_all(&self.dir);
+        }
+    }
+}
+
+impl Cluster {
+    /// The end of each log, without Slurm's lines on every read and poll of its own.
+    fn tails(&self) -> String {
+        let mut text = String::new();
+        for section in format!("\n{}", self.logs()).split("\n==== ").skip(1) {
+            let (title, log) = section.split_once('\n').unwrap_or_default();
+            let told = |line: &&str| {
+                !["debug3:", "debug4:", "debug5:"]
+                    .iter()
+                    .any(|level| line.contains(level))
+            };
+            let log: Vec<&str> = log.lines().filter(told).collect();
+            text.push_str(&format!("==== {title}\n{}", tail(&log.join("\n"), 60)));
+        }
+        text
+    }
+}
+
+/// Waits until the condition holds; panics at the limit.
+#[track_caller]
+pub fn wait_until(limit: Duration, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + limit;
+    while !condition() {
+        assert!(
+            Instant::now() < end,
+            "the condition did not hold within {limit:?}"
+        );
+        thread::sleep(Duration::from_millis(30));
+    }
+}
+
+/// `ci/cluster COMMAND DIR`, with no input.
+fn script(dir: &Path, command: &str) -> Command {
+    let mut script = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("ci/cluster"));
+    script.arg(command).arg(dir).stdin(Stdio::null());
+    script
+}
+
+/// `GCP_WIF_PLUGIN`, else the release build, else the debug build.
+fn plugin_path() -> PathBuf {
+    if let Some(path) = std::env::var_os("GCP_WIF_PLUGIN") {
+        return PathBuf::from(path);
+    }
+    let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| OsString::from("target"));
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join(target);
+    ["release", "debug"]
+        .map(|profile| target.join(profile).join("libspank_gcp_wif.so"))
+        .into_iter()
+        .find(|path| path.exists())
+        .unwrap_or_else(|| panic!("no plugin in {}: cargo build --release", target.display()))
+}
+
+/// The last lines of a text.
+fn tail(text: &str, lines: usize) -> String {
+    let all: Vec<&str> = text.lines().collect();
+    let mut tail = all[all.len().saturating_sub(lines)..].join("\n");
+    tail.push('\n');
+    tail
+}

@@ -1,0 +1,308 @@
+//! Every way to run a job: in each the job itself uses its token.
+
+use std::fs;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::cluster::{JobState, Settings, wait_until};
+use crate::google::{Claims, Endpoint, Format, SERVICE_ACCOUNT, SUBJECT};
+use crate::site::{OBJECT, OTHER_ACCOUNT, Site, TOKEN_FILE};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+#[test]
+fn srun_lists_a_bucket_on_both_nodes() {
+    let site = Site::start();
+    let run =
+        site.cluster.as_user("alice").command(["srun", "-N2", "--gcp-wif", "bash", "-c", &site.list()]).run().ok();
+    assert_eq!(run.stdout.matches(OBJECT).count(), 2, "{}", run.stdout);
+    assert_eq!(run.stderr, "");
+    // One exchange for each node, by its prolog; the step took what that left.
+    assert_eq!(site.google.requests_to(Endpoint::Sts).len(), 2);
+    assert_eq!(site.google.requests_to(Endpoint::Impersonation).len(), 2);
+    site.finish();
+}
+
+#[test]
+fn a_job_without_the_option_sees_nothing_and_asks_nothing() {
+    let site = Site::start();
+    let run = site.cluster.as_user("alice").command(["srun", "env"]).run().ok();
+    for name in ["GCP_WIF", "GOOGLE_", "CLOUDSDK", "GCLOUD"] {
+        assert!(!run.stdout.contains(name), "{name}: {}", run.stdout);
+    }
+    assert_eq!((run.stderr.as_str(), site.google.requests().len()), ("", 0));
+    site.finish();
+}
+
+#[test]
+fn sbatch_with_a_directive_serves_the_script_and_its_steps_on_both_nodes() {
+    let site = Site::start();
+    let list = site.list();
+    let script = format!(
+        "#!/bin/bash\n#SBATCH --gcp-wif\n#SBATCH -N2\n{list} || exit 1\nexport LIST='{}'\nsrun -N1 -n1 -w n2 bash -c \"$LIST\" || exit 2\nsrun -N2 -n2 bash -c \"$LIST\"\n",
+        list.replace('\'', "'\\''")
+    );
+    let (state, output) = site.cluster.run_batch("alice", &script, &[]);
+    assert_eq!((state, output.matches(OBJECT).count()), (JobState::Completed, 4), "{output}");
+    site.finish();
+}
+
+#[test]
+fn salloc_then_srun_with_the_option() {
+    let site = Site::start();
+    let line = format!(
+        "srun bash -c 'echo none=$GOOGLE_OAUTH_ACCESS_TOKEN'; srun --gcp-wif bash -c {}; srun bash -c 'echo after=$GOOGLE_OAUTH_ACCESS_TOKEN'",
+        quoted(&site.list())
+    );
+    let run = site.cluster.as_user("alice").command(["salloc", "-N1", "bash", "-c", &line]).run().ok();
+    assert!(run.stdout.contains("none=\n") && run.stdout.contains("after=\n"), "{}", run.stdout);
+    assert_eq!(run.stdout.matches(OBJECT).count(), 1, "{}", run.stdout);
+    site.finish();
+}
+
+#[test]
+fn an_option_of_salloc_holds_for_its_steps() {
+    let site = Site::start();
+    let line = format!("srun -N2 bash -c {}", quoted(&site.list()));
+    let run = site.cluster.as_user("alice").command(["salloc", "-N2", "--gcp-wif", "bash", "-c", &line]).run().ok();
+    assert_eq!(run.stdout.matches(OBJECT).count(), 2, "{}", run.stdout);
+    site.finish();
+}
+
+#[test]
+fn each_array_task_has_its_own_credentials() {
+    let site = Site::start();
+    let script =
+        format!("#!/bin/bash\n#SBATCH --gcp-wif --array=1-4\n{} && echo $GCP_WIF_ACCESS_TOKEN_FILE\n", site.list());
+    let (state, output) = site.cluster.run_batch("alice", &script, &[]);
+    assert_eq!((state, output.matches(OBJECT).count()), (JobState::Completed, 4), "{output}");
+    let mut files: Vec<&str> = output.lines().filter(|line| line.starts_with("/run")).collect();
+    files.sort_unstable();
+    files.dedup();
+    assert_eq!(files.len(), 4, "{output}");
+    site.finish();
+}
+
+#[test]
+fn each_component_of_a_heterogeneous_job_has_its_own_credentials() {
+    let site = Site::start();
+    let list = quoted(&site.list());
+    let line = format!("srun --gcp-wif -w n1 bash -c {list} : --gcp-wif -w n2 bash -c {list}");
+    let run = site.cluster.as_user("alice").shell(&line).run().ok();
+    assert_eq!(run.stdout.matches(OBJECT).count(), 2, "{}", run.stdout);
+    let script = format!(
+        "#!/bin/bash\n#SBATCH --gcp-wif -n1 -w n1\n#SBATCH hetjob\n#SBATCH --gcp-wif -n1 -w n2\nsrun --het-group=0,1 bash -c {list}\n"
+    );
+    let (state, output) = site.cluster.run_batch("alice", &script, &[]);
+    assert_eq!((state, output.matches(OBJECT).count()), (JobState::Completed, 2), "{output}");
+    site.finish();
+}
+
+#[test]
+fn a_requeued_job_gets_new_credentials() {
+    let site = Site::start();
+    let script = format!(
+        "#!/bin/bash\n#SBATCH --gcp-wif --requeue --open-mode=append\n{} || exit 1\necho token=$GOOGLE_OAUTH_ACCESS_TOKEN\n\
+         [ \"${{SLURM_RESTART_COUNT:-0}}\" -gt 0 ] || {{ touch started; sleep 300; }}\n",
+        site.list()
+    );
+    let job = site.cluster.batch("alice", &script, &[]);
+    wait_until(LIMIT, || site.cluster.home("alice").join("started").exists());
+    site.cluster.as_user("root").command(["scontrol", "requeue", &job]).run().ok();
+    assert_eq!(site.cluster.wait_job(&job), JobState::Completed);
+    let output = site.cluster.job_output(&job);
+    let tokens: Vec<&str> = output.lines().filter_map(|line| line.strip_prefix("token=")).collect();
+    assert_eq!((tokens.len(), output.matches(OBJECT).count()), (2, 2), "{output}");
+    assert_ne!(tokens[0], tokens[1], "the requeued job has the old token");
+    site.finish();
+}
+
+#[test]
+fn auto_serves_every_job_but_those_that_refuse() {
+    let site = Site::start();
+    site.configure(json!({"auto": true}));
+    let alice = site.cluster.as_user("alice");
+    let run = alice.command(["srun", "bash", "-c", &site.list()]).run().ok();
+    assert!(run.stdout.contains(OBJECT), "{}", run.stdout);
+    let run = alice.command(["srun", "--no-gcp-wif", "env"]).run().ok();
+    assert!(!run.stdout.contains("GOOGLE"), "{}", run.stdout);
+    let (state, output) = site.cluster.run_batch("bob", &format!("#!/bin/bash\n{}\n", site.list()), &[]);
+    assert_eq!((state, output.matches(OBJECT).count()), (JobState::Completed, 1), "{output}");
+    site.finish();
+}
+
+#[test]
+fn the_job_sees_what_is_documented() {
+    let site = Site::start();
+    site.configure(json!({"project": "demo-project"}));
+    let run = site
+        .cluster
+        .as_user("alice")
+        .shell("srun --gcp-wif bash -c 'echo job=$SLURM_JOB_ID; env | sort; stat -c \"%n %U %a\" $GCP_WIF_ACCESS_TOKEN_FILE $GOOGLE_APPLICATION_CREDENTIALS; ls $(dirname $GCP_WIF_ACCESS_TOKEN_FILE); echo file=$(cat $GCP_WIF_ACCESS_TOKEN_FILE); wc -l <$GCP_WIF_ACCESS_TOKEN_FILE; cat $GOOGLE_APPLICATION_CREDENTIALS'")
+        .run()
+        .ok();
+    let value = |name: &str| {
+        run.stdout
+            .lines()
+            .find_map(|line| line.strip_prefix(&format!("{name}=")))
+            .unwrap_or_else(|| panic!("no {name} in {}", run.stdout))
+    };
+    let directory = format!("/run/gcp-wif/jobs/{}", value("job"));
+    assert_eq!(value("GOOGLE_APPLICATION_CREDENTIALS"), format!("{directory}/credentials.json"));
+    assert_eq!(value("CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE"), format!("{directory}/credentials.json"));
+    assert_eq!(value("GCP_WIF_ACCESS_TOKEN_FILE"), format!("{directory}/access_token"));
+    assert_eq!(value("GCP_WIF_SERVICE_ACCOUNT"), SERVICE_ACCOUNT);
+    for name in ["GOOGLE_CLOUD_PROJECT", "GCLOUD_PROJECT", "CLOUDSDK_CORE_PROJECT"] {
+        assert_eq!(value(name), "demo-project");
+    }
+    assert_eq!(value("GOOGLE_OAUTH_ACCESS_TOKEN"), value("file"));
+    assert!(value("GOOGLE_OAUTH_ACCESS_TOKEN_EXPIRES_AT").ends_with('Z'));
+    assert!(run.stdout.contains(&format!("{directory}/access_token alice 400")), "{}", run.stdout);
+    assert!(run.stdout.contains(&format!("{directory}/credentials.json alice 400")), "{}", run.stdout);
+    assert!(run.stdout.contains("\naccess_token\ncredentials.json\n"), "{}", run.stdout);
+    assert!(run.stdout.contains("\n0\n{"), "the token ends in a newline: {}", run.stdout);
+    site.finish();
+}
+
+#[test]
+fn another_user_can_neither_list_nor_read_a_jobs_files() {
+    let site = Site::start();
+    let alice = site.cluster.as_user("alice");
+    let job = alice.shell("srun --gcp-wif -w n1 bash -c 'echo $SLURM_JOB_ID; touch ready; sleep 300'").spawn();
+    wait_until(LIMIT, || site.cluster.home("alice").join("ready").exists());
+    let directory = format!("/run/gcp-wif/jobs/{}", job.stdout().trim());
+    let line = format!(
+        "ls {directory}; cat {directory}/access_token; stat {directory}/access_token; ls /run/gcp-wif/jobs; ls -R /run/gcp-wif/records"
+    );
+    let run = site.cluster.node(1).as_user("bob").shell(&line).run();
+    assert_eq!(
+        (run.stdout.as_str(), run.stderr.matches("Permission denied").count()),
+        ("", 5),
+        "{}{}",
+        run.stdout,
+        run.stderr
+    );
+    site.cluster.as_user("root").shell("scancel -u alice").run().ok();
+    drop(job);
+    site.finish();
+}
+
+#[test]
+fn direct_federation_needs_no_service_account() {
+    let site = Site::start();
+    site.trust(&crate::google::Source::file(TOKEN_FILE).format(Format::Text).direct());
+    let line =
+        format!("srun --gcp-wif bash -c {}", quoted(&format!("{}; echo who=$GCP_WIF_SERVICE_ACCOUNT", site.list())));
+    let run = site.cluster.as_user("alice").shell(&line).run().ok();
+    assert!(run.stdout.contains(OBJECT) && run.stdout.contains(&format!("who={SUBJECT}")), "{}", run.stdout);
+    assert_eq!(site.google.requests_to(Endpoint::Impersonation).len(), 0);
+    site.finish();
+}
+
+#[test]
+fn the_subject_token_can_be_a_field_of_json() {
+    let site = Site::start();
+    let token = site.google.subject_token(&Claims::default());
+    site.rotate(&json!({"id": {"a": 1}, "jwt": token}).to_string());
+    site.trust(&site.source().format(Format::Json("jwt".to_owned())));
+    let run = site.cluster.as_user("alice").command(["srun", "--gcp-wif", "bash", "-c", &site.list()]).run().ok();
+    assert!(run.stdout.contains(OBJECT), "{}", run.stdout);
+    site.finish();
+}
+
+#[test]
+fn a_wished_lifetime_is_asked_for() {
+    let site = Site::start();
+    site.trust(&site.source().lifetime(1200));
+    site.cluster.as_user("alice").command(["srun", "--gcp-wif", "bash", "-c", &site.list()]).run().ok();
+    let requests = site.google.requests_to(Endpoint::Impersonation);
+    assert!(requests[0].body.contains("\"lifetime\":\"1200s\""));
+    site.finish();
+}
+
+#[test]
+fn https_with_the_sites_own_certificate_authority() {
+    let site = Site::start();
+    for node in site.cluster.nodes() {
+        fs::write(node.config_path().with_file_name("ca.pem"), site.google.ca_certificate()).unwrap();
+    }
+    site.configure(json!({"ca_certificates": "/etc/slurm/ca.pem"}));
+    site.trust(&site.source().secure());
+    let run = site.cluster.as_user("alice").command(["srun", "--gcp-wif", "bash", "-c", &site.list()]).run().ok();
+    assert!(run.stdout.contains(OBJECT), "{}", run.stdout);
+    assert!(site.google.requests_to(Endpoint::Sts)[0].secure);
+    site.finish();
+}
+
+#[test]
+fn a_rotated_subject_token_is_read_anew() {
+    let site = Site::start();
+    let tokens = [
+        site.google.subject_token(&Claims::default()),
+        site.google.subject_token(&Claims::default().with("jti", json!("second"))),
+    ];
+    for token in &tokens {
+        site.rotate(token);
+        site.cluster.as_user("alice").command(["srun", "--gcp-wif", "true"]).run().ok();
+    }
+    let sent = site.google.requests_to(Endpoint::Sts);
+    for (request, token) in sent.iter().zip(&tokens) {
+        assert!(
+            request.body
+                .replace("%2E", ".")
+                .replace("%2D", "-")
+                .replace("%5F", "_")
+                .contains(token.as_str())
+        );
+    }
+    site.finish();
+}
+
+#[test]
+fn many_steps_at_once_make_one_exchange() {
+    let site = Site::start();
+    let line = "for i in $(seq 20); do srun -n1 --overlap --gcp-wif sh -c 'test -n \"$GOOGLE_OAUTH_ACCESS_TOKEN\" && echo served' & done; wait";
+    let run = site.cluster.as_user("alice").command(["salloc", "-N1", "bash", "-c", line]).run().ok();
+    assert_eq!(run.stdout.matches("served").count(), 20, "{}{}", run.stdout, run.stderr);
+    assert_eq!(site.google.requests_to(Endpoint::Sts).len(), 1);
+    site.finish();
+}
+
+#[test]
+fn a_step_can_have_another_identity_than_its_job() {
+    let site = Site::start();
+    site.configure(
+        json!({"rules": [{"users": ["alice"], "service_account": SERVICE_ACCOUNT, "allow": [OTHER_ACCOUNT]}]}),
+    );
+    let script = format!(
+        "#!/bin/bash\n#SBATCH --gcp-wif\necho 1=$GCP_WIF_SERVICE_ACCOUNT\n\
+         srun --gcp-wif-service-account={OTHER_ACCOUNT} bash -c 'echo 2=$GCP_WIF_SERVICE_ACCOUNT; cat $GCP_WIF_ACCESS_TOKEN_FILE >/dev/null && '{}\n\
+         srun bash -c 'echo 3=$GCP_WIF_SERVICE_ACCOUNT'\nsrun --no-gcp-wif bash -c 'echo 4=$GCP_WIF_SERVICE_ACCOUNT'\n",
+        quoted(&site.list())
+    );
+    let (state, output) = site.cluster.run_batch("alice", &script, &[]);
+    assert_eq!(state, JobState::Completed, "{output}");
+    for line in
+        [format!("1={SERVICE_ACCOUNT}"), format!("2={OTHER_ACCOUNT}"), format!("3={SERVICE_ACCOUNT}"), "4=".to_owned()]
+    {
+        assert!(output.lines().any(|l| l == line), "{line}: {output}");
+    }
+    assert!(output.contains(OBJECT), "{output}");
+    site.finish();
+}
+
+#[test]
+fn the_same_under_required() {
+    let site = Site::with(Settings::with(crate::cluster::Plugin::Required));
+    let run =
+        site.cluster.as_user("alice").command(["srun", "-N2", "--gcp-wif", "bash", "-c", &site.list()]).run().ok();
+    assert_eq!(run.stdout.matches(OBJECT).count(), 2, "{}", run.stdout);
+    site.cluster.as_user("alice").command(["srun", "true"]).run().ok();
+    site.finish();
+}
+
+/// A word for the shell.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}

@@ -1,0 +1,18 @@
+//! The plugin in a real Slurm, with the embedded Google.
+//!
+//! ```text
+//! site.rs      a cluster and a Google that trust each other; what every test ends with
+//! jobs.rs      srun, sbatch, salloc, arrays, heterogeneous jobs, requeue: each uses its token
+//! requests.rs  options, inheritance, refusals at submission, environment, nested jobs
+//! failures.rs  each fault: the user's line is the golden one, and no node is lost
+//! ```
+
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
+
+#[path = "../cluster/mod.rs"]
+mod cluster;
+#[path = "../google/mod.rs"]
+mod google;
+
+mod jobs;
+mod site;

@@ -1,0 +1,127 @@
+//! A cluster whose nodes hold subject tokens that an embedded Google of its own trusts.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::cluster::{Cluster, Node, Settings, set_mode};
+use crate::google::{
+    Bucket, Claims, Format, Google, Options, ProjectedVolume, SERVICE_ACCOUNT, SUBJECT, ServiceAccount, Source,
+};
+
+/// Where a node sees the subject token.
+pub const TOKEN_FILE: &str = "/var/run/secrets/tokens/token";
+/// A second service account, which the subject may impersonate as well.
+pub const OTHER_ACCOUNT: &str = "other@demo-project.iam.gserviceaccount.com";
+/// The bucket that both service accounts and the federated principal may list.
+pub const BUCKET: &str = "demo-bucket";
+/// Its one object.
+pub const OBJECT: &str = "hello.txt";
+
+const CREDENTIAL_FILE: &str = "credential-configuration.json";
+
+/// A cluster and its Google.
+pub struct Site {
+    pub cluster: Cluster,
+    pub google: Google,
+    volumes: Vec<ProjectedVolume>,
+}
+
+impl Site {
+    /// Boots both; the site has the shortest configuration.
+    #[track_caller]
+    pub fn start() -> Self {
+        Self::with(Settings::default())
+    }
+
+    /// The same with a cluster of these settings.
+    #[track_caller]
+    pub fn with(settings: Settings) -> Self {
+        let everyone = [SERVICE_ACCOUNT, OTHER_ACCOUNT, SUBJECT];
+        let google = Google::start(Options {
+            buckets: vec![Bucket::new(BUCKET, &[(OBJECT, "hello\n")], &everyone)],
+            service_accounts: vec![
+                ServiceAccount::new(SERVICE_ACCOUNT, &[SUBJECT]),
+                ServiceAccount::new(OTHER_ACCOUNT, &[SUBJECT]),
+            ],
+            ..Options::default()
+        });
+        let cluster = Cluster::start(settings);
+        let token = google.subject_token(&Claims::default());
+        // Readable by all, as the kubelet lays it out by default: under direct delivery the job reads it.
+        let volumes = cluster.nodes().map(|node| ProjectedVolume::with_mode(node.tokens_dir(), &token, 0o644)).into();
+        let site = Self { cluster, google, volumes };
+        site.trust(&site.source());
+        site.configure(json!({}));
+        site
+    }
+
+    /// What the credential configuration is made from unless a test says otherwise.
+    pub fn source(&self) -> Source {
+        Source::file(TOKEN_FILE).format(Format::Text).service_account(SERVICE_ACCOUNT)
+    }
+
+    /// Writes the site configuration of both nodes: the shortest one with these keys besides.
+    pub fn configure(&self, keys: Value) {
+        let mut config = json!({"credential_configuration": format!("/etc/slurm/{CREDENTIAL_FILE}")});
+        for (key, value) in keys.as_object().expect("keys are an object") {
+            config[key] = value.clone();
+        }
+        self.cluster.write_config(&config.to_string());
+    }
+
+    /// Writes the credential configuration of both nodes.
+    pub fn trust(&self, source: &Source) {
+        self.write_credential_configuration(&self.google.credential_configuration_text(source));
+    }
+
+    /// Writes a credential configuration of any text.
+    pub fn write_credential_configuration(&self, text: &str) {
+        for node in self.cluster.nodes() {
+            let path = credential_path(&node);
+            fs::write(&path, text).expect("the node's /etc/slurm is writable");
+            set_mode(&path, 0o644);
+        }
+    }
+
+    /// Replaces the subject token of both nodes, as the kubelet does.
+    pub fn rotate(&self, token: &str) {
+        for volume in &self.volumes {
+            volume.rotate(token);
+        }
+    }
+
+    /// A line of shell that lists the bucket with the access token of a variable, token in no argument.
+    pub fn list(&self) -> String {
+        format!(
+            "printf 'Authorization: Bearer %s' \"$GOOGLE_OAUTH_ACCESS_TOKEN\" | \
+             curl -sS --fail-with-body -H @- {}/storage/v1/b/{BUCKET}/o | grep '\"name\"'",
+            self.google.http_url()
+        )
+    }
+
+    /// What every test ends with: idle nodes, nothing left of any job, no token where none belongs.
+    #[track_caller]
+    pub fn finish(self) {
+        self.cluster.assert_healthy();
+        for node in self.cluster.nodes() {
+            for directory in ["jobs", "records"] {
+                let left = names(&node.run_dir().join("gcp-wif").join(directory));
+                assert!(left.is_empty(), "{}: {directory} holds {left:?}", node.name());
+            }
+        }
+        self.cluster.assert_nowhere(&self.google.tokens());
+    }
+}
+
+/// Where a node's credential configuration is, from outside.
+pub fn credential_path(node: &Node) -> PathBuf {
+    node.config_path().with_file_name(CREDENTIAL_FILE)
+}
+
+/// The names in a directory; none if it is not there.
+pub fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
