@@ -142,7 +142,9 @@ fn default_log_level() -> LogLevel {
 /// A configuration that cannot be used.
 #[derive(Debug)]
 pub enum ConfigError {
-    /// The file cannot be read, or must not be trusted.
+    /// There is no site configuration: the node is not set up for this plugin.
+    Absent(FileError),
+    /// A file cannot be read, or must not be trusted.
     File(FileError),
     /// Its content is wrong.
     Content {
@@ -156,7 +158,7 @@ pub enum ConfigError {
 impl std::fmt::Display for ConfigError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::File(error) => error.fmt(f),
+            Self::Absent(error) | Self::File(error) => error.fmt(f),
             Self::Content { path, problem } => write!(f, "{}: {problem}", path.display()),
         }
     }
@@ -165,16 +167,9 @@ impl std::fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::File(error) => Some(error),
+            Self::Absent(error) | Self::File(error) => Some(error),
             Self::Content { .. } => None,
         }
-    }
-}
-
-impl ConfigError {
-    /// Whether there simply is no such file: the node is not set up for this plugin.
-    pub fn is_absent(&self) -> bool {
-        matches!(self, Self::File(error) if error.is_absent())
     }
 }
 
@@ -184,7 +179,8 @@ impl Config {
     /// # Errors
     /// When the file is missing, not trustworthy or not a valid configuration.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = fs::read_trusted(path).map_err(ConfigError::File)?;
+        let text = fs::read_trusted(path)
+            .map_err(|error| if error.is_absent() { ConfigError::Absent(error) } else { ConfigError::File(error) })?;
         Self::parse(&text).map_err(|problem| ConfigError::Content { path: path.to_owned(), problem })
     }
 

@@ -137,7 +137,7 @@ impl Node<'_> {
         let job = facts.job;
         let request = host.options().request();
         match Site::load(self.config_path) {
-            Err(error) if error.is_absent() => {}
+            Err(ConfigError::Absent(_)) => {}
             Err(error) => host.log(&Failure::from(error).to_string()),
             Ok(site) => {
                 let result = self.begin(host, &site, facts, request.unwrap_or(Request::Unstated));
@@ -189,7 +189,8 @@ impl Node<'_> {
         let explicit = request.is_explicit();
         let result = match Site::load(self.config_path) {
             Err(error) => {
-                let told = explicit || (!error.is_absent() && Config::refused_but_auto(self.config_path));
+                let absent = matches!(error, ConfigError::Absent(_));
+                let told = explicit || (!absent && Config::refused_but_auto(self.config_path));
                 if !told {
                     return nothing;
                 }

@@ -11,7 +11,7 @@ use crate::exchange::refusal::Refusal;
 use crate::exchange::subject_token::{Claims, SubjectTokenError};
 use crate::exchange::{ExchangeError, Instant, Leg, Problem};
 use crate::fs::FileError;
-use crate::http::ClientError;
+use crate::http::{ClientError, TransportError};
 use crate::identity::Identity;
 use crate::names::clip;
 use crate::request::OptionError;
@@ -20,6 +20,8 @@ use crate::sys::ChildError;
 
 /// Longest line; a terminal and a log can take it.
 const LONGEST: usize = 1200;
+
+const NOT_GOOGLE: &str = "check that it is Google's endpoint and that no proxy answers in its place";
 
 /// Where a job's credentials got stuck. Every line for users names it, and the README's troubleshooting is
 /// ordered by it.
@@ -87,13 +89,13 @@ impl Failure {
             Leg::Impersonation => Stage::Impersonation,
         };
         let hint = match (&error.problem, error.leg) {
-            (Problem::Transport(_), _) => {
-                "check the node's route to it (proxy, firewall, DNS, ca_certificates)".to_owned()
+            (Problem::Transport(TransportError::Tls(_)), _) => {
+                "check ca_certificates, and that no proxy answers in Google's place".to_owned()
             }
+            (Problem::Transport(TransportError::TooLong) | Problem::Malformed(_), _) => NOT_GOOGLE.to_owned(),
+            (Problem::Transport(_), _) => "check the node's route to it (proxy, firewall, DNS)".to_owned(),
             (Problem::Expired { .. }, _) => "check the node's clock".to_owned(),
-            (Problem::Malformed(_), _) => {
-                "check that it is Google's endpoint and no proxy answers in its place".to_owned()
-            }
+            (Problem::Refused(refusal), _) if refusal.is_redirect() => NOT_GOOGLE.to_owned(),
             (Problem::Refused(refusal), _) if refusal.is_transient() => {
                 "Google is busy or out of order, try again later".to_owned()
             }
@@ -165,10 +167,9 @@ impl From<OptionError> for Failure {
 
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
-        let next = if error.is_absent() {
-            "this node is not set up for --gcp-wif, tell the site's administrators"
-        } else {
-            "tell the site's administrators"
+        let next = match error {
+            ConfigError::Absent(_) => "this node is not set up for --gcp-wif, tell the site's administrators",
+            _ => "tell the site's administrators",
         };
         Self::new(Stage::Configuration, format_args!("{error}; {next}"))
     }

@@ -44,6 +44,11 @@ impl Refusal {
         }
     }
 
+    /// Whether the answer points elsewhere.
+    pub fn is_redirect(&self) -> bool {
+        (300..400).contains(&self.status)
+    }
+
     /// Whether asking again may help: timeouts, quotas, a server's trouble.
     pub fn is_transient(&self) -> bool {
         matches!(self.status, 408 | 429 | 500 | 502 | 503 | 504)

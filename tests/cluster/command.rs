@@ -20,21 +20,14 @@ pub struct User {
 
 impl User {
     pub(super) fn new(cluster: &Path, node: Option<u8>, name: &str) -> Self {
-        Self {
-            cluster: cluster.to_owned(),
-            node,
-            name: name.to_owned(),
-        }
+        Self { cluster: cluster.to_owned(), node, name: name.to_owned() }
     }
 
     /// A command of this user's, in the home directory, with a clean environment.
     pub fn command<W: AsRef<str>>(&self, words: impl IntoIterator<Item = W>) -> CommandLine {
         CommandLine {
             user: self.clone(),
-            words: words
-                .into_iter()
-                .map(|word| word.as_ref().to_owned())
-                .collect(),
+            words: words.into_iter().map(|word| word.as_ref().to_owned()).collect(),
             options: Vec::new(),
             stdin: Vec::new(),
             limit: Duration::from_secs(120),
@@ -67,15 +60,13 @@ impl CommandLine {
 
     /// Sets a variable.
     pub fn env(mut self, name: &str, value: &str) -> Self {
-        self.options
-            .extend(["--env".to_owned(), format!("{name}={value}")]);
+        self.options.extend(["--env".to_owned(), format!("{name}={value}")]);
         self
     }
 
     /// Runs in this directory instead of the home directory.
     pub fn current_dir(mut self, path: impl AsRef<Path>) -> Self {
-        self.options
-            .extend(["--cwd".to_owned(), path.as_ref().display().to_string()]);
+        self.options.extend(["--cwd".to_owned(), path.as_ref().display().to_string()]);
         self
     }
 
@@ -108,11 +99,7 @@ impl CommandLine {
                 command
             }
         };
-        command
-            .args(["--user", &self.user.name])
-            .args(&self.options)
-            .arg("--")
-            .args(&self.words);
+        command.args(["--user", &self.user.name]).args(&self.options).arg("--").args(&self.words);
         let title = format!("{}: {}", self.user.name, self.words.join(" "));
         Background::start(command, title, self.stdin)
     }
@@ -167,11 +154,7 @@ impl Background {
         // processes in the cluster's PID namespace stay in that group.
         let mut child = command
             .process_group(0)
-            .stdin(if input.is_empty() {
-                Stdio::null()
-            } else {
-                Stdio::piped()
-            })
+            .stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -182,12 +165,7 @@ impl Background {
         }
         let stdout = Stream::start(child.stdout.take().expect("stdout is a pipe"));
         let stderr = Stream::start(child.stderr.take().expect("stderr is a pipe"));
-        Self {
-            child,
-            title,
-            stdout,
-            stderr,
-        }
+        Self { child, title, stdout, stderr }
     }
 
     /// What it printed up to now.
@@ -230,9 +208,7 @@ impl Background {
             thread::sleep(Duration::from_millis(1));
         }
         Run {
-            status: status
-                .code()
-                .unwrap_or_else(|| 128 + status.signal().unwrap_or_default()),
+            status: status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default()),
             stdout: self.stdout(),
             stderr: self.stderr(),
             title: self.title.clone(),
@@ -243,9 +219,7 @@ impl Background {
     pub fn signal(&self, name: &str) {
         // The child is nsenter, which waits for the command. It must live on to tell the status.
         let id = self.child.id().to_string();
-        let _ = Command::new("pkill")
-            .args(["--signal", name, "--parent", &id])
-            .status();
+        let _ = Command::new("pkill").args(["--signal", name, "--parent", &id]).status();
     }
 
     /// Ends the command, gently first: srun then cancels its job, instead of leaving it behind.
@@ -255,9 +229,7 @@ impl Background {
         while self.is_running() {
             if Instant::now() >= end {
                 let group = format!("-{}", self.child.id());
-                let _ = Command::new("kill")
-                    .args(["-s", "KILL", "--", &group])
-                    .status();
+                let _ = Command::new("kill").args(["-s", "KILL", "--", &group]).status();
                 let _ = self.child.wait();
             }
             thread::sleep(Duration::from_millis(10));
@@ -291,9 +263,7 @@ impl Stream {
         let reader = thread::spawn(move || {
             let mut chunk = [0; 8192];
             while let Ok(count @ 1..) = pipe.read(&mut chunk) {
-                sink.lock()
-                    .expect("no reader panics")
-                    .extend_from_slice(&chunk[..count]);
+                sink.lock().expect("no reader panics").extend_from_slice(&chunk[..count]);
             }
         });
         Self { bytes, reader }

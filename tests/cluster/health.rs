@@ -16,22 +16,14 @@ impl Cluster {
         loop {
             let nodes = self.report(&["sinfo", "-h", "-N", "-p", "debug", "-o", "%N %T %E"]);
             let jobs = self.report(&["squeue", "-h", "-o", "%i %u %T %r"]);
-            let idle = nodes
-                .lines()
-                .filter(|line| line.split(' ').nth(1) == Some("idle"))
-                .count();
+            let idle = nodes.lines().filter(|line| line.split(' ').nth(1) == Some("idle")).count();
             if idle == 2 && jobs.is_empty() {
                 return;
             }
-            let bad = ["drain", "down", "fail"]
-                .iter()
-                .any(|word| nodes.contains(word));
+            let bad = ["drain", "down", "fail"].iter().any(|word| nodes.contains(word));
             let held = jobs.to_lowercase().contains("held");
             let late = Instant::now() >= end;
-            assert!(
-                !(bad || held || late),
-                "not healthy\nnodes:\n{nodes}jobs:\n{jobs}"
-            );
+            assert!(!(bad || held || late), "not healthy\nnodes:\n{nodes}jobs:\n{jobs}");
             thread::sleep(Duration::from_millis(50));
         }
     }
@@ -67,10 +59,7 @@ impl Cluster {
         };
         let proc = Path::new("/proc").join(init).join("root/proc");
         let entries = fs::read_dir(proc).into_iter().flatten().flatten();
-        entries
-            .map(|entry| entry.path().join("cmdline"))
-            .filter(|path| path.exists())
-            .collect()
+        entries.map(|entry| entry.path().join("cmdline")).filter(|path| path.exists()).collect()
     }
 
     #[track_caller]
@@ -95,7 +84,5 @@ fn contains(text: &[u8], word: &[u8]) -> bool {
         return true;
     };
     let starts = text.iter().enumerate().filter(|(_, byte)| *byte == first);
-    starts
-        .map(|(at, _)| at)
-        .any(|at| text[at..].starts_with(word))
+    starts.map(|(at, _)| at).any(|at| text[at..].starts_with(word))
 }

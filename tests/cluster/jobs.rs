@@ -44,17 +44,10 @@ impl Cluster {
     /// Submits a batch script and returns the job's id.
     #[track_caller]
     pub fn batch(&self, user: &str, script: &str, args: &[&str]) -> String {
-        let words = ["sbatch", "--parsable"]
-            .into_iter()
-            .chain(args.iter().copied());
+        let words = ["sbatch", "--parsable"].into_iter().chain(args.iter().copied());
         let run = self.as_user(user).command(words).stdin(script).run().ok();
         // A federated cluster would add its name after a semicolon.
-        run.stdout
-            .trim()
-            .split(';')
-            .next()
-            .unwrap_or_default()
-            .to_owned()
+        run.stdout.trim().split(';').next().unwrap_or_default().to_owned()
     }
 
     /// Waits until a job, with all its array tasks or components, is over, at most 120 seconds.
@@ -65,9 +58,7 @@ impl Cluster {
         loop {
             let states = self.job_states(id);
             if !states.is_empty() && states.iter().all(JobState::is_end) {
-                let bad = states
-                    .into_iter()
-                    .find(|state| *state != JobState::Completed);
+                let bad = states.into_iter().find(|state| *state != JobState::Completed);
                 return bad.unwrap_or(JobState::Completed);
             }
             assert!(Instant::now() < end, "job {id} is not over: {states:?}");
@@ -78,10 +69,7 @@ impl Cluster {
     /// How a job stands now, each of its array tasks or components.
     #[track_caller]
     pub fn job_states(&self, id: &str) -> Vec<JobState> {
-        self.job_fields(id, "JobState")
-            .iter()
-            .map(|name| JobState::parse(name))
-            .collect()
+        self.job_fields(id, "JobState").iter().map(|name| JobState::parse(name)).collect()
     }
 
     /// A field as `scontrol show job` names it, such as `Restarts`, of the first task or component.
@@ -95,10 +83,7 @@ impl Cluster {
     pub fn job_output(&self, id: &str) -> String {
         let paths = self.job_fields(id, "StdOut");
         // Only the first component of a heterogeneous job has a file, though each names one.
-        let files: Vec<Vec<u8>> = paths
-            .iter()
-            .filter_map(|path| fs::read(path).ok())
-            .collect();
+        let files: Vec<Vec<u8>> = paths.iter().filter_map(|path| fs::read(path).ok()).collect();
         assert!(!files.is_empty(), "job {id} has no output file: {paths:?}");
         String::from_utf8_lossy(&files.concat()).into_owned()
     }
@@ -112,16 +97,10 @@ impl Cluster {
 
     #[track_caller]
     fn job_fields(&self, id: &str, name: &str) -> Vec<String> {
-        let run = self
-            .as_user("root")
-            .command(["scontrol", "show", "job", "-o", id])
-            .run()
-            .ok();
+        let run = self.as_user("root").command(["scontrol", "show", "job", "-o", id]).run().ok();
         let field = |line: &str| {
             let mut pairs = line.split(' ').filter_map(|word| word.split_once('='));
-            pairs
-                .find(|(key, _)| *key == name)
-                .map(|(_, value)| value.to_owned())
+            pairs.find(|(key, _)| *key == name).map(|(_, value)| value.to_owned())
         };
         run.stdout.lines().filter_map(field).collect()
     }

@@ -13,11 +13,7 @@
 //! Set `GCP_WIF_KEEP` to keep the directory.
 
 #![allow(dead_code, reason = "no test uses every part of the harness")]
-#![allow(
-    unreachable_pub,
-    unused_imports,
-    reason = "each test crate is its own root"
-)]
+#![allow(unreachable_pub, unused_imports, reason = "each test crate is its own root")]
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -81,10 +77,7 @@ pub struct Settings {
 impl Settings {
     /// A cluster with the plugin loaded in this way.
     pub fn with(plugin: Plugin) -> Self {
-        Self {
-            plugin,
-            ..Self::default()
-        }
+        Self { plugin, ..Self::default() }
     }
 
     /// Adds a line to slurm.conf.
@@ -120,9 +113,7 @@ impl Cluster {
             Plugin::Required => Some("required"),
         };
         if let Some(requirement) = requirement {
-            up.arg("--plugin")
-                .arg(plugin_path())
-                .args(["--requirement", requirement]);
+            up.arg("--plugin").arg(plugin_path()).args(["--requirement", requirement]);
             if !settings.arguments.is_empty() {
                 up.args(["--arguments", &settings.arguments]);
             }
@@ -134,10 +125,7 @@ impl Cluster {
         }
         let output = up.stdin(Stdio::null()).output().expect("ci/cluster runs");
         if !output.status.success() {
-            panic!(
-                "no cluster:\n{}",
-                tail(&String::from_utf8_lossy(&output.stderr), 200)
-            );
+            panic!("no cluster:\n{}", tail(&String::from_utf8_lossy(&output.stderr), 200));
         }
         cluster
     }
@@ -183,11 +171,7 @@ impl Cluster {
     /// Ends the cluster, keeping its files: for a test that looks at what is left.
     pub fn stop(&self) {
         let output = self.script("down").output().expect("ci/cluster runs");
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
     fn script(&self, command: &str) -> Command {
@@ -220,11 +204,7 @@ impl Cluster {
         let mut text = String::new();
         for section in format!("\n{}", self.logs()).split("\n==== ").skip(1) {
             let (title, log) = section.split_once('\n').unwrap_or_default();
-            let told = |line: &&str| {
-                !["debug3:", "debug4:", "debug5:"]
-                    .iter()
-                    .any(|level| line.contains(level))
-            };
+            let told = |line: &&str| !["debug3:", "debug4:", "debug5:"].iter().any(|level| line.contains(level));
             let log: Vec<&str> = log.lines().filter(told).collect();
             text.push_str(&format!("==== {title}\n{}", tail(&log.join("\n"), 60)));
         }
@@ -237,10 +217,7 @@ impl Cluster {
 pub fn wait_until(limit: Duration, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + limit;
     while !condition() {
-        assert!(
-            Instant::now() < end,
-            "the condition did not hold within {limit:?}"
-        );
+        assert!(Instant::now() < end, "the condition did not hold within {limit:?}");
         thread::sleep(Duration::from_millis(30));
     }
 }

@@ -18,11 +18,7 @@ pub struct Node {
 impl Node {
     pub(super) fn new(cluster: &Path, number: u8) -> Self {
         let dir = cluster.join(format!("node{number}"));
-        Self {
-            cluster: cluster.to_owned(),
-            dir,
-            number,
-        }
+        Self { cluster: cluster.to_owned(), dir, number }
     }
 
     /// The name that Slurm knows: n1 or n2.
@@ -60,10 +56,7 @@ impl Node {
 
     /// slurmd's own log, with the lines of its steps.
     pub fn log(&self) -> String {
-        let path = self
-            .cluster
-            .join("log")
-            .join(format!("{}.log", self.name()));
+        let path = self.cluster.join("log").join(format!("{}.log", self.name()));
         String::from_utf8_lossy(&fs::read(path).expect("slurmd has a log")).into_owned()
     }
 
@@ -79,15 +72,8 @@ impl Node {
 
     /// Restarts slurmd; jobs on the node go on.
     pub fn restart_slurmd(&self) {
-        let output = script(&self.cluster, "restart")
-            .arg(self.number.to_string())
-            .output()
-            .expect("ci/cluster runs");
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        let output = script(&self.cluster, "restart").arg(self.number.to_string()).output().expect("ci/cluster runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 }
 
@@ -101,6 +87,5 @@ pub fn set_mode(path: impl AsRef<Path>, mode: u32) {
 /// Gives a file to a user and the group of the same number.
 pub fn set_owner(path: impl AsRef<Path>, id: u32) {
     let path = path.as_ref();
-    chown(path, Some(id), Some(id))
-        .unwrap_or_else(|error| panic!("chown {}: {error}", path.display()));
+    chown(path, Some(id), Some(id)).unwrap_or_else(|error| panic!("chown {}: {error}", path.display()));
 }

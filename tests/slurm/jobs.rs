@@ -248,13 +248,7 @@ fn a_rotated_subject_token_is_read_anew() {
     }
     let sent = site.google.requests_to(Endpoint::Sts);
     for (request, token) in sent.iter().zip(&tokens) {
-        assert!(
-            request.body
-                .replace("%2E", ".")
-                .replace("%2D", "-")
-                .replace("%5F", "_")
-                .contains(token.as_str())
-        );
+        assert!(request.body.replace("%2E", ".").replace("%2D", "-").replace("%5F", "_").contains(token.as_str()));
     }
     site.finish();
 }

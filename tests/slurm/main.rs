@@ -5,6 +5,7 @@
 //! jobs.rs      srun, sbatch, salloc, arrays, heterogeneous jobs, requeue: each uses its token
 //! requests.rs  options, inheritance, refusals at submission, environment, nested jobs
 //! failures.rs  each fault: the user's line is the golden one, and no node is lost
+//! clients.rs   Google's own clients as jobs: Python, Node, rclone, gcloud, curl
 //! ```
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
@@ -14,5 +15,8 @@ mod cluster;
 #[path = "../google/mod.rs"]
 mod google;
 
+mod clients;
+mod failures;
+mod golden;
 mod jobs;
 mod site;

@@ -41,10 +41,7 @@ impl Site {
         let everyone = [SERVICE_ACCOUNT, OTHER_ACCOUNT, SUBJECT];
         let google = Google::start(Options {
             buckets: vec![Bucket::new(BUCKET, &[(OBJECT, "hello\n")], &everyone)],
-            service_accounts: vec![
-                ServiceAccount::new(SERVICE_ACCOUNT, &[SUBJECT]),
-                ServiceAccount::new(OTHER_ACCOUNT, &[SUBJECT]),
-            ],
+            service_accounts: accounts(),
             ..Options::default()
         });
         let cluster = Cluster::start(settings);
@@ -113,6 +110,11 @@ impl Site {
         }
         self.cluster.assert_nowhere(&self.google.tokens());
     }
+}
+
+/// The service accounts that the subject may impersonate.
+pub fn accounts() -> Vec<ServiceAccount> {
+    [SERVICE_ACCOUNT, OTHER_ACCOUNT].map(|email| ServiceAccount::new(email, &[SUBJECT])).into()
 }
 
 /// Where a node's credential configuration is, from outside.

@@ -1,0 +1,66 @@
+//! Lines that users read, held against files below `tests/golden`. `BLESS=1` writes the files anew.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use crate::site::Site;
+
+/// Collects what was seen, then compares.
+pub struct Golden {
+    name: &'static str,
+    seen: String,
+}
+
+impl Golden {
+    /// The golden file `tests/golden/NAME.txt`.
+    pub fn new(name: &'static str) -> Self {
+        Self { name, seen: String::new() }
+    }
+
+    /// Adds a case with the line that the user read, without what differs from run to run.
+    pub fn add(&mut self, case: &str, line: &str, site: &Site) {
+        writeln!(self.seen, "{case}\n    {}", stable(line, site)).expect("a string can be written to");
+    }
+
+    /// Panics, naming the first difference, unless the file says the same.
+    #[track_caller]
+    pub fn check(self) {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{}.txt", self.name));
+        if std::env::var_os("BLESS").is_some() {
+            fs::create_dir_all(path.parent().expect("the path has a parent")).expect("tests/golden can be made");
+            fs::write(&path, &self.seen).expect("the golden file can be written");
+        }
+        let golden = fs::read_to_string(&path).unwrap_or_default();
+        let (mut seen, mut expected) = (self.seen.lines(), golden.lines());
+        let mut case = "";
+        loop {
+            let pair = (seen.next(), expected.next());
+            if pair == (None, None) {
+                break;
+            }
+            assert_eq!(pair.0, pair.1, "{} differs (left: seen, right: golden), case: {case}", path.display());
+            case = pair.0.filter(|line| !line.starts_with(' ')).unwrap_or(case);
+        }
+    }
+}
+
+/// Puts names in place of what differs from run to run: ports, numbers of projects, and times.
+fn stable(line: &str, site: &Site) -> String {
+    let line = line.replace(site.google.audience().trim_start_matches('/'), "iam.googleapis.com/PROVIDER");
+    let mut stable = String::new();
+    let mut rest = line.as_str();
+    while let Some(start) = rest.find(|c: char| c.is_ascii_digit()) {
+        let (before, digits) = rest.split_at(start);
+        let (number, after) = digits.split_at(digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len()));
+        stable.push_str(before);
+        stable.push_str(match number.len() {
+            _ if after.starts_with(" seconds ago") => "SOME",
+            4.. if stable.ends_with("127.0.0.1:") => "PORT",
+            7.. => "NUMBER",
+            _ => number,
+        });
+        rest = after;
+    }
+    stable + rest
+}
