@@ -1,17 +1,21 @@
 //! The life of a job on a node: what each hook does, and what a failure means.
 //!
 //! ```text
-//! prolog (root)         sweep leftovers; record the job's facts; if credentials are asked for or automatic:
-//!                       decide, exchange, publish the job's files
-//! step start (root)     take what the prolog left, or do its work now; set the step's environment
+//! prolog (root)         sweep leftovers; record the job's facts; if credentials are asked for or automatic,
+//!                       leave a worker behind that decides, exchanges and publishes the job's files
+//! step start (root)     wait for the worker and take what it got, or do its work now; set the step's
+//!                       environment
 //! step as the user      tell the one line if something failed
 //! task                  end with status 1 if what failed was asked for explicitly
 //! epilog (root)         remove the job's files and its record
 //! ```
 //!
-//! No function here returns an error to Slurm: a failure is recorded and told, and never costs the node.
+//! No function here returns an error to Slurm: a failure is recorded and told, and never costs the node. The
+//! worker is a process of its own because slurmd drains the node when the prolog's process is killed: that one
+//! lives for milliseconds, whatever Google does.
 #![forbid(unsafe_code)]
 
+pub mod processes;
 pub mod sweep;
 
 use std::path::{Path, PathBuf};
@@ -22,16 +26,17 @@ use crate::exchange::Instant;
 use crate::exchange::credential_configuration::CredentialConfiguration;
 use crate::fs::{Lock, NewFile, Place, RuntimeDirectory};
 use crate::identity::{Identity, JobFacts};
-use crate::names::{JobId, StepId};
+use crate::names::{JobId, ServiceAccountEmail, StepId};
 use crate::plan::{self, ACCESS_TOKEN_FILE, CREDENTIALS_FILE, Change, Environment};
 use crate::record::{Issued, JobRecord};
 use crate::report::Failure;
 use crate::request::{Options, Request};
 use crate::rules::{self, Grant};
-use sweep::Processes;
+use processes::Processes;
 
 /// How much longer than one exchange a step waits for another process that works on the same job.
 const PATIENCE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// What a hook has of Slurm.
 pub trait Host {
@@ -158,11 +163,27 @@ impl Node<'_> {
         let mut record = JobRecord::new(facts, generation);
         runtime.write_record(job, &lock, record.to_text().expose())?;
         if self.wants(site, &request) {
-            let asked = asked(&request);
-            // The failure stays in the record, where the step finds it.
-            let _ = self.obtain(host, site, &runtime, &lock, &mut record, asked);
+            // The lock goes with the worker: it ends when the last process that holds it does.
+            self.processes.detach(&mut || self.work(host, site, &runtime, &lock, &mut record, asked(&request)));
         }
         Ok(())
+    }
+
+    /// What the prolog's worker does. A failure stays in the record, where the step finds it.
+    fn work(
+        &self,
+        host: &dyn Host,
+        site: &Site,
+        runtime: &RuntimeDirectory,
+        lock: &Lock,
+        record: &mut JobRecord,
+        asked: Option<&ServiceAccountEmail>,
+    ) {
+        record.worker = Some(self.processes.this());
+        // Without a record of it the epilog could not end it.
+        if runtime.write_record(record.facts.job, lock, record.to_text().expose()).is_ok() {
+            let _ = self.obtain(host, site, runtime, lock, record, asked);
+        }
     }
 
     /// The start of a step, as root, before its tasks are forked.
@@ -231,7 +252,7 @@ impl Node<'_> {
         runtime: &RuntimeDirectory,
         lock: &Lock,
         record: &mut JobRecord,
-        asked: Option<&crate::names::ServiceAccountEmail>,
+        asked: Option<&ServiceAccountEmail>,
     ) -> Result<(Issued, Place), Failure> {
         let job = record.facts.job;
         let grant = rules::decide(site.config.rules.as_deref(), &site.default_identity(), &record.facts, asked)?;
@@ -276,13 +297,28 @@ impl Node<'_> {
             return;
         }
         let result = RuntimeDirectory::open(&runtime_dir).and_then(|runtime| {
-            // A prolog or step that hangs must not keep the epilog from removing secrets.
-            let _lock = runtime.lock(job, PATIENCE);
+            let _lock = self.last_lock(&runtime, job);
             runtime.remove_files(job)?;
             runtime.remove_record(job)
         });
         if let Err(error) = result {
             host.log(&format!("{} (job {job}, epilog)", Failure::from(error)));
+        }
+    }
+
+    /// The job's lock for the epilog, which ends the worker of a job that was over before it. Something that
+    /// hangs must not keep the epilog from removing secrets, so it goes on without the lock after a while.
+    fn last_lock(&self, runtime: &RuntimeDirectory, job: JobId) -> Option<Lock> {
+        let mut tries = 0..PATIENCE.as_millis() / PAUSE.as_millis();
+        loop {
+            if let Ok(lock) = runtime.lock(job, PAUSE) {
+                return Some(lock);
+            }
+            let record = runtime.peek_record(job).as_deref().and_then(JobRecord::parse);
+            if let Some(worker) = record.and_then(|record| record.worker) {
+                self.processes.end(worker);
+            }
+            tries.next()?;
         }
     }
 
@@ -310,7 +346,7 @@ pub fn submission(
     Ok(plan::changes(&Environment::new(), false, variable))
 }
 
-fn asked(request: &Request) -> Option<&crate::names::ServiceAccountEmail> {
+fn asked(request: &Request) -> Option<&ServiceAccountEmail> {
     match request {
         Request::Wanted { service_account } => service_account.as_ref(),
         Request::Unstated | Request::Refused => None,

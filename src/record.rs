@@ -25,6 +25,8 @@ pub struct JobRecord {
     pub started_by: Generation,
     /// What was issued to it. The first identity's files are in the job's directory itself.
     pub issued: Vec<Issued>,
+    /// The process that the prolog left to exchange, while it works.
+    pub worker: Option<ProcessId>,
     /// The last failure for an identity.
     failures: BTreeMap<String, FailureAt>,
 }
@@ -34,8 +36,17 @@ pub struct JobRecord {
 pub struct Generation {
     /// `/proc/sys/kernel/random/boot_id`
     pub boot: String,
-    /// The process's number and its start, in clock ticks after the boot.
-    pub slurmd: (u32, u64),
+    /// The process.
+    pub slurmd: ProcessId,
+}
+
+/// A process, told from later ones of the same number by its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessId {
+    /// Its number.
+    pub pid: u32,
+    /// Its start, in clock ticks after the boot.
+    pub start: u64,
 }
 
 /// Credentials of one identity, as issued.
@@ -80,7 +91,7 @@ impl Issued {
 impl JobRecord {
     /// A new job's record.
     pub fn new(facts: JobFacts, started_by: Generation) -> Self {
-        Self { facts, started_by, issued: Vec::new(), failures: BTreeMap::new() }
+        Self { facts, started_by, issued: Vec::new(), worker: None, failures: BTreeMap::new() }
     }
 
     /// Reads a record; one that cannot be read (a full disk, another version) counts as none.
@@ -165,7 +176,8 @@ mod tests {
     fn a_record_survives_its_text() {
         let facts =
             JobFacts { job: crate::names::JobId(1), uid: 2, gid: 3, user: None, groups: Vec::new(), placement: None };
-        let mut record = JobRecord::new(facts, Generation { boot: "b".to_owned(), slurmd: (1, 2) });
+        let mut record =
+            JobRecord::new(facts, Generation { boot: "b".to_owned(), slurmd: ProcessId { pid: 1, start: 2 } });
         let token = AccessToken { token: Secret::new("secret".to_owned()), expires_at: 9 };
         record.remember(Issued::new(Identity::Federated, "subject".to_owned(), token, 5));
         let read = JobRecord::parse(record.to_text().expose().as_bytes()).unwrap();

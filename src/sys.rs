@@ -4,10 +4,11 @@ use std::ffi::{CStr, CString};
 use std::fmt;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::FileType;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 
@@ -89,6 +90,65 @@ pub fn remove_own_variable(name: &str) {
     unsafe { std::env::remove_var(name) }
 }
 
+/// Runs `work` in a process of its own that outlives this one, and returns at once.
+///
+/// slurmd waits for the prolog's process group and for the end of its output, so the new process leaves the one
+/// and holds nothing of the other. It keeps files, which may be Slurm's log, and directories, which may be locks.
+///
+/// # Errors
+/// When no process can be started.
+pub fn detach(work: impl FnOnce()) -> Result<(), ChildError> {
+    // SAFETY: as for `in_child`.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        // The session must be the new one before this process is waited for, or slurmd's killpg comes first.
+        let _ = rustix::process::setsid();
+        // SAFETY: as for `in_child`.
+        if unsafe { libc::fork() } == 0 {
+            guard_secrets();
+            let _ = let_go_of_streams();
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        }
+        end_process(0);
+    }
+    let Some(pid) = Pid::from_raw(pid).filter(|pid| pid.as_raw_pid() > 0) else {
+        return Err(ChildError::Start(last_errno()));
+    };
+    let _ = rustix::io::retry_on_intr(|| rustix::process::waitpid(Some(pid), WaitOptions::empty()));
+    Ok(())
+}
+
+/// A process that will hold tokens: no core dump, no ptrace by the user.
+fn guard_secrets() {
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+}
+
+/// Closes every pipe, socket and terminal of this process.
+fn let_go_of_streams() -> std::io::Result<()> {
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    rustix::stdio::dup2_stderr(&null)?;
+    let open: Vec<i32> = std::fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|fd| *fd > 2)
+        .collect();
+    for fd in open {
+        // SAFETY: the number is of a descriptor that was open just now, in a process with one thread.
+        let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+        let kind = rustix::fs::fstat(borrowed).map(|stat| FileType::from_raw_mode(stat.st_mode));
+        if matches!(kind, Ok(FileType::Fifo | FileType::Socket | FileType::CharacterDevice)) {
+            // SAFETY: none of our own values owns a stream in this process.
+            unsafe { libc::close(fd) };
+        }
+    }
+    Ok(())
+}
+
+fn last_errno() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::AGAIN)
+}
+
 /// How a child process failed its parent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ChildError {
@@ -146,15 +206,14 @@ pub fn in_child(limit: Duration, work: impl FnOnce() -> Vec<u8>) -> Result<Vec<u
                 Some(answer) => Ok(answer),
             }
         }
-        _ => Err(ChildError::Start(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::AGAIN))),
+        _ => Err(ChildError::Start(last_errno())),
     }
 }
 
 fn child(parent: Pid, pipe: OwnedFd, work: impl FnOnce() -> Vec<u8>) -> ! {
     // Do not outlive the parent; it may have died between fork and this line.
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-    // The child holds tokens: no core dump, no ptrace by the user.
-    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+    guard_secrets();
     if rustix::process::getppid() != Some(parent) {
         end_process(1);
     }

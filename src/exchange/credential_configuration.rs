@@ -1,7 +1,7 @@
 //! Google's credential configuration: the `external_account` file that
 //! `gcloud iam workload-identity-pools create-cred-config` writes.
 //!
-//! The file's form ([`File`]) and its meaning ([`CredentialConfiguration`]) are apart; the one is turned into the
+//! The file's form (`File`) and its meaning ([`CredentialConfiguration`]) are apart; the one is turned into the
 //! other once. <https://google.aip.dev/auth/4117>
 #![forbid(unsafe_code)]
 

@@ -15,8 +15,9 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::OsStr;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -126,22 +127,15 @@ impl RuntimeDirectory {
     /// # Errors
     /// When it is there and cannot be read.
     pub fn read_record(&self, job: JobId, lock: &Lock) -> Result<Option<Vec<u8>>> {
-        let path = self.record_path(job).join(RECORD);
-        match rustix::fs::openat(
-            &lock.directory,
-            RECORD,
-            OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW,
-            Mode::empty(),
-        ) {
-            Ok(file) => {
-                let mut content = Vec::new();
-                std::io::Read::read_to_end(&mut std::fs::File::from(file), &mut content)
-                    .map_err(|e| FileError::system(&path, "read it", Errno::from_io_error(&e).unwrap_or(Errno::IO)))?;
-                Ok(Some(content))
-            }
-            Err(Errno::NOENT) => Ok(None),
-            Err(errno) => Err(FileError::system(&path, "open it", errno)),
-        }
+        read_file(&lock.directory, &self.record_path(job), RECORD)
+    }
+
+    /// The record of a job that another process works on: it may be replaced at any time, but is always whole.
+    pub fn peek_record(&self, job: JobId) -> Option<Vec<u8>> {
+        let name = job.to_string();
+        let flags = directory_flags() | OFlags::NOFOLLOW;
+        let directory = rustix::fs::openat(&self.records, &*name, flags, Mode::empty()).ok()?;
+        read_file(&directory, &self.record_path(job), RECORD).ok().flatten()
     }
 
     /// Replaces the record of a locked job.
@@ -246,6 +240,21 @@ fn make_directory(parent: &OwnedFd, name: &OsStr, path: &Path, mode: Option<u32>
     Ok(directory)
 }
 
+fn read_file(directory: &OwnedFd, path: &Path, name: &str) -> Result<Option<Vec<u8>>> {
+    let path = path.join(name);
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = match rustix::fs::openat(directory, name, flags, Mode::empty()) {
+        Ok(file) => file,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(errno) => return Err(FileError::system(&path, "open it", errno)),
+    };
+    let mut content = Vec::new();
+    match std::fs::File::from(file).read_to_end(&mut content) {
+        Ok(_) => Ok(Some(content)),
+        Err(error) => Err(FileError::system(&path, "read it", Errno::from_io_error(&error).unwrap_or(Errno::IO))),
+    }
+}
+
 fn write_file(
     directory: &OwnedFd,
     path: &Path,
@@ -309,8 +318,6 @@ fn remove(parent: &OwnedFd, name: &OsStr, path: &Path, depth: u32) -> Result<()>
         Err(errno) => Err(error(errno)),
     }
 }
-
-use std::os::unix::ffi::OsStrExt as _;
 
 #[cfg(test)]
 mod tests {

@@ -1,23 +1,13 @@
 //! Removes what jobs left behind whose epilog never ran, or did not finish.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeSet;
-use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 use std::time::Duration;
 
+use super::processes::Processes;
 use crate::exchange::Instant;
 use crate::fs::RuntimeDirectory;
 use crate::names::JobId;
 use crate::record::{Generation, JobRecord};
-
-/// What the node's processes tell.
-pub trait Processes {
-    /// The slurmd that runs this prolog.
-    fn generation(&self) -> Generation;
-    /// Jobs with a living slurmstepd.
-    fn living(&self) -> BTreeSet<JobId>;
-}
 
 /// Sweeps every job but `current`.
 ///
@@ -55,47 +45,6 @@ pub fn sweep(
             }
         }
     }
-}
-
-/// The real processes, below `/proc`.
-#[derive(Debug)]
-pub struct Proc {
-    /// `/proc`, or a test's.
-    pub root: PathBuf,
-    /// The process that started this one.
-    pub parent: u32,
-}
-
-impl Processes for Proc {
-    fn generation(&self) -> Generation {
-        let read = |path: &str| std::fs::read_to_string(self.root.join(path)).unwrap_or_default();
-        let stat = read(&format!("{}/stat", self.parent));
-        // The name, in brackets, may hold blanks; the start is field 22 of proc(5), the 20th after the name.
-        let start =
-            stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(19)).and_then(|t| t.parse().ok());
-        Generation {
-            boot: read("sys/kernel/random/boot_id").trim().to_owned(),
-            slurmd: (self.parent, start.unwrap_or(0)),
-        }
-    }
-
-    fn living(&self) -> BTreeSet<JobId> {
-        let Ok(entries) = std::fs::read_dir(&self.root) else { return BTreeSet::new() };
-        entries
-            .filter_map(Result::ok)
-            .filter(|entry| entry.file_name().as_encoded_bytes().first().is_some_and(u8::is_ascii_digit))
-            // A user can give his process any name, but not root's ownership.
-            .filter(|entry| entry.metadata().is_ok_and(|metadata| metadata.uid() == 0))
-            .filter_map(|entry| stepd_job(&std::fs::read(entry.path().join("cmdline")).ok()?))
-            .collect()
-    }
-}
-
-/// The job of a slurmstepd, which calls itself `slurmstepd: [JOB.STEP]` (`slurmstepd.c`, setproctitle).
-fn stepd_job(cmdline: &[u8]) -> Option<JobId> {
-    let text = std::str::from_utf8(cmdline).ok()?;
-    let job = text.strip_prefix("slurmstepd: [")?.split(['.', ']', '_']).next()?;
-    job.parse().ok().map(JobId)
 }
 
 #[cfg(test)]

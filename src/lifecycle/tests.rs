@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 
 use super::*;
 use crate::exchange::AccessToken;
-use crate::record::Generation;
+use crate::record::{Generation, ProcessId};
 use crate::report::Stage;
 use crate::secret::Secret;
 use crate::testing::{self, Directory};
@@ -83,11 +83,21 @@ struct NoProcesses;
 
 impl Processes for NoProcesses {
     fn generation(&self) -> Generation {
-        Generation { boot: "boot".to_owned(), slurmd: (1, 1) }
+        Generation { boot: "boot".to_owned(), slurmd: ProcessId { pid: 1, start: 1 } }
     }
 
     fn living(&self) -> BTreeSet<JobId> {
         BTreeSet::new()
+    }
+
+    fn this(&self) -> ProcessId {
+        ProcessId { pid: 9, start: 9 }
+    }
+
+    fn end(&self, _: ProcessId) {}
+
+    fn detach(&self, work: &mut dyn FnMut()) {
+        work();
     }
 }
 

@@ -15,7 +15,7 @@ use once_cell::unsync::OnceCell;
 use slurm_spank::{Context, LogLevel, Plugin, SPANK_PLUGIN, SpankHandle, slurm_spank_log, spank_log};
 
 use crate::config::DEFAULT_PATH;
-use crate::lifecycle::sweep::Proc;
+use crate::lifecycle::processes::Proc;
 use crate::lifecycle::{self, Node, Outcome};
 use crate::names::StepId;
 use crate::plan::Change;

@@ -8,7 +8,8 @@
 //! clients.rs   Google's own clients as jobs: Python, Node, rclone, gcloud, curl
 //! ```
 
-#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::print_stderr, clippy::unwrap_used)]
+#![allow(unreachable_pub, reason = "a test crate is its own root")]
 
 #[path = "../cluster/mod.rs"]
 mod cluster;

@@ -1,8 +1,10 @@
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::exchange::AccessToken;
 use crate::fs::{NewFile, Place};
 use crate::identity::{Identity, JobFacts};
-use crate::record::Issued;
+use crate::record::{Issued, ProcessId};
 use crate::secret::Secret;
 use crate::testing::{self, Directory};
 
@@ -23,10 +25,20 @@ impl Processes for Fake {
     fn living(&self) -> BTreeSet<JobId> {
         self.living.clone()
     }
+
+    fn this(&self) -> ProcessId {
+        ProcessId { pid: 0, start: 0 }
+    }
+
+    fn end(&self, _: ProcessId) {}
+
+    fn detach(&self, work: &mut dyn FnMut()) {
+        work();
+    }
 }
 
 fn generation(boot: &str, slurmd: u32) -> Generation {
-    Generation { boot: boot.to_owned(), slurmd: (slurmd, 0) }
+    Generation { boot: boot.to_owned(), slurmd: ProcessId { pid: slurmd, start: 0 } }
 }
 
 /// A job that `started_by` began, with a token that lives until `expires_at`.
@@ -76,31 +88,4 @@ fn a_job_without_a_readable_record_goes() {
     let fake = Fake { generation: generation("this boot", 1), living: BTreeSet::new() };
     sweep(&runtime, NEW, &fake.generation, &fake, NOW);
     assert_eq!(runtime.jobs(), []);
-}
-
-#[test]
-fn a_slurmstepd_is_known_by_its_title() {
-    for (title, job) in [
-        ("slurmstepd: [17.batch]\0", Some(17)),
-        ("slurmstepd: [17.4294967291]", Some(17)),
-        ("slurmstepd: [17.0]", Some(17)),
-        ("slurmstepd: [17]", Some(17)),
-        ("slurmstepd spank prolog", None),
-        ("sleep 17", None),
-        ("slurmstepd: [x.0]", None),
-    ] {
-        assert_eq!(stepd_job(title.as_bytes()), job.map(JobId), "{title:?}");
-    }
-}
-
-#[test]
-fn a_process_start_is_read_after_its_name() {
-    let directory = testing::directory();
-    std::fs::create_dir_all(directory.join("7")).unwrap();
-    std::fs::create_dir_all(directory.join("sys/kernel/random")).unwrap();
-    std::fs::write(directory.join("sys/kernel/random/boot_id"), "a-b-c\n").unwrap();
-    let fields: Vec<String> = (4..=30).map(|n| n.to_string()).collect();
-    std::fs::write(directory.join("7/stat"), format!("7 (sl) urmd) S {}", fields.join(" "))).unwrap();
-    let proc = Proc { root: directory.to_path_buf(), parent: 7 };
-    assert_eq!(proc.generation(), Generation { boot: "a-b-c".to_owned(), slurmd: (7, 22) });
 }

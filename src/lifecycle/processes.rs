@@ -1,0 +1,134 @@
+//! The node's processes: which jobs live, and the worker that a prolog leaves behind.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use rustix::process::{Pid, Signal};
+
+use crate::names::JobId;
+use crate::record::{Generation, ProcessId};
+use crate::sys;
+
+/// What the node's processes tell, and what is done with them.
+pub trait Processes {
+    /// The slurmd that runs this prolog.
+    fn generation(&self) -> Generation;
+    /// Jobs with a living slurmstepd.
+    fn living(&self) -> BTreeSet<JobId>;
+    /// This process.
+    fn this(&self) -> ProcessId;
+    /// Ends a process, if it is still the same one.
+    fn end(&self, process: ProcessId);
+    /// Runs work in a process that outlives the hook.
+    fn detach(&self, work: &mut dyn FnMut());
+}
+
+/// The real processes, below `/proc`.
+#[derive(Debug)]
+pub struct Proc {
+    /// `/proc`, or a test's.
+    pub root: PathBuf,
+    /// The process that started this one.
+    pub parent: u32,
+}
+
+impl Proc {
+    /// When a process started, in clock ticks after the boot.
+    fn start(&self, pid: u32) -> Option<u64> {
+        let stat = std::fs::read_to_string(self.root.join(format!("{pid}/stat"))).ok()?;
+        // The name, in brackets, may hold blanks; the start is field 22 of proc(5), the 20th after the name.
+        stat.rsplit(')').next()?.split_whitespace().nth(19)?.parse().ok()
+    }
+
+    fn process(&self, pid: u32) -> ProcessId {
+        ProcessId { pid, start: self.start(pid).unwrap_or(0) }
+    }
+}
+
+impl Processes for Proc {
+    fn generation(&self) -> Generation {
+        let boot = std::fs::read_to_string(self.root.join("sys/kernel/random/boot_id")).unwrap_or_default();
+        Generation { boot: boot.trim().to_owned(), slurmd: self.process(self.parent) }
+    }
+
+    fn living(&self) -> BTreeSet<JobId> {
+        let Ok(entries) = std::fs::read_dir(&self.root) else { return BTreeSet::new() };
+        entries
+            .filter_map(Result::ok)
+            .filter(|entry| entry.file_name().as_encoded_bytes().first().is_some_and(u8::is_ascii_digit))
+            // A user can give his process any name, but not root's ownership.
+            .filter(|entry| entry.metadata().is_ok_and(|metadata| metadata.uid() == 0))
+            .filter_map(|entry| stepd_job(&std::fs::read(entry.path().join("cmdline")).ok()?))
+            .collect()
+    }
+
+    fn this(&self) -> ProcessId {
+        self.process(rustix::process::getpid().as_raw_pid().unsigned_abs())
+    }
+
+    fn end(&self, process: ProcessId) {
+        let pid = i32::try_from(process.pid).ok().and_then(Pid::from_raw);
+        if let Some(pid) = pid.filter(|_| self.start(process.pid) == Some(process.start)) {
+            let _ = rustix::process::kill_process(pid, Signal::KILL);
+        }
+    }
+
+    fn detach(&self, work: &mut dyn FnMut()) {
+        // Where no process can be started the step does the work.
+        let _ = sys::detach(work);
+    }
+}
+
+/// The job of a slurmstepd, which calls itself `slurmstepd: [JOB.STEP]` (`slurmstepd.c`, setproctitle).
+fn stepd_job(cmdline: &[u8]) -> Option<JobId> {
+    let text = std::str::from_utf8(cmdline).ok()?;
+    let job = text.strip_prefix("slurmstepd: [")?.split(['.', ']', '_']).next()?;
+    job.parse().ok().map(JobId)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn a_slurmstepd_is_known_by_its_title() {
+        for (title, job) in [
+            ("slurmstepd: [17.batch]\0", Some(17)),
+            ("slurmstepd: [17.4294967291]", Some(17)),
+            ("slurmstepd: [17.0]", Some(17)),
+            ("slurmstepd: [17]", Some(17)),
+            ("slurmstepd spank prolog", None),
+            ("sleep 17", None),
+            ("slurmstepd: [x.0]", None),
+        ] {
+            assert_eq!(stepd_job(title.as_bytes()), job.map(JobId), "{title:?}");
+        }
+    }
+
+    #[test]
+    fn a_process_start_is_read_after_its_name() {
+        let directory = testing::directory();
+        std::fs::create_dir_all(directory.join("7")).unwrap();
+        std::fs::create_dir_all(directory.join("sys/kernel/random")).unwrap();
+        std::fs::write(directory.join("sys/kernel/random/boot_id"), "a-b-c\n").unwrap();
+        let fields: Vec<String> = (4..=30).map(|n| n.to_string()).collect();
+        std::fs::write(directory.join("7/stat"), format!("7 (sl) urmd) S {}", fields.join(" "))).unwrap();
+        let proc = Proc { root: directory.to_path_buf(), parent: 7 };
+        let slurmd = ProcessId { pid: 7, start: 22 };
+        assert_eq!(proc.generation(), Generation { boot: "a-b-c".to_owned(), slurmd });
+    }
+
+    #[test]
+    fn only_the_same_process_is_ended() {
+        let proc = Proc { root: "/proc".into(), parent: 1 };
+        let mut child = std::process::Command::new("sleep").arg("300").spawn().unwrap();
+        let process = proc.process(child.id());
+        proc.end(ProcessId { start: process.start + 1, ..process });
+        assert!(child.try_wait().unwrap().is_none(), "another process of the same number was ended");
+        proc.end(process);
+        assert!(!child.wait().unwrap().success());
+    }
+}
