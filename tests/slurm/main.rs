@@ -20,4 +20,5 @@ mod clients;
 mod failures;
 mod golden;
 mod jobs;
+mod requests;
 mod site;
