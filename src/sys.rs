@@ -4,7 +4,7 @@ use std::ffi::{CStr, CString};
 use std::fmt;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -124,22 +124,27 @@ fn guard_secrets() {
 }
 
 /// Closes every pipe, socket and terminal of this process.
+///
+/// Slurm's prolog process has closed its standard input, so that the number may be that of a file of ours by now.
 fn let_go_of_streams() -> std::io::Result<()> {
     let null = File::options().read(true).write(true).open("/dev/null")?;
-    rustix::stdio::dup2_stdin(&null)?;
-    rustix::stdio::dup2_stdout(&null)?;
-    rustix::stdio::dup2_stderr(&null)?;
     let open: Vec<i32> = std::fs::read_dir("/proc/self/fd")?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|fd| *fd > 2)
+        .filter(|fd| *fd != null.as_raw_fd())
         .collect();
     for fd in open {
         // SAFETY: the number is of a descriptor that was open just now, in a process with one thread.
         let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
         let kind = rustix::fs::fstat(borrowed).map(|stat| FileType::from_raw_mode(stat.st_mode));
-        if matches!(kind, Ok(FileType::Fifo | FileType::Socket | FileType::CharacterDevice)) {
+        if !matches!(kind, Ok(FileType::Fifo | FileType::Socket | FileType::CharacterDevice)) {
+            continue;
+        }
+        match fd {
+            0 => rustix::stdio::dup2_stdin(&null)?,
+            1 => rustix::stdio::dup2_stdout(&null)?,
+            2 => rustix::stdio::dup2_stderr(&null)?,
             // SAFETY: none of our own values owns a stream in this process.
-            unsafe { libc::close(fd) };
+            _ => drop(unsafe { libc::close(fd) }),
         }
     }
     Ok(())

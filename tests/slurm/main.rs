@@ -5,6 +5,8 @@
 //! jobs.rs      srun, sbatch, salloc, arrays, heterogeneous jobs, requeue: each uses its token
 //! requests.rs  options, inheritance, refusals at submission, environment, nested jobs
 //! failures.rs  each fault: the user's line is the golden one, and no node is lost
+//! kills.rs     processes that die, hang or are cancelled; nothing stays behind
+//! attacks.rs   what a user of a shared node might try
 //! clients.rs   Google's own clients as jobs: Python, Node, rclone, gcloud, curl
 //! ```
 
@@ -16,9 +18,11 @@ mod cluster;
 #[path = "../google/mod.rs"]
 mod google;
 
+mod attacks;
 mod clients;
 mod failures;
 mod golden;
 mod jobs;
+mod kills;
 mod requests;
 mod site;

@@ -1,0 +1,262 @@
+//! What a user of a shared node might try. Each test is named after the attack that it repels; the table says where
+//! the attack is known from.
+//!
+//! | attack | known from | repelled by |
+//! |---|---|---|
+//! | a file or link planted where root writes | CVE-2023-41914, CVE-2025-6020 | held directories, `O_NOFOLLOW`, owner and mode checked: [`planted_links`], `failures::runtime_directory` |
+//! | a path in a name | sudo-rs CVE-2023-42456 | numbers and checked emails only: [`paths_in_names`], `requests` |
+//! | a clean-up that removes another job's files | deepops#728 | one directory for each job: [`clean_up_of_one_job`] |
+//! | failures provoked to drain nodes | CVE-2016-10030 | no hook returns an error: `failures`, [`failures_provoked`] |
+//! | oversized options and variables | CVE-2026-65108 | lengths checked first: [`oversized_input`] |
+//! | variables that steer root's code | CVE-2021-31215, CVE-2025-23266 | root reads no variable of the user: [`hostile_variables`] |
+//! | a secret in an argument or an environment of root's | CVE-2020-27746 | tokens go through pipes and files: [`secrets_while_an_exchange_runs`] |
+//! | a secret in a log | QRMI, Slurm's own TaskProlog | type `Secret`; every test searches the logs at debug5: `Site::finish` |
+//! | terminal and log injection | sudo CVE-2023-28486 | foreign text is escaped and clipped: [`escape_sequences`] |
+//! | a token stored with a nested job | slurm.conf(5), job_env | `requests::a_job_submitted_from_inside_a_job_stores_no_token` |
+//! | a forged account or partition | SPANK has no item for them | facts of the signed credential only: [`forged_account_and_partition`] |
+//! | a hostile STS: redirects, endless and slow answers | google-auth's warning on configurations | `failures::token_exchange` |
+//! | quota used up by many steps | EKS, SPIRE limits | one exchange for a job and node: `jobs::many_steps_at_once_make_one_exchange` |
+//! | tokens of two identities mixed up | cache keys without the identity | records by identity: [`two_identities_at_once`] |
+//! | a configuration that others can write | CVE-2010-3380 | refused: `failures::site_configuration` |
+//! | a helper that hangs | sybil | deadlines, and the epilog ends it: `kills` |
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::cluster::{JobState, wait_until};
+use crate::google::{Endpoint, Fault, SERVICE_ACCOUNT, Times};
+use crate::site::{OBJECT, OTHER_ACCOUNT, Site, names};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+#[test]
+fn planted_links() {
+    let site = Site::start();
+    site.cluster.as_user("alice").command(["srun", "-w", "n1", "--gcp-wif", "true"]).run().ok();
+    let jobs = site.cluster.node(1).run_dir().join("gcp-wif/jobs");
+    let outside = site.cluster.dir().join("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("access_token"), "precious").unwrap();
+    // The next job's number is known to everyone.
+    symlink(&outside, jobs.join("2")).unwrap();
+    site.cluster.as_user("alice").command(["srun", "-w", "n1", "--gcp-wif", "true"]).run().ok();
+    assert_eq!(fs::read_to_string(outside.join("access_token")).unwrap(), "precious");
+    site.finish();
+}
+
+#[test]
+fn paths_in_names() {
+    let site = Site::start();
+    site.configure(json!({"rules": [{"allow": [OTHER_ACCOUNT]}]}));
+    for email in ["../../../../etc/x@p.iam.gserviceaccount.com", "a@../../x.iam.gserviceaccount.com", ".."] {
+        // By hand, past the checks of srun: what the node receives is a user's text.
+        let name = "_SLURM_SPANK_OPTION_gcp_wif_gcp_wif_service_account";
+        let run = site.cluster.as_user("alice").command(["srun", "-w", "n1", "echo", "ran"]).env(name, email).run();
+        assert_eq!((run.status, run.stdout.as_str()), (1, ""), "{email}");
+        assert!(run.stderr.contains("gcp-wif: option: "), "{email}: {}", run.stderr);
+    }
+    site.finish();
+}
+
+#[test]
+fn clean_up_of_one_job() {
+    let site = Site::start();
+    let alice = site.cluster.as_user("alice");
+    let first = alice
+        .command(["srun", "-w", "n1", "--gcp-wif", "bash", "-c", "echo $SLURM_JOB_ID; touch ready; sleep 300"])
+        .spawn();
+    wait_until(LIMIT, || site.cluster.home("alice").join("ready").exists());
+    alice.command(["srun", "-w", "n1", "--gcp-wif", "true"]).run().ok();
+    let node = site.cluster.node(1);
+    wait_until(LIMIT, || names(&node.run_dir().join("gcp-wif/jobs")).len() == 1);
+    assert!(node.job_dir(first.stdout().trim()).join("access_token").exists());
+    site.cluster.as_user("root").command(["scancel", "-u", "alice"]).run().ok();
+    drop(first);
+    site.finish();
+}
+
+#[test]
+fn failures_provoked() {
+    let site = Site::start();
+    site.google.inject(Endpoint::Sts, Fault::status(403), Times::Forever);
+    let alice = site.cluster.as_user("alice");
+    let array = site.cluster.batch("alice", "#!/bin/bash\n#SBATCH --gcp-wif --array=1-8\necho ran\n", &[]);
+    alice
+        .command([
+            "salloc",
+            "-Q",
+            "-N2",
+            "--gcp-wif",
+            "bash",
+            "-c",
+            "srun true; srun --gcp-wif true; srun --no-gcp-wif true",
+        ])
+        .run();
+    alice.shell("srun --gcp-wif true : --gcp-wif true").run();
+    assert_eq!(site.cluster.wait_job(&array), JobState::Failed);
+    site.finish();
+}
+
+#[test]
+fn oversized_input() {
+    let site = Site::start();
+    let long = "x".repeat(100_000);
+    let alice = site.cluster.as_user("alice");
+    let option = "_SLURM_SPANK_OPTION_gcp_wif_gcp_wif_service_account";
+    let run = alice.command(["srun", "-w", "n1", "echo", "ran"]).env(option, &long).run();
+    assert_eq!((run.status, run.stdout.as_str()), (1, ""), "{}", run.stderr);
+    assert!(run.stderr.len() < 2000, "{} bytes", run.stderr.len());
+    let run = alice
+        .command(["srun", "-w", "n1", "--gcp-wif", "bash", "-c", &site.list()])
+        .env("GCP_WIF_VARIABLES", &long)
+        .env("GOOGLE_APPLICATION_CREDENTIALS", &long)
+        .env("GOOGLE_OAUTH_ACCESS_TOKEN", &format!("{}:{}", long, ",".repeat(10_000)))
+        .run()
+        .ok();
+    assert!(run.stdout.contains(OBJECT), "{}", run.stderr);
+    site.finish();
+}
+
+#[test]
+fn hostile_variables() {
+    let site = Site::start();
+    let nowhere = "http://127.0.0.1:1";
+    let mut command = site.cluster.as_user("alice").command([
+        "srun",
+        "-w",
+        "n1",
+        "--gcp-wif",
+        "bash",
+        "-c",
+        &format!("unset http_proxy all_proxy ALL_PROXY; {}", site.list()),
+    ]);
+    for name in
+        ["https_proxy", "HTTPS_PROXY", "http_proxy", "all_proxy", "ALL_PROXY", "SPANK_https_proxy", "SPANK_HTTP_PROXY"]
+    {
+        command = command.env(name, nowhere);
+    }
+    for (name, value) in [
+        ("SSL_CERT_FILE", "/dev/null"),
+        ("SSL_CERT_DIR", "/dev/null"),
+        ("HOME", "/nonexistent"),
+        ("TMPDIR", "/nonexistent"),
+        ("RUST_LOG", "trace"),
+        ("RUST_BACKTRACE", "full"),
+        ("SPANK_RUST_LOG", "trace"),
+        ("SPANK_LD_PRELOAD", "/tmp/none.so"),
+        ("SPANK_SLURM_JOB_ACCOUNT", "admin"),
+        ("GCE_METADATA_HOST", "127.0.0.1:1"),
+    ] {
+        command = command.env(name, value);
+    }
+    assert!(command.run().ok().stdout.contains(OBJECT));
+    site.finish();
+}
+
+#[test]
+fn secrets_while_an_exchange_runs() {
+    let site = Site::start();
+    for endpoint in [Endpoint::Sts, Endpoint::Impersonation] {
+        site.google.inject(endpoint, Fault::Delay(Duration::from_secs(1)), Times::Once);
+        let mut run = site.cluster.as_user("alice").command(["srun", "-w", "n1", "--gcp-wif", "sleep", "1"]).spawn();
+        let mut looks = 0;
+        wait_until(LIMIT, || {
+            site.cluster.assert_nowhere(&site.google.tokens());
+            looks += 1;
+            !run.is_running()
+        });
+        assert!(looks > 3, "the exchange was over too soon to look");
+    }
+    // A process of root's that other users may look at: the environment of slurmstepd.
+    let line = "cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n' | grep -c ya29. || true";
+    let job = site
+        .cluster
+        .as_user("alice")
+        .command(["srun", "-w", "n1", "--gcp-wif", "bash", "-c", "touch ready; sleep 300"])
+        .spawn();
+    wait_until(LIMIT, || site.cluster.home("alice").join("ready").exists());
+    let seen = site.cluster.node(1).as_user("bob").shell(line).run();
+    assert_eq!(seen.stdout, "0\n", "{}", seen.stderr);
+    site.cluster.as_user("root").command(["scancel", "-u", "alice"]).run().ok();
+    drop(job);
+    site.finish();
+}
+
+#[test]
+fn escape_sequences() {
+    let site = Site::start();
+    let hostile = "{\"error\":\"invalid_grant\",\"error_description\":\"\\u001b]0;owned\\u0007\\n\\r\\u202e[2J\"}";
+    site.google.inject(
+        Endpoint::Sts,
+        Fault::Answer { status: 400, content_type: "application/json".to_owned(), body: hostile.into() },
+        Times::Forever,
+    );
+    let run = site
+        .cluster
+        .as_user("alice")
+        .command(["srun", "-w", "n1", "-J", "a\nb\u{1b}[2J", "--gcp-wif", "true"])
+        .run()
+        .expect_status(1);
+    let line = run.stderr.lines().find(|line| line.starts_with("gcp-wif")).unwrap_or_else(|| panic!("{}", run.stderr));
+    assert!(line.contains("\\u{1b}]0;owned\\u{7}\\n\\r\\u{202e}[2J"), "{line}");
+    let log = site.cluster.node(1).log();
+    let issuance = log.lines().find(|line| line.contains("outcome=failed")).unwrap();
+    assert!(!issuance.contains('\u{1b}') && !issuance.contains('\u{202e}'), "{issuance}");
+    site.finish();
+}
+
+#[test]
+fn forged_account_and_partition() {
+    let site = Site::start();
+    site.configure(
+        json!({"rules": [{"accounts": ["admin"]}, {"partitions": ["gpu"], "service_account": OTHER_ACCOUNT}]}),
+    );
+    let alice = site.cluster.as_user("alice");
+    let forged = ["SLURM_JOB_ACCOUNT", "SPANK_SLURM_JOB_ACCOUNT", "SLURM_SPANK_SLURM_JOB_ACCOUNT"];
+    let mut command = alice.command(["srun", "-w", "n1", "--gcp-wif", "echo", "ran"]);
+    for name in forged {
+        command = command.env(name, "admin");
+    }
+    let run = command.env("SLURM_JOB_PARTITION", "gpu").env("SPANK_SLURM_JOB_PARTITION", "gpu").run();
+    assert_eq!((run.status, run.stdout.as_str()), (1, ""), "{}", run.stderr);
+    assert!(run.stderr.contains("gcp-wif: rules: no rule gives user alice"), "{}", run.stderr);
+
+    let script = "#!/bin/bash\nexport SLURM_JOB_ACCOUNT=admin SLURM_JOB_PARTITION=gpu\nsrun --gcp-wif echo ran\n";
+    let (_, output) = site.cluster.run_batch("alice", script, &[]);
+    assert!(!output.contains("ran"), "{output}");
+
+    for (options, who) in [(["-A", "admin"], SERVICE_ACCOUNT), (["-p", "gpu"], OTHER_ACCOUNT)] {
+        let script = "#!/bin/bash\nsrun --gcp-wif bash -c 'echo $GCP_WIF_SERVICE_ACCOUNT'\n";
+        let (state, output) = site.cluster.run_batch("alice", script, &options);
+        assert_eq!((state, output.trim()), (JobState::Completed, who), "{options:?}");
+    }
+    site.finish();
+}
+
+#[test]
+fn two_identities_at_once() {
+    let site = Site::start();
+    site.configure(json!({"rules": [{"service_account": SERVICE_ACCOUNT, "allow": [OTHER_ACCOUNT]}]}));
+    let show =
+        "bash -c 'echo $0 $GCP_WIF_SERVICE_ACCOUNT $GOOGLE_OAUTH_ACCESS_TOKEN $(cat $GCP_WIF_ACCESS_TOKEN_FILE)'";
+    let line = format!(
+        "for i in $(seq 8); do srun -Q -n1 --overlap --gcp-wif {show} {SERVICE_ACCOUNT} & \
+         srun -Q -n1 --overlap --gcp-wif-service-account={OTHER_ACCOUNT} {show} {OTHER_ACCOUNT} & done; wait"
+    );
+    let run = site.cluster.as_user("alice").command(["salloc", "-Q", "-w", "n1", "bash", "-c", &line]).run().ok();
+    let lines: Vec<Vec<&str>> = run.stdout.lines().map(|line| line.split(' ').collect()).collect();
+    assert_eq!(lines.len(), 16, "{}{}", run.stdout, run.stderr);
+    let mut tokens = Vec::new();
+    for words in &lines {
+        assert_eq!((words[0], words[2]), (words[1], words[3]), "{words:?}");
+        tokens.push((words[0], words[2]));
+    }
+    tokens.sort_unstable();
+    tokens.dedup();
+    assert_eq!(tokens.len(), 2, "each identity has one token: {tokens:?}");
+    assert_eq!(site.google.requests_to(Endpoint::Sts).len(), 2);
+    site.finish();
+}
