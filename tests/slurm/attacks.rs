@@ -240,8 +240,9 @@ fn forged_account_and_partition() {
 fn two_identities_at_once() {
     let site = Site::start();
     site.configure(json!({"rules": [{"service_account": SERVICE_ACCOUNT, "allow": [OTHER_ACCOUNT]}]}));
-    let show =
-        "bash -c 'echo $0 $GCP_WIF_SERVICE_ACCOUNT $GOOGLE_OAUTH_ACCESS_TOKEN $(cat $GCP_WIF_ACCESS_TOKEN_FILE)'";
+    // Short lines: longer ones of steps that print at the same time come in pieces.
+    let show = "bash -c 'echo $0 $GCP_WIF_SERVICE_ACCOUNT $(printf %s \"$GOOGLE_OAUTH_ACCESS_TOKEN\" | cksum) \
+                $(cksum <$GCP_WIF_ACCESS_TOKEN_FILE)'";
     let line = format!(
         "for i in $(seq 8); do srun -Q -n1 --overlap --gcp-wif {show} {SERVICE_ACCOUNT} & \
          srun -Q -n1 --overlap --gcp-wif-service-account={OTHER_ACCOUNT} {show} {OTHER_ACCOUNT} & done; wait"
@@ -251,7 +252,7 @@ fn two_identities_at_once() {
     assert_eq!(lines.len(), 16, "{}{}", run.stdout, run.stderr);
     let mut tokens = Vec::new();
     for words in &lines {
-        assert_eq!((words[0], words[2]), (words[1], words[3]), "{words:?}");
+        assert_eq!((words[0], words[2]), (words[1], words[4]), "{words:?}");
         tokens.push((words[0], words[2]));
     }
     tokens.sort_unstable();
