@@ -22,4 +22,8 @@ def get(url):
 print("project", project)
 url = f"https://storage.googleapis.com/storage/v1/b/{bucket}/o"
 for item in get(url).json()["items"]:
-    print(item["name"], get(f"{url}/{quote(item['name'], safe='')}?alt=media").text, end="")
+    print(
+        item["name"],
+        get(f"{url}/{quote(item['name'], safe='')}?alt=media").text,
+        end="",
+    )

@@ -17,7 +17,7 @@ const HOSTS: [&str; 3] = [
 ];
 
 /// A running proxy, ended when dropped.
-pub struct Internet {
+pub(super) struct Internet {
     address: SocketAddr,
     shared: Arc<Shared>,
     acceptor: Option<JoinHandle<()>>,
@@ -30,7 +30,7 @@ struct Shared {
 }
 
 impl Internet {
-    pub fn start(google: &Google) -> Self {
+    pub(super) fn start(google: &Google) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
         let address = listener.local_addr().expect("a bound port");
         let google = google.https_url().trim_start_matches("https://").to_owned();
@@ -52,12 +52,12 @@ impl Internet {
     }
 
     /// The proxy's URL.
-    pub fn url(&self) -> String {
+    pub(super) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
     /// The request lines for what is not there.
-    pub fn refused(&self) -> Vec<String> {
+    pub(super) fn refused(&self) -> Vec<String> {
         self.shared.refused.lock().expect("no thread panics").clone()
     }
 }
