@@ -15,7 +15,6 @@ use ureq::config::RedirectAuthHeaders;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
 use zeroize::Zeroizing;
 
-use crate::config::Config;
 use crate::fs::{self, FileError};
 use crate::names::{Endpoint, clip};
 use crate::secret::Secret;
@@ -165,18 +164,19 @@ pub struct Client {
 }
 
 impl Client {
-    /// Makes a client with the site's certificate authorities and proxy.
+    /// Makes a client that trusts the authorities of a PEM file, or else the system's, and asks by a proxy if one
+    /// is given.
     ///
     /// # Errors
     /// When the certificates cannot be read.
-    pub fn new(config: &Config) -> Result<Self, ClientError> {
-        let proxy = match &config.proxy {
+    pub fn new(ca_certificates: Option<&Path>, proxy: Option<&str>) -> Result<Self, ClientError> {
+        let proxy = match proxy {
             Some(url) => Some(ureq::Proxy::new(url).map_err(|e| ClientError::Proxy(e.to_string()))?),
             None => None,
         };
         let tls = TlsConfig::builder()
             .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .root_certs(RootCerts::new_with_certs(&certificates(config.ca_certificates.as_deref())?))
+            .root_certs(RootCerts::new_with_certs(&certificates(ca_certificates)?))
             .build();
         let agent = Agent::config_builder()
             .http_status_as_error(false)

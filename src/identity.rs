@@ -1,20 +1,10 @@
-//! Who a job is to Slurm, and who it is to Google.
+//! Who a job is to Slurm.
 #![forbid(unsafe_code)]
-
-use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::names::{JobId, ServiceAccountEmail};
-
-/// A group of the job's user.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Group {
-    /// Its number.
-    pub id: u32,
-    /// Its name, where the node knows it.
-    pub name: Option<String>,
-}
+use crate::names::JobId;
+use crate::sys::Group;
 
 /// What slurmd says of a job. Nothing in it comes from the job's environment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,35 +38,6 @@ impl JobFacts {
         match &self.user {
             Some(name) => format!("{name} ({})", self.uid),
             None => self.uid.to_string(),
-        }
-    }
-}
-
-/// Who a job is to Google.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Identity {
-    /// A service account, impersonated.
-    ServiceAccount(ServiceAccountEmail),
-    /// The federated principal itself.
-    Federated,
-}
-
-impl Identity {
-    /// The service account, if it is one.
-    pub fn service_account(&self) -> Option<&ServiceAccountEmail> {
-        match self {
-            Self::ServiceAccount(email) => Some(email),
-            Self::Federated => None,
-        }
-    }
-}
-
-impl fmt::Display for Identity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::ServiceAccount(email) => email.fmt(f),
-            Self::Federated => f.write_str("the federated principal"),
         }
     }
 }

@@ -1,4 +1,46 @@
 //! Google Cloud credentials for Slurm jobs by Workload Identity Federation: the SPANK plugin `gcp_wif`.
+//!
+//! # Floors
+//!
+//! A file imports only from floors below its own.
+//!
+//! ```text
+//! 5 faces       spank/{mod,options,host}   the hooks of Slurm, each a few lines: facts in, a call, an outcome out
+//! 4 the life    lifecycle, lifecycle/*     what each hook does with a job, what a failure means, what is swept
+//!               worker                     the exchange in a process of its own
+//!               record                     what root remembers of a job between its hooks
+//!               plan                       everything a job will see, as a value
+//!               report                     an error -> the one line that a person reads
+//! 3 who may     config request identity rules    decide() -> Grant; nothing else starts an exchange
+//! 2 protocol    exchange/*                 a state machine without input and output; run.rs drives it
+//! 1 the world   http fs fs/* sys           a transport, the only opener of files, what only libc offers
+//! 0 words       names secret               a value of one of these types has been checked
+//! ```
+//!
+//! # One job
+//!
+//! 1. **srun, sbatch, salloc** parse and check the options (`request`). No network, no configuration.
+//! 2. **prolog**, root, a process of Slurm's own for each job and node: sweeps leftovers, records what slurmd says of
+//!    the job, and leaves a worker behind if credentials are wanted. slurmd drains a node whose prolog process dies, so
+//!    that process does nothing that takes time.
+//! 3. **worker**: decides, reads the subject token, exchanges it in a child of its own with a deadline, publishes the
+//!    job's files by rename. It holds the job's lock until it is done.
+//! 4. **slurmstepd**, `init_post_opt`, root: waits for the lock, takes what the worker got. An option given only now,
+//!    another identity, a token about to end, a worker that died: the work is done here, in a child again. Sets the
+//!    environment.
+//! 5. `user_init`: the one line, if something failed. `task_init`: status 1, if what failed was asked for.
+//! 6. **epilog**, root: ends the worker if it still runs, removes files and record.
+//!
+//! No hook returns an error and none panics: from a `required` plugin Slurm would drain the node.
+//!
+//! # Where things are
+//!
+//! `RUNTIME_DIR/records/JOBID/record` is root's memory of a job, and its directory the job's lock.
+//! `RUNTIME_DIR/jobs/JOBID/` is what the job's user can read. [`fs`] draws the tree with owners and modes.
+//!
+//! # Unsafe code
+//!
+//! Only the face and [`sys`] have any, each block with its reason; every other file forbids it.
 
 pub mod config;
 pub mod exchange;

@@ -126,6 +126,35 @@ impl From<ServiceAccountEmail> for String {
     }
 }
 
+/// Who a job is to Google.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Identity {
+    /// A service account, impersonated.
+    ServiceAccount(ServiceAccountEmail),
+    /// The federated principal itself.
+    Federated,
+}
+
+impl Identity {
+    /// The service account, if it is one.
+    pub fn service_account(&self) -> Option<&ServiceAccountEmail> {
+        match self {
+            Self::ServiceAccount(email) => Some(email),
+            Self::Federated => None,
+        }
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ServiceAccount(email) => email.fmt(f),
+            Self::Federated => f.write_str("the federated principal"),
+        }
+    }
+}
+
 /// The full resource name of a workload identity pool provider, the audience of the STS token exchange:
 /// `//iam.googleapis.com/projects/N/locations/global/workloadIdentityPools/POOL/providers/PROVIDER`.
 #[derive(Debug, Clone, PartialEq, Eq)]

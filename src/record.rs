@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::exchange::{AccessToken, Instant};
-use crate::identity::{Identity, JobFacts};
+use crate::identity::JobFacts;
+use crate::names::Identity;
 use crate::report::Failure;
 use crate::secret::Secret;
 

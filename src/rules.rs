@@ -4,8 +4,8 @@
 use std::fmt;
 
 use crate::config::{Principal, Rule};
-use crate::identity::{Identity, JobFacts};
-use crate::names::ServiceAccountEmail;
+use crate::identity::JobFacts;
+use crate::names::{Identity, ServiceAccountEmail};
 
 /// The permission to have an identity. Nothing else starts an exchange.
 #[must_use]
@@ -144,8 +144,9 @@ fn placement_text(facts: &JobFacts) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::{Group, Placement};
+    use crate::identity::Placement;
     use crate::names::JobId;
+    use crate::sys::Group;
 
     fn email(name: &str) -> ServiceAccountEmail {
         ServiceAccountEmail::parse(&format!("{name}@p.iam.gserviceaccount.com")).unwrap()

@@ -12,11 +12,20 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 
-use crate::identity::Group;
+use serde::{Deserialize, Serialize};
 
 /// Room for one entry of the user or group database; big groups have long member lists.
 const ENTRY: usize = 1 << 20;
 const MOST_GROUPS: usize = 65_536;
+
+/// A group of users.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    /// Its number.
+    pub id: u32,
+    /// Its name, where the node knows it.
+    pub name: Option<String>,
+}
 
 /// The name of a user, if the node knows it.
 pub fn user_name(uid: u32) -> Option<String> {

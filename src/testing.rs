@@ -1,4 +1,5 @@
 //! What unit tests share.
+#![forbid(unsafe_code)]
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};

@@ -63,10 +63,10 @@ impl Exchanger for Worker {
 /// The failure, ready to be told.
 pub fn exchange(site: &Site, grant: &Grant, facts: &JobFacts) -> Result<Issued, Failure> {
     let configuration = &site.configuration;
-    let client = Client::new(&site.config)?;
+    let client = Client::new(site.config.ca_certificates.as_deref(), site.config.proxy.as_deref())?;
     let subject_token = SubjectToken::read(configuration)?;
     let reason = format!("slurm job {} of user {}", facts.job, facts.user_text());
-    let mut exchange = Exchange::new(configuration, &subject_token, grant, &site.config.scopes, reason);
+    let mut exchange = Exchange::new(configuration, &subject_token, grant.identity(), &site.config.scopes, reason);
     let clock = SystemClock;
     let claims = subject_token.claims();
     let token = run::run(&mut exchange, &client, &clock, site.config.timeout())

@@ -26,9 +26,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::http::{Request, Response, TransportError};
-use crate::identity::Identity;
-use crate::names::{Endpoint, InvalidName, Scope, clip};
-use crate::rules::Grant;
+use crate::names::{Endpoint, Identity, InvalidName, Scope, clip};
 use crate::secret::Secret;
 use credential_configuration::CredentialConfiguration;
 use refusal::Refusal;
@@ -153,15 +151,15 @@ pub struct Exchange<'a> {
 }
 
 impl<'a> Exchange<'a> {
-    /// Begins an exchange for a granted identity. `reason` goes into Google's audit log.
+    /// Begins an exchange for an identity. `reason` goes into Google's audit log.
     pub fn new(
         configuration: &'a CredentialConfiguration,
         subject_token: &'a SubjectToken,
-        grant: &Grant,
+        identity: &Identity,
         scopes: &'a [Scope],
         reason: String,
     ) -> Self {
-        Self { configuration, subject_token, identity: grant.identity().clone(), scopes, reason, state: State::Start }
+        Self { configuration, subject_token, identity: identity.clone(), scopes, reason, state: State::Start }
     }
 
     /// What to do next.

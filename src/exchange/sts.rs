@@ -8,8 +8,7 @@ use super::credential_configuration::CredentialConfiguration;
 use super::subject_token::SubjectToken;
 use super::{Problem, object, token};
 use crate::http::{Request, Response};
-use crate::identity::Identity;
-use crate::names::Scope;
+use crate::names::{Identity, Scope};
 use crate::secret::Secret;
 
 /// RFC 8693 section 2.1.

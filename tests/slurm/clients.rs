@@ -6,7 +6,6 @@
 mod internet;
 
 use std::fs;
-use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use self::internet::Internet;
 use crate::cluster::{CommandLine, Run, set_mode};
 use crate::google::{Endpoint, Fault, Recorded, SERVICE_ACCOUNT, SUBJECT, Times};
 use crate::site::{BUCKET, OBJECT, Site};
+use crate::skipped::skip;
 
 /// The roots, as the nodes see them.
 const ROOTS: &str = "/etc/slurm/ca.pem";
@@ -266,16 +266,4 @@ fn library(part: &str) -> String {
     let link = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/clients");
     let place = link.canonicalize().unwrap_or_else(|_| panic!("no {}: run ci/install clients", link.display()));
     place.join(part).display().to_string()
-}
-
-/// Says what was not tested, also to the file that `GCP_WIF_SKIPPED` names.
-#[expect(clippy::print_stderr, reason = "where that variable is not set, nothing else tells")]
-fn skip(reason: &str) {
-    let line = format!("skipped: {reason}\n");
-    eprint!("{line}");
-    if let Some(path) = std::env::var_os("GCP_WIF_SKIPPED") {
-        let mut file =
-            fs::OpenOptions::new().append(true).create(true).open(path).expect("GCP_WIF_SKIPPED can be opened");
-        file.write_all(line.as_bytes()).expect("GCP_WIF_SKIPPED can be written");
-    }
 }

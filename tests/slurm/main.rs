@@ -7,6 +7,7 @@
 //! failures.rs  each fault: the user's line is the golden one, and no node is lost
 //! kills.rs     processes that die, hang or are cancelled; nothing stays behind
 //! attacks.rs   what a user of a shared node might try
+//! readme.rs    the README's commands are run, its troubleshooting holds
 //! clients.rs   Google's own clients as jobs: Python, Node, rclone, gcloud, curl
 //! ```
 
@@ -24,5 +25,7 @@ mod failures;
 mod golden;
 mod jobs;
 mod kills;
+mod readme;
 mod requests;
 mod site;
+mod skipped;

@@ -2,14 +2,11 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
 use super::*;
-use crate::config::Rule;
 use crate::exchange::Leg;
 use crate::exchange::credential_configuration::CredentialConfiguration;
 use crate::exchange::subject_token::SubjectToken;
 use crate::http::{Body, Request, Response};
-use crate::identity::{Identity, JobFacts};
-use crate::names::{JobId, Scope, ServiceAccountEmail};
-use crate::rules::{self, Grant};
+use crate::names::{Identity, Scope, ServiceAccountEmail};
 use crate::testing::jwt;
 
 const NOW: Instant = 1_700_000_000;
@@ -87,11 +84,6 @@ fn ok(body: &'static str) -> Reply {
     Ok((200, body, None))
 }
 
-fn grant(identity: &Identity) -> Grant {
-    let facts = JobFacts { job: JobId(1), uid: 1, gid: 1, user: None, groups: Vec::new(), placement: None };
-    rules::decide(None::<&[Rule]>, identity, &facts, None).unwrap()
-}
-
 fn configuration() -> CredentialConfiguration {
     CredentialConfiguration::parse(
         br#"{"type": "external_account",
@@ -107,8 +99,7 @@ fn run_script(script: &Script, identity: &Identity) -> Result<AccessToken, Excha
     let configuration = configuration();
     let subject_token = SubjectToken::parse(jwt("{}").as_bytes(), &configuration.subject_token_format).unwrap();
     let scopes = [Scope::cloud_platform()];
-    let mut exchange =
-        Exchange::new(&configuration, &subject_token, &grant(identity), &scopes, "slurm job 1".to_owned());
+    let mut exchange = Exchange::new(&configuration, &subject_token, identity, &scopes, "slurm job 1".to_owned());
     run(&mut exchange, script, script, Duration::from_secs(20))
 }
 

@@ -1,0 +1,224 @@
+//! The README: its commands are run, and its troubleshooting is held against the lines that users read.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+
+use serde_json::json;
+
+use crate::google::{SERVICE_ACCOUNT, SUBJECT, ServiceAccount};
+use crate::site::Site;
+use crate::skipped::{is_installed, skip};
+
+const README: &str = include_str!("../../README.md");
+const READER: &str = "reader@my-project.iam.gserviceaccount.com";
+
+/// The blocks of shell with this word behind `sh`, line by line.
+fn commands(word: &str) -> Vec<&'static str> {
+    let mut lines = Vec::new();
+    let mut inside = false;
+    for line in README.lines() {
+        match line.strip_prefix("```") {
+            Some(fence) => inside = fence == format!("sh {word}"),
+            None if inside => lines.push(line),
+            None => {}
+        }
+    }
+    assert!(!lines.is_empty(), "the README has no block `sh {word}`");
+    lines
+}
+
+#[test]
+fn every_block_of_commands_is_run_by_a_test() {
+    let run_by: Vec<&str> = vec!["sh cluster", "sh google", "sh here", "sh install", "sh itself"];
+    let mut blocks: Vec<&str> = README.lines().filter_map(|line| line.strip_prefix("```sh")).collect();
+    blocks.sort_unstable();
+    assert_eq!(blocks.iter().map(|word| format!("sh{word}")).collect::<Vec<_>>(), run_by);
+    assert_eq!(commands("itself"), ["ci/test"], "CI runs this one");
+    assert!(fs::read_to_string(root().join(".ci/run")).unwrap().ends_with("exec ci/test\n"));
+}
+
+#[test]
+fn the_demo_shows_the_main_job_and_leaves_nothing() {
+    for command in commands("here") {
+        let output = Command::new("bash").args(["-c", command]).current_dir(root()).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+        assert!(text.contains("\"name\": \"hello.txt\"") && text.contains("gs://demo-bucket"), "{text}");
+    }
+}
+
+#[test]
+fn the_commands_of_users() {
+    let site = Site::start();
+    site.google.configure(|options| options.service_accounts.push(ServiceAccount::new(READER, &[SUBJECT])));
+    site.configure(json!({"rules": [{"allow": [READER]}]}));
+    fs::write(site.cluster.home("alice").join("job.sh"), "#!/bin/bash\nprintenv GCP_WIF_SERVICE_ACCOUNT\n").unwrap();
+    for command in commands("cluster") {
+        let run = site.cluster.as_user("alice").shell(command).run().ok();
+        let expected = match command.split_once("printenv ").map(|(_, name)| name) {
+            Some("GCP_WIF_SERVICE_ACCOUNT") if command.contains(READER) => READER,
+            Some("GCP_WIF_SERVICE_ACCOUNT") => SERVICE_ACCOUNT,
+            Some("GOOGLE_APPLICATION_CREDENTIALS") => "/credentials.json",
+            _ => continue,
+        };
+        assert!(run.stdout.trim_end().ends_with(expected), "{command}: {}", run.stdout);
+    }
+    assert_eq!(site.cluster.wait_job("2"), crate::cluster::JobState::Completed);
+    assert_eq!(site.cluster.job_output("2").trim(), SERVICE_ACCOUNT);
+    site.finish();
+}
+
+#[test]
+fn the_installation() {
+    // Over the machine's own /usr and /etc, in a mount namespace that ends with the shell.
+    let overlay = "set -e; t=$(mktemp -d); mount -t tmpfs tmpfs $t; \
+        for d in usr etc; do mkdir $t/$d $t/$d.work; \
+        mount -t overlay overlay -o lowerdir=/$d,upperdir=$t/$d,workdir=$t/$d.work /$d; done";
+    let check = "find $t/usr $t/etc -type f -printf '%P %m %U\\n' | sort; \
+        cmp target/release/libspank_gcp_wif.so /usr/lib/x86_64-linux-gnu/slurm-wlm/spank_gcp_wif.so";
+    let script = format!("{overlay}\n{}\n{check}", commands("install").join("\n"));
+    let output = Command::new("unshare").args(["--mount", "bash", "-c", &script]).current_dir(root()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(
+        text,
+        "lib/x86_64-linux-gnu/slurm-wlm/spank_gcp_wif.so 644 0\nslurm/plugstack.conf.d/10-gcp-wif.conf 644 0\n"
+    );
+    let line = fs::read_to_string(root().join("plugstack.conf.d/10-gcp-wif.conf")).unwrap();
+    assert_eq!(line, "optional spank_gcp_wif.so\n");
+}
+
+#[test]
+fn the_google_side() {
+    if !is_installed("gcloud") {
+        skip("gcloud is not installed: the README's commands of the Google side");
+        return;
+    }
+    let api = Api::start();
+    let directory = tempfile::tempdir().unwrap();
+    for command in commands("google") {
+        let mut shell = Command::new("bash");
+        shell.args(["-c", command]).current_dir(directory.path());
+        for name in ["IAM", "SERVICEUSAGE", "CLOUDRESOURCEMANAGER"] {
+            shell.env(format!("CLOUDSDK_API_ENDPOINT_OVERRIDES_{name}"), &api.url);
+        }
+        let output = shell
+            .env("CLOUDSDK_CONFIG", directory.path())
+            .env("CLOUDSDK_AUTH_ACCESS_TOKEN", "token")
+            .env("CLOUDSDK_CORE_PROJECT", "my-project")
+            .env("CLOUDSDK_CORE_DISABLE_PROMPTS", "1")
+            .env("CLOUDSDK_CORE_DISABLE_USAGE_REPORTING", "1")
+            .env("CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK", "1")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{command}\n{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let asked = api.asked.lock().unwrap().join("\n");
+    for expected in [
+        "sts.googleapis.com",
+        "workloadIdentityPoolId=slurm",
+        "workloadIdentityPoolProviderId=cluster",
+        "\"google.subject\": \"assertion.sub\"",
+        "roles/iam.workloadIdentityUser",
+        "workloadIdentityPools/slurm/subject/system:serviceaccount:tenant-slurm:default",
+        "roles/storage.objectViewer",
+    ] {
+        assert!(asked.contains(expected), "{expected} is not in\n{asked}");
+    }
+    let written = fs::read(directory.path().join("credential-configuration.json")).unwrap();
+    let parsed = spank_gcp_wif::exchange::credential_configuration::CredentialConfiguration::parse(&written);
+    assert!(parsed.is_ok_and(|configuration| configuration.impersonation.is_some()));
+}
+
+/// An API that agrees to everything and remembers what it was asked.
+struct Api {
+    url: String,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Api {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&asked);
+        // The thread ends with the test's process.
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let sink = Arc::clone(&sink);
+                std::thread::spawn(move || answer(&stream, &sink));
+            }
+        });
+        Self { url, asked }
+    }
+}
+
+fn answer(stream: &TcpStream, asked: &Mutex<Vec<String>>) -> Option<()> {
+    let mut reader = BufReader::new(stream);
+    loop {
+        let (mut head, mut length) = (String::new(), 0);
+        while !head.ends_with("\r\n\r\n") {
+            let start = head.len();
+            if reader.read_line(&mut head).ok()? == 0 {
+                return None;
+            }
+            if let Some(value) = head[start..].to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().ok()?;
+            }
+        }
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body).ok()?;
+        let body = String::from_utf8_lossy(&body).into_owned();
+        let reply = match head.lines().next()? {
+            line if line.contains(":getIamPolicy") => r#"{"etag": "BwXX", "version": 1}"#,
+            line if line.contains(":setIamPolicy") => r#"{"etag": "BwXY", "version": 1}"#,
+            line if line.contains("/serviceAccounts") => {
+                r#"{"email": "job-runner@my-project.iam.gserviceaccount.com"}"#
+            }
+            _ => r#"{"name": "operations/1", "done": true, "response": {}}"#,
+        };
+        asked.lock().ok()?.push(format!("{head}{body}"));
+        let mut writer = stream;
+        let kind = "content-type: application/json";
+        write!(writer, "HTTP/1.1 200 OK\r\n{kind}\r\ncontent-length: {}\r\n\r\n{reply}", reply.len()).ok()?;
+    }
+}
+
+/// Each stage's section of the troubleshooting, by the stage.
+fn sections() -> Vec<(&'static str, &'static str)> {
+    let (_, troubleshooting) = README.split_once("\n## Troubleshooting\n").unwrap();
+    let (troubleshooting, _) = troubleshooting.split_once("\n## ").unwrap();
+    troubleshooting.split("\n### `").skip(1).filter_map(|section| section.split_once("`\n")).collect()
+}
+
+#[test]
+fn the_troubleshooting_speaks_of_the_lines_that_users_read() {
+    let mut lines = Vec::new();
+    for entry in fs::read_dir(root().join("tests/golden")).unwrap().flatten() {
+        let golden = fs::read_to_string(entry.path()).unwrap();
+        lines.extend(golden.lines().filter_map(|line| line.strip_prefix("    gcp-wif: ")).map(str::to_owned));
+    }
+    let sections = sections();
+    for line in &lines {
+        let stage = line.split(": ").next().unwrap();
+        assert!(sections.iter().any(|(name, _)| *name == stage), "no section for: {line}");
+    }
+    for (stage, section) in sections {
+        let section = section.split("\n### ").next().unwrap();
+        for entry in section.lines().filter_map(|line| line.strip_prefix("- ")) {
+            let (quotes, _) = entry.split_once(": ").unwrap_or((entry, ""));
+            for quote in quotes.split('`').skip(1).step_by(2) {
+                let known = lines.iter().any(|line| line.starts_with(stage) && line.contains(quote));
+                assert!(known, "no line of stage {stage} has: {quote}");
+            }
+        }
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
