@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod acl;
+mod held;
 mod runtime;
 
 use std::fmt;

@@ -15,6 +15,7 @@
 //! lives for milliseconds, whatever Google does.
 #![forbid(unsafe_code)]
 
+mod issuance;
 pub mod processes;
 pub mod sweep;
 
@@ -24,14 +25,15 @@ use std::time::Duration;
 use crate::config::{Config, ConfigError, DEFAULT_RUNTIME_DIR};
 use crate::exchange::Instant;
 use crate::exchange::credential_configuration::CredentialConfiguration;
-use crate::fs::{Lock, NewFile, Place, RuntimeDirectory};
+use crate::fs::{Lock, RuntimeDirectory};
 use crate::identity::JobFacts;
 use crate::names::{Identity, JobId, ServiceAccountEmail, StepId};
-use crate::plan::{self, ACCESS_TOKEN_FILE, CREDENTIALS_FILE, Change, Environment};
+use crate::plan::{self, Change, Environment};
 use crate::record::{Issued, JobRecord};
 use crate::report::Failure;
 use crate::request::{Options, Request};
-use crate::rules::{self, Grant};
+use crate::rules::Grant;
+use issuance::Issuance;
 use processes::Processes;
 
 /// How much longer than one exchange a step waits for another process that works on the same job.
@@ -158,32 +160,16 @@ impl Node<'_> {
         let generation = self.processes.generation();
         sweep::sweep(&runtime, facts.job, &generation, self.processes, self.exchanger.now());
         let job = facts.job;
-        let lock = runtime.lock(job, self.patience(site))?;
+        let lock = runtime.lock(job, patience(site))?;
         runtime.remove_files(job)?;
-        let mut record = JobRecord::new(facts, generation);
+        let record = JobRecord::new(facts, generation);
         runtime.write_record(job, &lock, record.to_text().expose())?;
-        if self.wants(site, &request) {
+        if wants(site, &request) {
+            let mut issuance = Issuance { node: self, host, site, runtime: &runtime, lock: &lock, record };
             // The lock goes with the worker: it ends when the last process that holds it does.
-            self.processes.detach(&mut || self.work(host, site, &runtime, &lock, &mut record, asked(&request)));
+            self.processes.detach(&mut || issuance.work(asked(&request)));
         }
         Ok(())
-    }
-
-    /// What the prolog's worker does. A failure stays in the record, where the step finds it.
-    fn work(
-        &self,
-        host: &dyn Host,
-        site: &Site,
-        runtime: &RuntimeDirectory,
-        lock: &Lock,
-        record: &mut JobRecord,
-        asked: Option<&ServiceAccountEmail>,
-    ) {
-        record.worker = Some(self.processes.this());
-        // Without a record of it the epilog could not end it.
-        if runtime.write_record(record.facts.job, lock, record.to_text().expose()).is_ok() {
-            let _ = self.obtain(host, site, runtime, lock, record, asked);
-        }
     }
 
     /// The start of a step, as root, before its tasks are forked.
@@ -217,7 +203,7 @@ impl Node<'_> {
                 }
                 Err(Failure::from(error))
             }
-            Ok(site) if self.wants(&site, request) => self.step_credentials(host, &site, facts, request),
+            Ok(site) if wants(&site, request) => self.step_credentials(host, &site, facts, request),
             Ok(_) => return nothing,
         };
         match result {
@@ -235,56 +221,14 @@ impl Node<'_> {
     ) -> Result<Environment, Failure> {
         let job = facts.job;
         let runtime = RuntimeDirectory::open(&site.config.runtime_dir)?;
-        let lock = runtime.lock(job, self.patience(site))?;
-        let mut record = match runtime.read_record(job, &lock)?.as_deref().and_then(JobRecord::parse) {
+        let lock = runtime.lock(job, patience(site))?;
+        let record = match runtime.read_record(job, &lock)?.as_deref().and_then(JobRecord::parse) {
             Some(record) if (record.facts.uid, record.facts.job) == (facts.uid, job) => record,
             _ => JobRecord::new(facts, self.processes.generation()),
         };
-        let (issued, place) = self.obtain(host, site, &runtime, &lock, &mut record, asked(request))?;
+        let mut issuance = Issuance { node: self, host, site, runtime: &runtime, lock: &lock, record };
+        let (issued, place) = issuance.obtain(asked(request))?;
         Ok(plan::environment(&site.config, &issued, &runtime.path_of(&place)))
-    }
-
-    /// The credentials for a request: those of the record while they are fresh, else new ones.
-    fn obtain(
-        &self,
-        host: &dyn Host,
-        site: &Site,
-        runtime: &RuntimeDirectory,
-        lock: &Lock,
-        record: &mut JobRecord,
-        asked: Option<&ServiceAccountEmail>,
-    ) -> Result<(Issued, Place), Failure> {
-        let job = record.facts.job;
-        let grant = rules::decide(site.config.rules.as_deref(), &site.default_identity(), &record.facts, asked)?;
-        let identity = grant.identity();
-        let below = identity.service_account().filter(|_| !record.is_first(identity)).cloned();
-        let place = Place { job, below };
-        if let Some(issued) = record.issued_for(identity).filter(|issued| issued.is_fresh(self.exchanger.now())) {
-            return Ok((issued.clone(), place));
-        }
-        if let Some(failure) = record.recent_failure(identity, self.exchanger.now()) {
-            return Err(failure.clone());
-        }
-        let begun = self.exchanger.elapsed();
-        let result = self.exchanger.exchange(site, &grant, &record.facts).and_then(|issued| {
-            publish(site, runtime, lock, &record.facts, &place, &issued)?;
-            Ok(issued)
-        });
-        let duration = self.exchanger.elapsed().saturating_sub(begun);
-        host.log(&issuance_line(&record.facts, identity, &result, duration));
-        match result {
-            Ok(issued) => {
-                record.remember(issued.clone());
-                runtime.write_record(job, lock, record.to_text().expose())?;
-                Ok((issued, place))
-            }
-            Err(failure) => {
-                record.remember_failure(identity, failure.clone(), self.exchanger.now());
-                // Where even that cannot be written, the step asks again and tells the failure that it sees.
-                let _ = runtime.write_record(job, lock, record.to_text().expose());
-                Err(failure)
-            }
-        }
     }
 
     /// The job's epilog: nothing of the job stays. It works without a configuration, too.
@@ -321,14 +265,6 @@ impl Node<'_> {
             tries.next()?;
         }
     }
-
-    fn wants(&self, site: &Site, request: &Request) -> bool {
-        request.is_explicit() || (site.config.auto && *request == Request::Unstated)
-    }
-
-    fn patience(&self, site: &Site) -> Duration {
-        site.config.timeout() + PATIENCE
-    }
 }
 
 /// What srun, sbatch and salloc do before they submit: refuse options that cannot be honoured, and say which
@@ -353,42 +289,12 @@ fn asked(request: &Request) -> Option<&ServiceAccountEmail> {
     }
 }
 
-fn publish(
-    site: &Site,
-    runtime: &RuntimeDirectory,
-    lock: &Lock,
-    facts: &JobFacts,
-    place: &Place,
-    issued: &Issued,
-) -> Result<(), Failure> {
-    let portable = site.configuration.portable(issued.identity.service_account()).map_err(|problem| {
-        Failure::from(ConfigError::Content { path: site.config.credential_configuration.clone(), problem })
-    })?;
-    let credentials = format!("{portable:#}\n");
-    let files = [
-        NewFile { name: ACCESS_TOKEN_FILE, content: issued.token().expose() },
-        NewFile { name: CREDENTIALS_FILE, content: &credentials },
-    ];
-    Ok(runtime.publish(place, facts.uid, facts.gid, &files, lock)?)
+fn wants(site: &Site, request: &Request) -> bool {
+    request.is_explicit() || (site.config.auto && *request == Request::Unstated)
 }
 
-/// The line in slurmd's log for each issuance.
-fn issuance_line(
-    facts: &JobFacts,
-    identity: &Identity,
-    result: &Result<Issued, Failure>,
-    duration: Duration,
-) -> String {
-    let outcome = match result {
-        Ok(issued) => format!(
-            "outcome=issued duration={:.3}s expiry={}",
-            duration.as_secs_f64(),
-            plan::rfc3339(issued.expires_at)
-        ),
-        Err(failure) => format!("outcome=failed duration={:.3}s expiry=none {failure}", duration.as_secs_f64()),
-    };
-    let identity = identity.service_account().map_or("federated", |email| email.as_str());
-    format!("gcp-wif: issuance job={} uid={} identity={identity} {outcome}", facts.job, facts.uid)
+fn patience(site: &Site) -> Duration {
+    site.config.timeout() + PATIENCE
 }
 
 #[cfg(test)]

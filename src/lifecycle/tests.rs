@@ -1,165 +1,19 @@
 //! Whole jobs, hook by hook, on a real runtime directory with a fake Slurm and a fake Google.
 
-use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+mod fakes;
+
+use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 
 use super::*;
-use crate::exchange::AccessToken;
-use crate::record::{Generation, ProcessId};
+use crate::plan::{ACCESS_TOKEN_FILE, CREDENTIALS_FILE};
 use crate::report::Stage;
-use crate::secret::Secret;
-use crate::testing::{self, Directory};
+use fakes::{FakeHost, Machine};
 
 const JOB: JobId = JobId(7);
 const STEP: StepId = StepId(0);
 const SITE: &str = "site@p.iam.gserviceaccount.com";
 const OTHER: &str = "other@p.iam.gserviceaccount.com";
-
-#[derive(Default)]
-struct FakeHost {
-    options: Options,
-    inherited: Options,
-    environment: RefCell<BTreeMap<String, String>>,
-    log: RefCell<Vec<String>>,
-}
-
-impl Host for FakeHost {
-    fn options(&self) -> Options {
-        self.options.clone()
-    }
-
-    fn inherited_options(&self) -> Options {
-        self.inherited.clone()
-    }
-
-    fn variable(&self, name: &str) -> Option<String> {
-        self.environment.borrow().get(name).cloned()
-    }
-
-    fn change(&self, change: &Change) {
-        let mut environment = self.environment.borrow_mut();
-        match change {
-            Change::Set(name, value) => drop(environment.insert((*name).to_owned(), value.expose().to_owned())),
-            Change::Unset(name) => drop(environment.remove(*name)),
-        }
-    }
-
-    fn log(&self, line: &str) {
-        self.log.borrow_mut().push(line.to_owned());
-    }
-}
-
-/// Hands out `IDENTITY-1`, `IDENTITY-2` and so on; fails while told to.
-#[derive(Default)]
-struct FakeGoogle {
-    exchanges: Cell<u32>,
-    now: Cell<Instant>,
-    fails: Cell<bool>,
-}
-
-impl Exchanger for FakeGoogle {
-    fn exchange(&self, _: &Site, grant: &Grant, _: &JobFacts) -> Result<Issued, Failure> {
-        self.exchanges.set(self.exchanges.get() + 1);
-        if self.fails.get() {
-            return Err(Failure { stage: Stage::TokenExchange, text: "no answer".to_owned() });
-        }
-        let name = grant.identity().to_string();
-        let token = format!("{name}-{}", self.exchanges.get());
-        let token = AccessToken { token: Secret::new(token), expires_at: self.now.get() + 3600 };
-        Ok(Issued::new(grant.identity().clone(), name, token, self.now.get()))
-    }
-
-    fn now(&self) -> Instant {
-        self.now.get()
-    }
-
-    fn elapsed(&self) -> Duration {
-        Duration::ZERO
-    }
-}
-
-struct NoProcesses;
-
-impl Processes for NoProcesses {
-    fn generation(&self) -> Generation {
-        Generation { boot: "boot".to_owned(), slurmd: ProcessId { pid: 1, start: 1 } }
-    }
-
-    fn living(&self) -> BTreeSet<JobId> {
-        BTreeSet::new()
-    }
-
-    fn this(&self) -> ProcessId {
-        ProcessId { pid: 9, start: 9 }
-    }
-
-    fn end(&self, _: ProcessId) {}
-
-    fn detach(&self, work: &mut dyn FnMut()) {
-        work();
-    }
-}
-
-/// A node with a site configuration.
-struct Machine {
-    directory: Directory,
-    google: FakeGoogle,
-}
-
-impl Machine {
-    fn new(settings: &str) -> Self {
-        let directory = testing::directory();
-        let google = FakeGoogle::default();
-        google.now.set(1_000_000);
-        let machine = Self { directory, google };
-        machine.configure(settings);
-        machine
-    }
-
-    fn configure(&self, settings: &str) {
-        let at = |name: &str| self.directory.join(name);
-        let credential = format!(
-            r#"{{"type": "external_account", "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
-            "audience": "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q",
-            "token_url": "https://sts.googleapis.com/v1/token", "credential_source": {{"file": "/t"}},
-            "service_account_impersonation_url":
-            "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/{SITE}:generateAccessToken"}}"#
-        );
-        std::fs::write(at("credential.json"), credential).unwrap();
-        let site = format!(
-            r#"{{"credential_configuration": "{}", "runtime_dir": "{}"{settings}}}"#,
-            at("credential.json").display(),
-            at("run").display()
-        );
-        std::fs::write(at("site.json"), site).unwrap();
-    }
-
-    fn serve<T>(&self, work: impl FnOnce(&Node<'_>) -> T) -> T {
-        let config_path = self.directory.join("site.json");
-        work(&Node { config_path: &config_path, exchanger: &self.google, processes: &NoProcesses })
-    }
-
-    fn prolog(&self, options: &Options) {
-        let host = FakeHost { options: options.clone(), ..FakeHost::default() };
-        self.serve(|node| node.prolog(&host, facts()));
-    }
-
-    /// Starts a step; brings its outcome and environment.
-    fn step(&self, options: &Options, inherited: &Options) -> (Outcome, BTreeMap<String, String>) {
-        let host = FakeHost { options: options.clone(), inherited: inherited.clone(), ..FakeHost::default() };
-        let outcome = self.serve(|node| node.step(&host, JobFacts { placement: None, ..facts() }, STEP));
-        (outcome, host.environment.into_inner())
-    }
-
-    fn epilog(&self) {
-        self.serve(|node| node.epilog(&FakeHost::default(), JOB));
-    }
-
-    fn file(&self, below: &str) -> Option<String> {
-        std::fs::read_to_string(self.directory.join("run/jobs/7").join(below)).ok()
-    }
-}
 
 fn facts() -> JobFacts {
     JobFacts {

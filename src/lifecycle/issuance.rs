@@ -1,0 +1,99 @@
+//! Credentials for one job: decided, exchanged, published, remembered.
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use super::{Host, Node, Site};
+use crate::config::ConfigError;
+use crate::fs::{Lock, NewFile, Place, RuntimeDirectory};
+use crate::identity::JobFacts;
+use crate::names::{Identity, ServiceAccountEmail};
+use crate::plan::{self, ACCESS_TOKEN_FILE, CREDENTIALS_FILE};
+use crate::record::{Issued, JobRecord};
+use crate::report::Failure;
+use crate::rules;
+
+/// A job whose lock is held.
+pub(super) struct Issuance<'a> {
+    pub(super) node: &'a Node<'a>,
+    pub(super) host: &'a dyn Host,
+    pub(super) site: &'a Site,
+    pub(super) runtime: &'a RuntimeDirectory,
+    pub(super) lock: &'a Lock,
+    pub(super) record: JobRecord,
+}
+
+impl Issuance<'_> {
+    /// What the prolog's worker does. A failure stays in the record, where the step finds it.
+    pub(super) fn work(&mut self, asked: Option<&ServiceAccountEmail>) {
+        self.record.worker = Some(self.node.processes.this());
+        // Without a record of it the epilog could not end it.
+        if self.save().is_ok() {
+            let _ = self.obtain(asked);
+        }
+    }
+
+    /// The credentials for a request: those of the record while they are fresh, else new ones.
+    pub(super) fn obtain(&mut self, asked: Option<&ServiceAccountEmail>) -> Result<(Issued, Place), Failure> {
+        let (site, record, exchanger) = (self.site, &self.record, self.node.exchanger);
+        let grant = rules::decide(site.config.rules.as_deref(), &site.default_identity(), &record.facts, asked)?;
+        let identity = grant.identity();
+        let below = identity.service_account().filter(|_| !record.is_first(identity)).cloned();
+        let place = Place { job: record.facts.job, below };
+        if let Some(issued) = record.issued_for(identity).filter(|issued| issued.is_fresh(exchanger.now())) {
+            return Ok((issued.clone(), place));
+        }
+        if let Some(failure) = record.recent_failure(identity, exchanger.now()) {
+            return Err(failure.clone());
+        }
+        let begun = exchanger.elapsed();
+        let result = exchanger.exchange(site, &grant, &record.facts).and_then(|issued| {
+            self.publish(&place, &issued)?;
+            Ok(issued)
+        });
+        let duration = exchanger.elapsed().saturating_sub(begun);
+        self.host.log(&line(&record.facts, identity, &result, duration));
+        match result {
+            Ok(issued) => {
+                self.record.remember(issued.clone());
+                self.save()?;
+                Ok((issued, place))
+            }
+            Err(failure) => {
+                self.record.remember_failure(identity, failure.clone(), exchanger.now());
+                // Where even that cannot be written, the step asks again and tells the failure that it sees.
+                let _ = self.save();
+                Err(failure)
+            }
+        }
+    }
+
+    fn save(&self) -> Result<(), Failure> {
+        Ok(self.runtime.write_record(self.record.facts.job, self.lock, self.record.to_text().expose())?)
+    }
+
+    fn publish(&self, place: &Place, issued: &Issued) -> Result<(), Failure> {
+        let Site { config, configuration } = self.site;
+        let portable = configuration.portable(issued.identity.service_account()).map_err(|problem| {
+            Failure::from(ConfigError::Content { path: config.credential_configuration.clone(), problem })
+        })?;
+        let credentials = format!("{portable:#}\n");
+        let files = [
+            NewFile { name: ACCESS_TOKEN_FILE, content: issued.token().expose() },
+            NewFile { name: CREDENTIALS_FILE, content: &credentials },
+        ];
+        let facts = &self.record.facts;
+        Ok(self.runtime.publish(place, facts.uid, facts.gid, &files, self.lock)?)
+    }
+}
+
+/// The line in slurmd's log for each issuance.
+fn line(facts: &JobFacts, identity: &Identity, result: &Result<Issued, Failure>, duration: Duration) -> String {
+    let seconds = duration.as_secs_f64();
+    let outcome = match result {
+        Ok(issued) => format!("outcome=issued duration={seconds:.3}s expiry={}", plan::rfc3339(issued.expires_at)),
+        Err(failure) => format!("outcome=failed duration={seconds:.3}s expiry=none {failure}"),
+    };
+    let identity = identity.service_account().map_or("federated", |email| email.as_str());
+    format!("gcp-wif: issuance job={} uid={} identity={identity} {outcome}", facts.job, facts.uid)
+}
