@@ -64,17 +64,12 @@ fn paths_in_names() {
 #[test]
 fn clean_up_of_one_job() {
     let site = Site::start();
-    let alice = site.cluster.as_user("alice");
-    let first = alice
-        .command(["srun", "-w", "n1", "--gcp-wif", "bash", "-c", "echo $SLURM_JOB_ID; touch ready; sleep 300"])
-        .spawn();
-    wait_until(LIMIT, || site.cluster.home("alice").join("ready").exists());
-    alice.command(["srun", "-w", "n1", "--gcp-wif", "true"]).run().ok();
+    let (first, id) = site.running_job();
+    site.cluster.as_user("alice").command(["srun", "-w", "n1", "--gcp-wif", "true"]).run().ok();
     let node = site.cluster.node(1);
     wait_until(LIMIT, || names(&node.run_dir().join("gcp-wif/jobs")).len() == 1);
-    assert!(node.job_dir(first.stdout().trim()).join("access_token").exists());
-    site.cluster.as_user("root").command(["scancel", "-u", "alice"]).run().ok();
-    drop(first);
+    assert!(node.job_dir(&id).join("access_token").exists());
+    site.cancel(first);
     site.finish();
 }
 
@@ -172,16 +167,10 @@ fn secrets_while_an_exchange_runs() {
     }
     // A process of root's that other users may look at: the environment of slurmstepd.
     let line = "cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n' | grep -c ya29. || true";
-    let job = site
-        .cluster
-        .as_user("alice")
-        .command(["srun", "-w", "n1", "--gcp-wif", "bash", "-c", "touch ready; sleep 300"])
-        .spawn();
-    wait_until(LIMIT, || site.cluster.home("alice").join("ready").exists());
+    let (job, _) = site.running_job();
     let seen = site.cluster.node(1).as_user("bob").shell(line).run();
     assert_eq!(seen.stdout, "0\n", "{}", seen.stderr);
-    site.cluster.as_user("root").command(["scancel", "-u", "alice"]).run().ok();
-    drop(job);
+    site.cancel(job);
     site.finish();
 }
 

@@ -168,10 +168,8 @@ fn the_job_sees_what_is_documented() {
 #[test]
 fn another_user_can_neither_list_nor_read_a_jobs_files() {
     let site = Site::start();
-    let alice = site.cluster.as_user("alice");
-    let job = alice.shell("srun --gcp-wif -w n1 bash -c 'echo $SLURM_JOB_ID; touch ready; sleep 300'").spawn();
-    wait_until(LIMIT, || site.cluster.home("alice").join("ready").exists());
-    let directory = format!("/run/gcp-wif/jobs/{}", job.stdout().trim());
+    let (job, id) = site.running_job();
+    let directory = format!("/run/gcp-wif/jobs/{id}");
     let line = format!(
         "ls {directory}; cat {directory}/access_token; stat {directory}/access_token; ls /run/gcp-wif/jobs; ls -R /run/gcp-wif/records"
     );
@@ -183,8 +181,7 @@ fn another_user_can_neither_list_nor_read_a_jobs_files() {
         run.stdout,
         run.stderr
     );
-    site.cluster.as_user("root").shell("scancel -u alice").run().ok();
-    drop(job);
+    site.cancel(job);
     site.finish();
 }
 

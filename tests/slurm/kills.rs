@@ -163,20 +163,15 @@ fn what_a_crash_left_is_swept_by_the_next_prolog() {
     let site = Site::start();
     let line = "cp -a /run/gcp-wif/jobs/$1 /run/gcp-wif/jobs/4000000 && cp -a /run/gcp-wif/records/$1 /run/gcp-wif/records/4000000 && \
                 sed -i 's/\"boot\":\"[^\"]*\"/\"boot\":\"before\"/' /run/gcp-wif/records/4000000/record";
-    let alice = site.cluster.as_user("alice");
-    let run = alice
-        .command(["srun", "-w", "n1", "--gcp-wif", "bash", "-c", "echo $SLURM_JOB_ID; touch ready; sleep 300"])
-        .spawn();
-    wait_until(LIMIT, || site.cluster.home("alice").join("ready").exists());
+    let (job, id) = site.running_job();
     let node = site.cluster.node(1);
-    node.command(["bash", "-c", line, "copy", run.stdout().trim()]).run().ok();
+    node.command(["bash", "-c", line, "copy", &id]).run().ok();
     assert_eq!(left(&node.run_dir()), 4);
     site.cluster.as_user("bob").command(["srun", "-w", "n1", "true"]).run().ok();
     // Until bob's epilog has run there is his record as well.
     wait_until(LIMIT, || left(&node.run_dir()) == 2);
-    assert!(node.job_dir(run.stdout().trim()).join("access_token").exists(), "a running job's files were swept");
-    site.cluster.as_user("root").command(["scancel", "-u", "alice"]).run().ok();
-    drop(run);
+    assert!(node.job_dir(&id).join("access_token").exists(), "a running job's files were swept");
+    site.cancel(job);
     site.finish();
 }
 

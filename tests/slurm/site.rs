@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, Node, Settings, set_mode};
+use crate::cluster::{Background, Cluster, Node, Settings, set_mode, wait_until};
 use crate::google::{
     Bucket, Claims, Format, Google, Options, ProjectedVolume, SERVICE_ACCOUNT, SUBJECT, ServiceAccount, Source,
 };
@@ -96,6 +97,23 @@ impl Site {
              curl -sS --fail-with-body -H @- {}/storage/v1/b/{BUCKET}/o | grep '\"name\"'",
             self.google.http_url()
         )
+    }
+
+    /// A job of alice's with credentials that runs on n1 until [`Site::cancel`], and its number.
+    #[track_caller]
+    pub fn running_job(&self) -> (Background, String) {
+        let words = ["srun", "-w", "n1", "--gcp-wif", "bash", "-c", "echo $SLURM_JOB_ID; sleep 300"];
+        let job = self.cluster.as_user("alice").command(words).spawn();
+        wait_until(Duration::from_secs(60), || job.stdout().ends_with('\n'));
+        let id = job.stdout().trim().to_owned();
+        (job, id)
+    }
+
+    /// Cancels all of alice's jobs.
+    #[track_caller]
+    pub fn cancel(&self, job: Background) {
+        self.cluster.as_user("root").command(["scancel", "-u", "alice"]).run().ok();
+        drop(job);
     }
 
     /// What every test ends with: idle nodes, nothing left of any job, no token where none belongs.
