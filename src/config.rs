@@ -15,6 +15,10 @@ pub const DEFAULT_PATH: &str = "/etc/slurm/gcp-wif.json";
 /// Where the plugin keeps its files unless the site says otherwise.
 pub const DEFAULT_RUNTIME_DIR: &str = "/run/gcp-wif";
 
+/// A step waits for its exchange before it can be killed, and slurmd drains a node where a step cannot be killed
+/// within UnkillableStepTimeout, 60 seconds by default.
+const TIMEOUTS: std::ops::RangeInclusive<u64> = 1..=45;
+
 /// How the job's credentials stay fresh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -222,8 +226,8 @@ impl Config {
         if config.scopes.is_empty() {
             return Err("scopes: at least one is needed".to_owned());
         }
-        if !(1..=300).contains(&config.timeout_seconds) {
-            return Err(format!("timeout_seconds is {}, it can be 1 to 300", config.timeout_seconds));
+        if !TIMEOUTS.contains(&config.timeout_seconds) {
+            return Err(format!("timeout_seconds is {}, it can be 1 to 45", config.timeout_seconds));
         }
         if let Some(proxy) = &config.proxy {
             crate::http::check_proxy(proxy).map_err(|problem| format!("proxy: {problem}"))?;
@@ -266,6 +270,7 @@ mod tests {
             (r#""auto": true, "auto": false"#, "duplicate field `auto`"),
             (r#""auto": "yes""#, "invalid type: string \"yes\", expected a boolean at line 1 column"),
             (r#""timeout_seconds": 0"#, "timeout_seconds is 0"),
+            (r#""timeout_seconds": 46"#, "timeout_seconds is 46, it can be 1 to 45"),
             (r#""timeout_seconds": -1"#, "invalid value: integer `-1`"),
             (r#""scopes": []"#, "scopes: at least one"),
             (r#""scopes": ["cloud-platform"]"#, "is not a scope"),

@@ -38,6 +38,8 @@ use processes::Processes;
 
 /// How much longer than one exchange a step waits for another process that works on the same job.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// What a step that has waited for long still gets for an exchange of its own.
+const LEAST: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// What a hook has of Slurm.
@@ -56,11 +58,11 @@ pub trait Host {
 
 /// Gets an access token for a grant.
 pub trait Exchanger {
-    /// Reads the subject token and exchanges it.
+    /// Reads the subject token and exchanges it, within `budget`.
     ///
     /// # Errors
     /// The failure, ready to be told.
-    fn exchange(&self, site: &Site, grant: &Grant, facts: &JobFacts) -> Result<Issued, Failure>;
+    fn exchange(&self, site: &Site, grant: &Grant, facts: &JobFacts, budget: Duration) -> Result<Issued, Failure>;
     /// Seconds since 1970, UTC.
     fn now(&self) -> Instant;
     /// Time since some fixed point, for durations.
@@ -165,7 +167,15 @@ impl Node<'_> {
         let record = JobRecord::new(facts, generation);
         runtime.write_record(job, &lock, record.to_text().expose())?;
         if wants(site, &request) {
-            let mut issuance = Issuance { node: self, host, site, runtime: &runtime, lock: &lock, record };
+            let mut issuance = Issuance {
+                node: self,
+                host,
+                site,
+                runtime: &runtime,
+                lock: &lock,
+                record,
+                budget: site.config.timeout(),
+            };
             // The lock goes with the worker: it ends when the last process that holds it does.
             self.processes.detach(&mut || issuance.work(asked(&request)));
         }
@@ -221,12 +231,16 @@ impl Node<'_> {
     ) -> Result<Environment, Failure> {
         let job = facts.job;
         let runtime = RuntimeDirectory::open(&site.config.runtime_dir)?;
+        let begun = self.exchanger.elapsed();
         let lock = runtime.lock(job, patience(site))?;
+        // A step that cannot be killed drains the node (UnkillableStepTimeout): waiting counts, too.
+        let waited = self.exchanger.elapsed().saturating_sub(begun);
+        let budget = site.config.timeout().saturating_sub(waited).max(LEAST);
         let record = match runtime.read_record(job, &lock)?.as_deref().and_then(JobRecord::parse) {
             Some(record) if (record.facts.uid, record.facts.job) == (facts.uid, job) => record,
             _ => JobRecord::new(facts, self.processes.generation()),
         };
-        let mut issuance = Issuance { node: self, host, site, runtime: &runtime, lock: &lock, record };
+        let mut issuance = Issuance { node: self, host, site, runtime: &runtime, lock: &lock, record, budget };
         let (issued, place) = issuance.obtain(asked(request))?;
         Ok(plan::environment(&site.config, &issued, &runtime.path_of(&place)))
     }

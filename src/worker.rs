@@ -32,9 +32,9 @@ enum Answer {
 }
 
 impl Exchanger for Worker {
-    fn exchange(&self, site: &Site, grant: &Grant, facts: &JobFacts) -> Result<Issued, Failure> {
-        let answer = sys::in_child(site.config.timeout() + GRACE, || {
-            let answer = match exchange(site, grant, facts) {
+    fn exchange(&self, site: &Site, grant: &Grant, facts: &JobFacts, budget: Duration) -> Result<Issued, Failure> {
+        let answer = sys::in_child(budget + GRACE, || {
+            let answer = match exchange(site, grant, facts, budget) {
                 Ok(issued) => Answer::Issued(issued),
                 Err(failure) => Answer::Failed(failure),
             };
@@ -61,7 +61,7 @@ impl Exchanger for Worker {
 ///
 /// # Errors
 /// The failure, ready to be told.
-pub fn exchange(site: &Site, grant: &Grant, facts: &JobFacts) -> Result<Issued, Failure> {
+pub fn exchange(site: &Site, grant: &Grant, facts: &JobFacts, budget: Duration) -> Result<Issued, Failure> {
     let configuration = &site.configuration;
     let client = Client::new(site.config.ca_certificates.as_deref(), site.config.proxy.as_deref())?;
     let subject_token = SubjectToken::read(configuration)?;
@@ -69,7 +69,7 @@ pub fn exchange(site: &Site, grant: &Grant, facts: &JobFacts) -> Result<Issued, 
     let mut exchange = Exchange::new(configuration, &subject_token, grant.identity(), &site.config.scopes, reason);
     let clock = SystemClock;
     let claims = subject_token.claims();
-    let token = run::run(&mut exchange, &client, &clock, site.config.timeout())
+    let token = run::run(&mut exchange, &client, &clock, budget)
         .map_err(|error| Failure::of_exchange(&error, configuration, claims, grant.identity(), clock.now()))?;
     let name = match grant.identity().service_account() {
         Some(email) => email.to_string(),

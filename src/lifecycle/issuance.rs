@@ -21,6 +21,8 @@ pub(super) struct Issuance<'a> {
     pub(super) runtime: &'a RuntimeDirectory,
     pub(super) lock: &'a Lock,
     pub(super) record: JobRecord,
+    /// What an exchange may take.
+    pub(super) budget: Duration,
 }
 
 impl Issuance<'_> {
@@ -47,7 +49,7 @@ impl Issuance<'_> {
             return Err(failure.clone());
         }
         let begun = exchanger.elapsed();
-        let result = exchanger.exchange(site, &grant, &record.facts).and_then(|issued| {
+        let result = exchanger.exchange(site, &grant, &record.facts, self.budget).and_then(|issued| {
             self.publish(&place, &issued)?;
             Ok(issued)
         });

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::cluster::{JobState, Settings, wait_until};
-use crate::google::{Claims, Endpoint, Format, SERVICE_ACCOUNT, SUBJECT};
+use crate::google::{Claims, Endpoint, Fault, Format, SERVICE_ACCOUNT, SUBJECT, Times};
 use crate::site::{OBJECT, OTHER_ACCOUNT, Site, TOKEN_FILE};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -253,6 +253,8 @@ fn a_rotated_subject_token_is_read_anew() {
 #[test]
 fn many_steps_at_once_make_one_exchange() {
     let site = Site::start();
+    // Slow enough that all of them wait for the first one.
+    site.google.inject(Endpoint::Sts, Fault::Delay(Duration::from_secs(1)), Times::Forever);
     let line = "for i in $(seq 20); do srun -n1 --overlap --gcp-wif sh -c 'test -n \"$GOOGLE_OAUTH_ACCESS_TOKEN\" && echo served' & done; wait";
     let run = site.cluster.as_user("alice").command(["salloc", "-N1", "bash", "-c", line]).run().ok();
     assert_eq!(run.stdout.matches("served").count(), 20, "{}{}", run.stdout, run.stderr);

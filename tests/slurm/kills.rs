@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::cluster::{Node, wait_until};
+use crate::cluster::{Node, Settings, wait_until};
 use crate::google::{Endpoint, Fault, Times};
 use crate::site::{OBJECT, Site, names};
 
@@ -79,7 +79,7 @@ fn a_prolog_worker_that_is_stopped_costs_one_line_and_not_the_node() {
 }
 
 #[test]
-fn a_job_cancelled_while_its_worker_waits_leaves_nothing() {
+fn a_job_cancelled_while_its_step_waits_leaves_nothing() {
     let site = Site::start();
     site.google.inject(Endpoint::Sts, Fault::Delay(SLOW * 3), Times::Once);
     let job = site.cluster.batch("alice", "#!/bin/bash\n#SBATCH --gcp-wif -w n1\necho ran\n", &[]);
@@ -87,6 +87,21 @@ fn a_job_cancelled_while_its_worker_waits_leaves_nothing() {
     site.cluster.as_user("alice").command(["scancel", &job]).run().ok();
     let node = site.cluster.node(1);
     wait_until(LIMIT, || processes(&node, "spank prolog").is_empty());
+    site.finish();
+}
+
+#[test]
+fn a_job_cancelled_before_its_first_step_ends_its_worker() {
+    // The prolog runs with the allocation, and the epilog with its end: no step is between them.
+    let site = Site::with(Settings::default().conf("PrologFlags=Alloc"));
+    site.google.inject(Endpoint::Sts, Fault::Delay(SLOW * 4), Times::Forever);
+    let job = site.cluster.as_user("alice").command(["salloc", "-w", "n1", "--gcp-wif", "sleep", "300"]).spawn();
+    assert!(site.google.wait_for_requests(1, LIMIT));
+    let node = site.cluster.node(1);
+    assert!(!processes(&node, "spank prolog").is_empty());
+    site.cancel(job);
+    site.cluster.assert_healthy();
+    assert!(processes(&node, "spank prolog").is_empty(), "the worker outlives its job");
     site.finish();
 }
 

@@ -60,7 +60,7 @@ pub(super) struct FakeGoogle {
 }
 
 impl Exchanger for FakeGoogle {
-    fn exchange(&self, _: &Site, grant: &Grant, _: &JobFacts) -> Result<Issued, Failure> {
+    fn exchange(&self, _: &Site, grant: &Grant, _: &JobFacts, _: std::time::Duration) -> Result<Issued, Failure> {
         self.exchanges.set(self.exchanges.get() + 1);
         if self.fails.get() {
             return Err(Failure { stage: Stage::TokenExchange, text: "no answer".to_owned() });
