@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-pub use runtime::{Lock, NewFile, Place, RuntimeDirectory};
+pub use runtime::{Lock, NewFile, NewTree, Place, RuntimeDirectory};
 
 /// Configurations and certificate bundles are small.
 const LONGEST: u64 = 4 << 20;
@@ -59,6 +59,11 @@ impl FileError {
 
     fn system(path: &Path, action: &'static str, errno: Errno) -> Self {
         Self::new(path, FileProblem::System { action, errno })
+    }
+
+    /// Whether this process may not look.
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self.problem, FileProblem::System { errno: Errno::ACCESS | Errno::PERM, .. })
     }
 
     /// Whether there simply is no such file.

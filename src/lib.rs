@@ -43,6 +43,7 @@
 //! Only the face and [`sys`] have any, each block with its reason; every other file forbids it.
 
 pub mod config;
+pub mod enroot;
 pub mod exchange;
 pub mod fs;
 pub mod http;

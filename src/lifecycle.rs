@@ -7,6 +7,7 @@
 //!                       environment
 //! step as the user      tell the one line if something failed
 //! task                  end with status 1 if what failed was asked for explicitly
+//! step end (root)       remove the step's enroot configuration
 //! epilog (root)         remove the job's files and its record
 //! ```
 //!
@@ -15,6 +16,7 @@
 //! lives for milliseconds, whatever Google does.
 #![forbid(unsafe_code)]
 
+mod containers;
 mod issuance;
 pub mod processes;
 pub mod sweep;
@@ -33,6 +35,7 @@ use crate::record::{Issued, JobRecord};
 use crate::report::Failure;
 use crate::request::{Options, Request};
 use crate::rules::Grant;
+use containers::Containers;
 use issuance::Issuance;
 use processes::Processes;
 
@@ -52,8 +55,12 @@ pub trait Host {
     fn variable(&self, name: &str) -> Option<String>;
     /// Changes the job's environment.
     fn change(&self, change: &Change);
+    /// All of the job's environment.
+    fn environment(&self) -> Vec<(String, String)>;
     /// A line for slurmd's log.
     fn log(&self, line: &str);
+    /// Whether plugstack.conf names pyxis before this plugin.
+    fn pyxis_is_earlier(&self) -> bool;
 }
 
 /// Gets an access token for a grant.
@@ -104,7 +111,12 @@ pub enum Outcome {
     #[default]
     None,
     /// It has them.
-    Issued,
+    Issued {
+        /// The step's own directory, which goes with it.
+        directory: StepDirectory,
+        /// What does not concern the credentials themselves.
+        warning: Option<Failure>,
+    },
     /// It has none, and that is a failure.
     Failed {
         /// What failed.
@@ -118,7 +130,8 @@ impl Outcome {
     /// The one line for the user, if there is something to tell.
     pub fn line(&self) -> Option<String> {
         match self {
-            Self::None | Self::Issued => None,
+            Self::None | Self::Issued { warning: None, .. } => None,
+            Self::Issued { warning: Some(warning), .. } => Some(warning.to_string()),
             Self::Failed { failure, explicit: true } => Some(failure.to_string()),
             Self::Failed { failure, explicit: false } => Some(format!("{failure}; the job runs without credentials")),
         }
@@ -128,6 +141,14 @@ impl Outcome {
     pub fn ends_tasks(&self) -> bool {
         matches!(self, Self::Failed { explicit: true, .. })
     }
+}
+
+/// A directory of a step's own in its job's directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepDirectory {
+    runtime_dir: PathBuf,
+    job: JobId,
+    name: String,
 }
 
 /// A node: where its configuration is, and what it works with.
@@ -187,18 +208,26 @@ impl Node<'_> {
         if step == StepId::EXTERN {
             return Outcome::None;
         }
+        let explicit = host.options() != Options::default();
+        let changes = |environment: &Environment| plan::changes(environment, explicit, &|name| host.variable(name));
         let (outcome, environment) = match Request::of_step(&host.options(), &host.inherited_options()) {
             Err(error) => (Outcome::Failed { failure: error.into(), explicit: true }, Environment::new()),
-            Ok(request) => self.step_request(host, facts, &request),
+            Ok(request) => self.step_request(host, facts, step, &request, &changes),
         };
-        let explicit = host.options() != Options::default();
-        for change in plan::changes(&environment, explicit, &|name| host.variable(name)) {
+        for change in changes(&environment) {
             host.change(&change);
         }
         outcome
     }
 
-    fn step_request(&self, host: &dyn Host, facts: JobFacts, request: &Request) -> (Outcome, Environment) {
+    fn step_request(
+        &self,
+        host: &dyn Host,
+        facts: JobFacts,
+        step: StepId,
+        request: &Request,
+        changes: &dyn Fn(&Environment) -> Vec<Change>,
+    ) -> (Outcome, Environment) {
         let nothing = (Outcome::None, Environment::new());
         if *request == Request::Refused {
             return nothing;
@@ -213,13 +242,10 @@ impl Node<'_> {
                 }
                 Err(Failure::from(error))
             }
-            Ok(site) if wants(&site, request) => self.step_credentials(host, &site, facts, request),
+            Ok(site) if wants(&site, request) => self.step_credentials(host, &site, facts, step, request, changes),
             Ok(_) => return nothing,
         };
-        match result {
-            Ok(environment) => (Outcome::Issued, environment),
-            Err(failure) => (Outcome::Failed { failure, explicit }, Environment::new()),
-        }
+        result.unwrap_or_else(|failure| (Outcome::Failed { failure, explicit }, Environment::new()))
     }
 
     fn step_credentials(
@@ -227,8 +253,10 @@ impl Node<'_> {
         host: &dyn Host,
         site: &Site,
         facts: JobFacts,
+        step: StepId,
         request: &Request,
-    ) -> Result<Environment, Failure> {
+        changes: &dyn Fn(&Environment) -> Vec<Change>,
+    ) -> Result<(Outcome, Environment), Failure> {
         let job = facts.job;
         let runtime = RuntimeDirectory::open(&site.config.runtime_dir)?;
         let begun = self.exchanger.elapsed();
@@ -238,11 +266,31 @@ impl Node<'_> {
         let budget = site.config.timeout().saturating_sub(waited).max(LEAST);
         let record = match runtime.read_record(job, &lock)?.as_deref().and_then(JobRecord::parse) {
             Some(record) if (record.facts.uid, record.facts.job) == (facts.uid, job) => record,
-            _ => JobRecord::new(facts, self.processes.generation()),
+            _ => JobRecord::new(facts.clone(), self.processes.generation()),
         };
         let mut issuance = Issuance { node: self, host, site, runtime: &runtime, lock: &lock, record, budget };
         let (issued, place) = issuance.obtain(asked(request))?;
-        Ok(plan::environment(&site.config, &issued, &runtime.path_of(&place)))
+        let name = format!("enroot-{step}");
+        let enroot = runtime.path_of_tree(job, &name);
+        let mut environment = plan::environment(&site.config, &issued, &runtime.path_of(&place), &enroot);
+        let mut warning = issuance.order_of_plugins();
+        let containers = Containers { node: self, host, site, runtime: &runtime, lock: &lock };
+        if let Err(failure) = containers.prepare(&facts, &name, &issued, &changes(&environment)) {
+            host.log(&format!("{failure} (job {job})"));
+            environment = plan::without_enroot(environment);
+            warning = Some(failure);
+        }
+        let directory = StepDirectory { runtime_dir: site.config.runtime_dir.clone(), job, name };
+        Ok((Outcome::Issued { directory, warning }, environment))
+    }
+
+    /// The end of a step, as root: its own directory goes.
+    pub fn step_exit(&self, host: &dyn Host, directory: &StepDirectory) {
+        let StepDirectory { runtime_dir, job, name } = directory;
+        let result = RuntimeDirectory::open(runtime_dir).and_then(|runtime| runtime.remove_tree(*job, name));
+        if let Err(error) = result {
+            host.log(&format!("{} (job {job}, {name})", Failure::from(error)));
+        }
     }
 
     /// The job's epilog: nothing of the job stays. It works without a configuration, too.

@@ -65,6 +65,19 @@ pub struct StepId(pub u32);
 impl StepId {
     /// The step that holds the job's external processes (`SLURM_EXTERN_CONT`); no user command runs in it.
     pub const EXTERN: Self = Self(0xffff_fffc);
+    const BATCH: Self = Self(0xffff_fffb);
+    const INTERACTIVE: Self = Self(0xffff_fffa);
+}
+
+impl fmt::Display for StepId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::EXTERN => f.write_str("extern"),
+            Self::BATCH => f.write_str("batch"),
+            Self::INTERACTIVE => f.write_str("interactive"),
+            Self(number) => number.fmt(f),
+        }
+    }
 }
 
 /// The email of a Google service account, `NAME@PROJECT.iam.gserviceaccount.com` or one of Google's default accounts.

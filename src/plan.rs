@@ -21,6 +21,11 @@ pub const CREDENTIALS_FILE: &str = "credentials.json";
 /// for another job is told from the user's own, also on a login node that knows no configuration.
 const MARKER: &str = "GCP_WIF_VARIABLES";
 
+/// enroot's configuration directory: ours holds the user's own, so that it takes the place of any value.
+const ENROOT: &str = "ENROOT_CONFIG_PATH";
+/// The user's own value of it, to be put back where ours goes.
+const ENROOT_OWN: &str = "GCP_WIF_ENROOT_CONFIG_PATH";
+
 /// The project's variables: a value of the user's own is always kept.
 const PROJECT: [&str; 3] = ["GOOGLE_CLOUD_PROJECT", "GCLOUD_PROJECT", "CLOUDSDK_CORE_PROJECT"];
 
@@ -53,8 +58,9 @@ pub enum Change {
     Unset(&'static str),
 }
 
-/// The environment of a step that has credentials, whose files are in `directory`.
-pub fn environment(config: &Config, issued: &Issued, directory: &Path) -> Environment {
+/// The environment of a step that has credentials, whose files are in `directory` and whose enroot configuration is
+/// in `enroot`.
+pub fn environment(config: &Config, issued: &Issued, directory: &Path, enroot: &Path) -> Environment {
     let file = |name: &str| Secret::new(directory.join(name).to_string_lossy().into_owned());
     let mut environment = Environment::from([
         ("GOOGLE_OAUTH_ACCESS_TOKEN", issued.token().clone()),
@@ -63,10 +69,17 @@ pub fn environment(config: &Config, issued: &Issued, directory: &Path) -> Enviro
         ("CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE", file(CREDENTIALS_FILE)),
         ("GCP_WIF_ACCESS_TOKEN_FILE", file(ACCESS_TOKEN_FILE)),
         ("GCP_WIF_SERVICE_ACCOUNT", Secret::new(issued.name.clone())),
+        (ENROOT, Secret::new(enroot.to_string_lossy().into_owned())),
     ]);
     if let Some(project) = &config.project {
         environment.extend(PROJECT.map(|name| (name, Secret::new(project.clone()))));
     }
+    environment
+}
+
+/// Takes enroot's directory out of an environment: the user's own stays in force.
+pub fn without_enroot(mut environment: Environment) -> Environment {
+    environment.remove(ENROOT);
     environment
 }
 
@@ -82,7 +95,7 @@ pub fn changes(wanted: &Environment, explicit: bool, current: &dyn Fn(&str) -> O
         let value = current(name);
         let own = value.is_some() && !is_marked(&marked, name, value.as_deref());
         match wanted.get(name) {
-            Some(new) if !own || (explicit && !PROJECT.contains(&name)) => {
+            Some(new) if !own || name == ENROOT || (explicit && !PROJECT.contains(&name)) => {
                 given.push(format!("{name}:{:016x}", fingerprint(new.expose())));
                 changes.push(Change::Set(name, new.clone()));
             }
@@ -91,12 +104,30 @@ pub fn changes(wanted: &Environment, explicit: bool, current: &dyn Fn(&str) -> O
             None => {}
         }
     }
+    changes.extend(enroot_own(wanted.contains_key(ENROOT), current));
     if !given.is_empty() {
         changes.push(Change::Set(MARKER, Secret::new(given.join(","))));
     } else if current(MARKER).is_some() {
         changes.push(Change::Unset(MARKER));
     }
     changes
+}
+
+/// ENROOT_CONFIG_PATH as the user has it, were it not for us.
+pub fn own_enroot_config_path(current: &dyn Fn(&str) -> Option<String>) -> Option<String> {
+    let value = current(ENROOT);
+    if is_marked(&marked(current), ENROOT, value.as_deref()) { current(ENROOT_OWN) } else { value }
+}
+
+/// Keeps the user's own ENROOT_CONFIG_PATH beside ours, and puts it back without.
+fn enroot_own(ours: bool, current: &dyn Fn(&str) -> Option<String>) -> Vec<Change> {
+    let kept = current(ENROOT_OWN).is_some();
+    match own_enroot_config_path(current) {
+        Some(own) if ours => vec![Change::Set(ENROOT_OWN, Secret::new(own))],
+        Some(own) if kept => vec![Change::Set(ENROOT, Secret::new(own)), Change::Unset(ENROOT_OWN)],
+        _ if kept => vec![Change::Unset(ENROOT_OWN)],
+        _ => Vec::new(),
+    }
 }
 
 /// The instant as RFC 3339 in UTC.
@@ -191,6 +222,21 @@ mod tests {
         let left = after(&as_given(&changed), &Environment::new(), false);
         assert_eq!(left["GOOGLE_OAUTH_ACCESS_TOKEN"], "his-own");
         assert_eq!(left.len(), 2);
+    }
+
+    #[test]
+    fn enroots_directory_is_always_ours_and_the_users_own_comes_back() {
+        let ours = Environment::from([(ENROOT, Secret::new("/run/gcp-wif/jobs/2/enroot-0".to_owned()))]);
+        let own = [(ENROOT, "/home/alice/enroot")];
+        let first = after(&own, &ours, false);
+        assert_eq!(first[ENROOT], "/run/gcp-wif/jobs/2/enroot-0");
+        assert_eq!(own_enroot_config_path(&|name| first.get(name).cloned()).as_deref(), Some("/home/alice/enroot"));
+        let second = after(&as_given(&first), &ours, false);
+        assert_eq!(second, first);
+        let left = after(&as_given(&first), &Environment::new(), false);
+        assert_eq!(left, BTreeMap::from([(ENROOT.to_owned(), "/home/alice/enroot".to_owned())]));
+        let without = after(&[], &ours, false);
+        assert_eq!(after(&as_given(&without), &Environment::new(), false), BTreeMap::new());
     }
 
     #[test]

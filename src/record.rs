@@ -28,6 +28,8 @@ pub struct JobRecord {
     pub issued: Vec<Issued>,
     /// The process that the prolog left to exchange, while it works.
     pub worker: Option<ProcessId>,
+    /// Whether the user was told that plugstack.conf has pyxis before this plugin.
+    pub told_order: bool,
     /// The last failure for an identity.
     failures: BTreeMap<String, FailureAt>,
 }
@@ -92,7 +94,7 @@ impl Issued {
 impl JobRecord {
     /// A new job's record.
     pub fn new(facts: JobFacts, started_by: Generation) -> Self {
-        Self { facts, started_by, issued: Vec::new(), worker: None, failures: BTreeMap::new() }
+        Self { facts, started_by, issued: Vec::new(), worker: None, told_order: false, failures: BTreeMap::new() }
     }
 
     /// Reads a record; one that cannot be read (a full disk, another version) counts as none.

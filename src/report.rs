@@ -75,6 +75,26 @@ impl Failure {
         )
     }
 
+    /// The user's enroot configuration that cannot be taken over.
+    pub fn of_enroot(problem: &str) -> Self {
+        Self::new(
+            Stage::Files,
+            format_args!(
+                "{problem}; enroot's configuration stays as it is, and this step's containers are not given the job's \
+                 credentials: mend it, or set ENROOT_CONFIG_PATH to another directory"
+            ),
+        )
+    }
+
+    /// Pyxis before this plugin.
+    pub fn of_order() -> Self {
+        Self::new(
+            Stage::Configuration,
+            "plugstack.conf names pyxis before gcp-wif, so that a step that must not run pulls its image first; \
+             let gcp-wif's line come first (10-gcp-wif.conf), tell the site's administrators",
+        )
+    }
+
     /// An exchange that failed, with the hint that fits.
     pub fn of_exchange(
         error: &ExchangeError,

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FileType;
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
+use rustix::process::{Gid, Pid, Signal, Uid, WaitOptions, WaitStatus};
 
 use serde::{Deserialize, Serialize};
 
@@ -87,10 +87,65 @@ fn group_name(gid: u32) -> Option<String> {
     name.to_str().ok().map(str::to_owned)
 }
 
+/// Makes this process the user's for good: groups, group and user, real, effective and saved.
+///
+/// # Errors
+/// When one of them cannot be set.
+pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> Result<(), Errno> {
+    use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+    let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    set_thread_groups(&groups)?;
+    set_thread_res_gid(gid, gid, gid)?;
+    set_thread_res_uid(uid, uid, uid)
+}
+
+/// Whether a shared object whose name ends like this was loaded before the one that this function is in.
+pub fn is_loaded_earlier(ending: &str) -> bool {
+    struct Search<'a> {
+        ending: &'a [u8],
+        here: usize,
+        found: bool,
+        over: bool,
+    }
+    unsafe extern "C" fn look(info: *mut libc::dl_phdr_info, _: usize, data: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: `data` is the Search of the call below, which outlives it.
+        let search = unsafe { &mut *data.cast::<Search<'_>>() };
+        // SAFETY: the loader passes a valid structure.
+        let info = unsafe { &*info };
+        // SAFETY: the structure has that many headers.
+        let headers = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
+        let holds = |header: &libc::Elf64_Phdr| {
+            let start = (info.dlpi_addr as usize).wrapping_add(header.p_vaddr as usize);
+            header.p_type == libc::PT_LOAD
+                && (start..start.wrapping_add(header.p_memsz as usize)).contains(&search.here)
+        };
+        if headers.iter().any(holds) {
+            search.over = true;
+        } else if !info.dlpi_name.is_null() && !search.over {
+            // SAFETY: the name is a C string of the loader's.
+            let name = unsafe { CStr::from_ptr(info.dlpi_name) };
+            search.found |= name.to_bytes().ends_with(search.ending);
+        }
+        libc::c_int::from(search.over)
+    }
+    let mut search =
+        Search { ending: ending.as_bytes(), here: is_loaded_earlier as *const () as usize, found: false, over: false };
+    // SAFETY: `look` keeps to the loader's contract, and `search` lives until the call returns.
+    unsafe { libc::dl_iterate_phdr(Some(look), (&raw mut search).cast()) };
+    search.found && search.over
+}
+
 /// Ends this process at once, without the destructors and handlers of the program that we are loaded into.
 pub fn end_process(status: i32) -> ! {
     // SAFETY: _exit has no preconditions.
     unsafe { libc::_exit(status) }
+}
+
+/// Sets a variable of this process's own environment.
+pub fn set_own_variable(name: &str, value: &str) {
+    // SAFETY: as for `remove_own_variable`.
+    unsafe { std::env::set_var(name, value) }
 }
 
 /// Takes a variable out of this process's own environment.
@@ -211,17 +266,28 @@ pub fn in_child(limit: Duration, work: impl FnOnce() -> Vec<u8>) -> Result<Vec<u
                 // The child is ours and not yet reaped, so that the number is its own.
                 let _ = rustix::process::kill_process(pid, Signal::KILL);
             }
-            let status = rustix::io::retry_on_intr(|| rustix::process::waitpid(Some(pid), WaitOptions::empty()));
+            let status = reap(pid);
             match answer {
                 None => Err(ChildError::Timeout),
-                Some(answer) if answer.is_empty() => {
-                    Err(ChildError::Died(ending(status.ok().flatten().map(|(_, s)| s))))
-                }
+                Some(answer) if answer.is_empty() => Err(ChildError::Died(ending(status))),
                 Some(answer) => Ok(answer),
             }
         }
         _ => Err(ChildError::Start(last_errno())),
     }
+}
+
+/// Waits for a child that is about to end. One that hangs in the kernel is not waited for long.
+fn reap(pid: Pid) -> Option<WaitStatus> {
+    for _ in 0..100 {
+        match rustix::process::waitpid(Some(pid), WaitOptions::NOHANG) {
+            Ok(Some((_, status))) => return Some(status),
+            Ok(None) => std::thread::sleep(Duration::from_millis(10)),
+            Err(Errno::INTR) => {}
+            Err(_) => return None,
+        }
+    }
+    None
 }
 
 fn child(parent: Pid, pipe: OwnedFd, work: impl FnOnce() -> Vec<u8>) -> ! {

@@ -9,6 +9,7 @@
 //!     JOBID/            0700 root, and an ACL entry that lets the job's user in, read-only
 //!       access_token    0400 user
 //!       EMAIL/...       the same for a further identity of the same job
+//!       enroot-STEP/... a step's enroot configuration
 //! ```
 //! Where the file system has no ACLs, the job's directory is 0711: its user can read his files by name, and
 //! nobody can list them.
@@ -37,6 +38,17 @@ pub struct NewFile<'a> {
     pub name: &'a str,
     /// Its content.
     pub content: &'a str,
+}
+
+/// A directory to publish whole: what is in it by subdirectory, the empty one being the directory itself.
+#[derive(Debug, Default)]
+pub struct NewTree<'a> {
+    /// Subdirectories.
+    pub directories: &'a [&'a str],
+    /// Files.
+    pub files: Vec<(&'a str, NewFile<'a>)>,
+    /// Symbolic links: subdirectory, name, target.
+    pub links: Vec<(&'a str, &'a str, &'a str)>,
 }
 
 /// Where the files of one identity of a job are.
@@ -83,9 +95,14 @@ impl RuntimeDirectory {
         Ok(Self { path: path.to_owned(), jobs, records, owner })
     }
 
+    /// The path of a job's directory.
+    pub fn path_of_job(&self, job: JobId) -> PathBuf {
+        self.path.join("jobs").join(job.to_string())
+    }
+
     /// The path of a place, for the job's environment.
     pub fn path_of(&self, place: &Place) -> PathBuf {
-        let job = self.path.join("jobs").join(place.job.to_string());
+        let job = self.path_of_job(place.job);
         match &place.below {
             Some(email) => job.join(email.as_str()),
             None => job,
@@ -150,7 +167,7 @@ impl RuntimeDirectory {
     /// # Errors
     /// When one cannot be written; the ones before it are in place then.
     pub fn publish(&self, place: &Place, uid: u32, gid: u32, files: &[NewFile<'_>], _lock: &Lock) -> Result<()> {
-        let path = self.path_of(&Place { job: place.job, below: None });
+        let path = self.path_of_job(place.job);
         let mut directory = self.users_directory(&self.jobs, &place.job.to_string(), &path, uid)?;
         let path = self.path_of(place);
         if let Some(email) = &place.below {
@@ -159,12 +176,65 @@ impl RuntimeDirectory {
         files.iter().try_for_each(|file| write_file(&directory, &path, file, 0o400, Some((uid, gid))))
     }
 
+    /// Makes a directory of a step's in its job's directory.
+    ///
+    /// # Errors
+    /// When it cannot be written; what there is of it then goes with [`RuntimeDirectory::remove_tree`].
+    pub fn publish_tree(
+        &self,
+        job: JobId,
+        name: &str,
+        uid: u32,
+        gid: u32,
+        tree: &NewTree<'_>,
+        _lock: &Lock,
+    ) -> Result<()> {
+        let path = self.path_of_job(job);
+        let parent = self.users_directory(&self.jobs, &job.to_string(), &path, uid)?;
+        let path = path.join(name);
+        remove(&parent, OsStr::new(name), &path, DEEPEST)?;
+        let top = self.users_directory(&parent, name, &path, uid)?;
+        let mut directories = Vec::new();
+        for below in tree.directories {
+            directories.push((*below, self.users_directory(&top, below, &path.join(below), uid)?));
+        }
+        let find =
+            |below: &str| directories.iter().find(|(name, _)| *name == below).map_or(&top, |(_, directory)| directory);
+        for (below, file) in &tree.files {
+            write_file(find(below), &path.join(below), file, 0o400, Some((uid, gid)))?;
+        }
+        for (below, link, target) in &tree.links {
+            rustix::fs::symlinkat(*target, find(below), *link)
+                .map_err(|errno| FileError::system(&path.join(below).join(link), "make it", errno))?;
+        }
+        Ok(())
+    }
+
+    /// The path of a step's directory, for the job's environment.
+    pub fn path_of_tree(&self, job: JobId, name: &str) -> PathBuf {
+        self.path_of_job(job).join(name)
+    }
+
+    /// Removes a step's directory. What is not there is no error.
+    ///
+    /// # Errors
+    /// When something of it cannot be removed.
+    pub fn remove_tree(&self, job: JobId, name: &str) -> Result<()> {
+        let path = self.path_of_job(job);
+        let flags = directory_flags() | OFlags::NOFOLLOW;
+        match rustix::fs::openat(&self.jobs, &*job.to_string(), flags, Mode::empty()) {
+            Ok(parent) => remove(&parent, OsStr::new(name), &path.join(name), DEEPEST),
+            Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(FileError::system(&path, "open it", errno)),
+        }
+    }
+
     /// Removes a job's files. What is not there is no error.
     ///
     /// # Errors
     /// When something of it cannot be removed.
     pub fn remove_files(&self, job: JobId) -> Result<()> {
-        let path = self.path_of(&Place { job, below: None });
+        let path = self.path_of_job(job);
         remove(&self.jobs, OsStr::new(&job.to_string()), &path, DEEPEST)
     }
 

@@ -70,6 +70,19 @@ impl Issuance<'_> {
         }
     }
 
+    /// Says once for a job, and in slurmd's log, that plugstack.conf has the plugins in the wrong order.
+    pub(super) fn order_of_plugins(&mut self) -> Option<Failure> {
+        if self.record.told_order || !self.host.pyxis_is_earlier() {
+            return None;
+        }
+        let failure = Failure::of_order();
+        self.host.log(&failure.to_string());
+        self.record.told_order = true;
+        // If it is not remembered it is told again.
+        let _ = self.save();
+        Some(failure)
+    }
+
     fn save(&self) -> Result<(), Failure> {
         Ok(self.runtime.write_record(self.record.facts.job, self.lock, self.record.to_text().expose())?)
     }

@@ -4,12 +4,18 @@
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
 
+use crate::identity::JobFacts;
 use crate::names::JobId;
 use crate::record::{Generation, ProcessId};
-use crate::sys;
+use crate::report::Failure;
+use crate::sys::{self, ChildError};
+
+/// How long a user's home may take to answer.
+const USERS_TIME: Duration = Duration::from_secs(5);
 
 /// What the node's processes tell, and what is done with them.
 pub trait Processes {
@@ -23,6 +29,12 @@ pub trait Processes {
     fn end(&self, process: ProcessId);
     /// Runs work in a process that outlives the hook.
     fn detach(&self, work: &mut dyn FnMut());
+    /// Runs work in a process that has become the job's user, and brings what it returns.
+    ///
+    /// # Errors
+    /// When it does not answer, for example because the user's home hangs.
+    fn as_user(&self, facts: &JobFacts, answer: &mut Vec<u8>, work: &mut dyn FnMut() -> Vec<u8>)
+    -> Result<(), Failure>;
 }
 
 /// The real processes, below `/proc`.
@@ -78,6 +90,26 @@ impl Processes for Proc {
     fn detach(&self, work: &mut dyn FnMut()) {
         // Where no process can be started the step does the work.
         let _ = sys::detach(work);
+    }
+
+    fn as_user(
+        &self,
+        facts: &JobFacts,
+        answer: &mut Vec<u8>,
+        work: &mut dyn FnMut() -> Vec<u8>,
+    ) -> Result<(), Failure> {
+        let groups: Vec<u32> = facts.groups.iter().map(|group| group.id).collect();
+        let result = sys::in_child(USERS_TIME, || match sys::become_user(facts.uid, facts.gid, &groups) {
+            Ok(()) => work(),
+            Err(_) => Vec::new(),
+        });
+        *answer = result.map_err(|error| match error {
+            ChildError::Timeout => {
+                Failure::of_enroot("the user's enroot configuration cannot be read in time, does his home hang?")
+            }
+            _ => Failure::of_enroot("the user's enroot configuration cannot be read"),
+        })?;
+        Ok(())
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::error::Error;
+use std::ffi::OsStr;
 
 use slurm_spank::{LogLevel, SpankError, SpankHandle, spank_log};
 
@@ -37,6 +38,16 @@ impl Host for SpankHost<'_, '_> {
         if let Err(name) = result {
             self.log(&format!("gcp-wif: Slurm does not let {name} be changed in the job's environment"));
         }
+    }
+
+    fn environment(&self) -> Vec<(String, String)> {
+        let pair =
+            |entry: &OsStr| entry.to_str()?.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
+        self.0.job_env_os().unwrap_or_default().into_iter().filter_map(pair).collect()
+    }
+
+    fn pyxis_is_earlier(&self) -> bool {
+        sys::is_loaded_earlier("/spank_pyxis.so")
     }
 
     fn log(&self, line: &str) {

@@ -85,6 +85,16 @@ unsafe impl Plugin for GcpWif {
         self.guard(|plugin| if plugin.outcome.ends_tasks() { sys::end_process(1) } else { Ok(()) })
     }
 
+    fn exit(&mut self, spank: &mut SpankHandle) -> HookResult {
+        self.guard(|plugin| match &plugin.outcome {
+            Outcome::Issued { directory, .. } => {
+                plugin.node(spank)?.serve(|node| node.step_exit(&SpankHost(spank), directory));
+                Ok(())
+            }
+            Outcome::None | Outcome::Failed { .. } => Ok(()),
+        })
+    }
+
     fn job_epilog(&mut self, spank: &mut SpankHandle) -> HookResult {
         self.guard(|plugin| {
             let job = host::job_id(spank)?;
@@ -124,8 +134,9 @@ impl GcpWif {
         match lifecycle::submission(&all, &inherited, &own_variable) {
             Ok(changes) => {
                 for change in changes {
-                    if let Change::Unset(name) = change {
-                        sys::remove_own_variable(name);
+                    match change {
+                        Change::Set(name, value) => sys::set_own_variable(name, value.expose()),
+                        Change::Unset(name) => sys::remove_own_variable(name),
                     }
                 }
                 if context == Context::Allocator {

@@ -23,6 +23,7 @@ pub(super) struct FakeHost {
     pub(super) inherited: Options,
     pub(super) environment: RefCell<BTreeMap<String, String>>,
     pub(super) log: RefCell<Vec<String>>,
+    pub(super) pyxis_is_earlier: bool,
 }
 
 impl Host for FakeHost {
@@ -44,6 +45,14 @@ impl Host for FakeHost {
             Change::Set(name, value) => drop(environment.insert((*name).to_owned(), value.expose().to_owned())),
             Change::Unset(name) => drop(environment.remove(*name)),
         }
+    }
+
+    fn environment(&self) -> Vec<(String, String)> {
+        self.environment.borrow().iter().map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+
+    fn pyxis_is_earlier(&self) -> bool {
+        self.pyxis_is_earlier
     }
 
     fn log(&self, line: &str) {
@@ -99,6 +108,11 @@ impl Processes for NoProcesses {
 
     fn detach(&self, work: &mut dyn FnMut()) {
         work();
+    }
+
+    fn as_user(&self, _: &JobFacts, answer: &mut Vec<u8>, work: &mut dyn FnMut() -> Vec<u8>) -> Result<(), Failure> {
+        *answer = work();
+        Ok(())
     }
 }
 
