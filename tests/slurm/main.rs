@@ -8,6 +8,8 @@
 //! kills.rs     processes that die, hang or are cancelled; nothing stays behind
 //! attacks.rs   what a user of a shared node might try
 //! readme.rs    the README's commands are run, its troubleshooting holds
+//! containers.rs what enroot is given: merged configuration, pull credentials, mounts
+//! registry.rs  the registries of these tests
 //! clients.rs   Google's own clients as jobs: Python, Node, rclone, gcloud, curl
 //! ```
 
@@ -21,11 +23,13 @@ mod google;
 
 mod attacks;
 mod clients;
+mod containers;
 mod failures;
 mod golden;
 mod jobs;
 mod kills;
 mod readme;
+mod registry;
 mod requests;
 mod site;
 mod skipped;

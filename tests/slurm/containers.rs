@@ -1,0 +1,313 @@
+//! What a step's containers are given, up to the door of enroot: the merged configuration, its lines proved with
+//! curl against the real registry, its mounts with findmnt.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::cluster::{ALICE, Settings, set_mode, set_owner, wait_until};
+use crate::google::SERVICE_ACCOUNT;
+use crate::registry::{COMPANY, COMPANY_LOGIN, HOST, Registries};
+use crate::site::{OBJECT, Site, names};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// The step's configuration as the job sees it: each file with its content, each link with its target.
+const SHOW: &str = "cd $ENROOT_CONFIG_PATH && pwd && find . -printf '%P %y %m %u %l\\n' | sort && \
+                    for f in .credentials mounts.d/*.fstab environ.d/*.env; do echo \"== $f\"; cat $f; done";
+
+/// Writes a file of alice's below her home.
+fn write(site: &Site, path: &str, text: &str) {
+    let file = site.cluster.home("alice").join(path);
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(&file, text).unwrap();
+    give(&site.cluster.home("alice"), &file);
+}
+
+/// Gives a file and the directories above it to alice.
+fn give(home: &Path, file: &Path) {
+    for path in file.ancestors().take_while(|path| *path != home) {
+        set_owner(path, ALICE);
+    }
+}
+
+fn show(site: &Site) -> String {
+    site.cluster.as_user("alice").command(["srun", "-w", "n1", "--gcp-wif", "bash", "-c", SHOW]).run().ok().stdout
+}
+
+#[test]
+fn a_step_has_an_enroot_configuration_of_its_own_and_it_goes_with_the_step() {
+    let site = Site::start();
+    let shown = show(&site);
+    let directory = shown.lines().next().unwrap();
+    assert_eq!(directory, "/run/gcp-wif/jobs/1/enroot-0");
+    for line in
+        [".credentials f 400 alice ", "mounts.d/50-gcp-wif.fstab f 400 alice ", "environ.d/50-gcp-wif.env f 400 alice "]
+    {
+        assert!(shown.lines().any(|l| l == line), "{line}: {shown}");
+    }
+    assert!(shown.contains(&format!("machine {HOST} login oauth2accesstoken password ya29.")), "{shown}");
+    assert!(shown.contains("machine gcr.io login oauth2accesstoken password ya29."), "{shown}");
+    let fstab = "/run/gcp-wif/jobs/1 /run/gcp-wif/jobs/1 none x-create=dir,bind,ro,nosuid,nodev,noexec,private 0 -1\n\
+                 /var/run/secrets/tokens /var/run/secrets/tokens none x-create=dir,bind,ro,nosuid,nodev,noexec,private,nofail,silent 0 -1\n";
+    assert!(shown.contains(fstab), "{shown}");
+    assert!(shown.contains(&format!("GCP_WIF_SERVICE_ACCOUNT={SERVICE_ACCOUNT}\n")), "{shown}");
+    assert!(shown.contains("GOOGLE_APPLICATION_CREDENTIALS=/run/gcp-wif/jobs/1/credentials.json\n"), "{shown}");
+
+    // Of two steps of one job each has its own while it runs, and none is left of the first one after it.
+    let list = "srun --gcp-wif bash -c 'ls /run/gcp-wif/jobs/$SLURM_JOB_ID'";
+    let line = format!("{list}; {list}");
+    let run = site.cluster.as_user("alice").command(["salloc", "-Q", "-w", "n1", "bash", "-c", &line]).run().ok();
+    let listed: Vec<&str> = run.stdout.lines().collect();
+    let files = ["access_token", "credentials.json"];
+    assert_eq!(listed, [&files[..], &["enroot-0"], &files[..], &["enroot-1"]].concat());
+    site.finish();
+}
+
+#[test]
+fn what_the_user_has_stays_in_force_wherever_he_has_it() {
+    let site = Site::start();
+    let alice = site.cluster.as_user("alice");
+    for (place, environment) in [
+        (".config/enroot", None),
+        ("xdg/enroot", Some(("XDG_CONFIG_HOME", "HOME/xdg"))),
+        ("mine", Some(("ENROOT_CONFIG_PATH", "HOME/mine"))),
+    ] {
+        write(&site, &format!("{place}/.credentials"), "machine nvcr.io login $oauthtoken password in-PLACE");
+        write(&site, &format!("{place}/hooks.d/10-mine.sh"), "#!/bin/sh\n");
+        write(&site, &format!("{place}/mounts.d/20-mine.fstab"), "");
+        write(&site, &format!("{place}/environ.d/30-mine.env"), "");
+        let home = site.cluster.home("alice").display().to_string();
+        let mut command = alice.command(["srun", "-w", "n1", "--gcp-wif", "bash", "-c", SHOW]);
+        if let Some((name, value)) = environment {
+            command = command.env(name, &value.replace("HOME", &home));
+        }
+        let shown = command.run().ok().stdout;
+        assert!(
+            shown.contains("== .credentials\nmachine nvcr.io login $oauthtoken password in-PLACE\nmachine "),
+            "{place}: {shown}"
+        );
+        for entry in ["hooks.d/10-mine.sh", "mounts.d/20-mine.fstab", "environ.d/30-mine.env"] {
+            assert!(
+                shown.contains(&format!("{entry} l 777 root {home}/{place}/{entry}\n")),
+                "{place} {entry}: {shown}"
+            );
+        }
+        fs::remove_dir_all(site.cluster.home("alice").join(place)).unwrap();
+    }
+    site.finish();
+}
+
+#[test]
+fn the_users_own_path_comes_back_for_a_nested_job_and_a_step_without() {
+    let site = Site::start();
+    let script = "#!/bin/bash\n#SBATCH --gcp-wif\necho batch=$ENROOT_CONFIG_PATH\nsrun bash -c 'echo step=$ENROOT_CONFIG_PATH'\n\
+                  srun --no-gcp-wif bash -c 'echo without=$ENROOT_CONFIG_PATH'\n\
+                  sbatch --parsable --no-gcp-wif -W -o nested.out --wrap 'echo nested=$ENROOT_CONFIG_PATH' >/dev/null\ncat nested.out\n";
+    let (_, output) = site.cluster.run_batch("alice", script, &["--export=ALL,ENROOT_CONFIG_PATH=/opt/mine"]);
+    assert_eq!(
+        output.lines().collect::<Vec<_>>(),
+        [
+            "batch=/run/gcp-wif/jobs/1/enroot-batch",
+            "step=/run/gcp-wif/jobs/1/enroot-0",
+            "without=/opt/mine",
+            "nested=/opt/mine"
+        ]
+    );
+    site.finish();
+}
+
+#[test]
+fn curl_pulls_with_the_merged_lines_and_the_users_own_login_works_beside_them() {
+    let site = Site::start();
+    site.google.configure(|options| options.registry_readers = vec![SERVICE_ACCOUNT.to_owned()]);
+    let registries = Registries::start(&site);
+    let (login, password) = COMPANY_LOGIN;
+    write(&site, ".config/enroot/.credentials", &format!("machine {COMPANY} login {login} password {password}"));
+    let manifest = "v2/team/tiny/manifests/1 -o /dev/null -w '%{http_code}\\n'";
+    let token = format!(
+        "{}/token?service={HOST}&scope=repository:team/tiny:pull",
+        site.google.http_url().replace("127.0.0.1", HOST)
+    );
+    // As enroot does it: the realm by netrc, then the registry with the realm's token; the other one by netrc itself.
+    let line = format!(
+        "n=\"--netrc-file $ENROOT_CONFIG_PATH/.credentials\"\n\
+         t=$(curl -sS $n '{token}' | sed 's/.*\"token\": *\"\\([^\"]*\\)\".*/\\1/')\n\
+         printf 'Authorization: Bearer %s' $t | curl -sS -H @- http://{artifact}/{manifest}\n\
+         curl -sS http://{artifact}/{manifest}\n\
+         curl -sS $n http://{company}/{manifest}\n\
+         curl -sS http://{company}/{manifest}\n",
+        artifact = registries.artifact(),
+        company = registries.company(),
+    );
+    let run = site.cluster.as_user("alice").command(["srun", "-w", "n1", "--gcp-wif", "bash", "-c", &line]).run().ok();
+    assert_eq!(run.stdout, "200\n401\n200\n401\n", "{}\n{}", run.stderr, registries.logs());
+    site.finish();
+}
+
+#[test]
+fn findmnt_understands_the_mounts() {
+    let site = Site::start();
+    let line = "cat $ENROOT_CONFIG_PATH/mounts.d/50-gcp-wif.fstab | grep -v nofail >fstab; findmnt --verify --tab-file $PWD/fstab; \
+                findmnt -n --tab-file $PWD/fstab -o TARGET,OPTIONS";
+    let run = site.cluster.as_user("alice").command(["srun", "-w", "n1", "--gcp-wif", "bash", "-c", line]).run().ok();
+    assert!(
+        run.stdout.contains("Success, no errors or warnings detected")
+            || run.stdout.contains("0 parse errors, 0 errors"),
+        "{}",
+        run.stdout
+    );
+    assert!(
+        run.stdout.contains("/run/gcp-wif/jobs/1 x-create=dir,bind,ro,nosuid,nodev,noexec,private"),
+        "{}",
+        run.stdout
+    );
+    site.finish();
+}
+
+#[test]
+fn the_site_names_its_registries_or_none() {
+    let site = Site::start();
+    site.configure(json!({"registries": ["registry.example"]}));
+    let shown = show(&site);
+    assert_eq!(shown.matches("machine ").count(), 1, "{shown}");
+    assert!(shown.contains("machine registry.example login oauth2accesstoken password ya29."), "{shown}");
+    site.configure(json!({"registries": []}));
+    let shown = show(&site);
+    assert!(!shown.contains("machine ") && shown.contains("50-gcp-wif.fstab"), "{shown}");
+    site.finish();
+}
+
+#[test]
+fn a_configuration_that_cannot_be_taken_over_is_left_alone_and_said() {
+    let site = Site::start();
+    let home = site.cluster.home("alice");
+    let credentials = home.join(".config/enroot/.credentials");
+    write(&site, ".config/enroot/hooks.d/x.sh", "");
+    let mkfifo = format!("mkfifo {0} && chown alice {0}", credentials.display());
+    let cases: [(&str, &dyn Fn()); 3] = [
+        ("not a regular file", &|| fs::create_dir(&credentials).unwrap()),
+        ("not a regular file", &|| drop(site.cluster.node(1).command(["sh", "-c", &mkfifo]).run().ok())),
+        ("longer than", &|| fs::write(&credentials, "x".repeat(10 << 20)).unwrap()),
+    ];
+    for (problem, sabotage) in cases {
+        let _ = fs::remove_dir(&credentials);
+        let _ = fs::remove_file(&credentials);
+        sabotage();
+        let line = format!("echo path=$ENROOT_CONFIG_PATH; {}", site.list());
+        let run =
+            site.cluster.as_user("alice").command(["srun", "-w", "n1", "--gcp-wif", "bash", "-c", &line]).run().ok();
+        assert!(run.stdout.starts_with("path=\n") && run.stdout.contains(OBJECT), "{}", run.stdout);
+        assert!(run.stderr.contains("gcp-wif: files: ") && run.stderr.contains(problem), "{}", run.stderr);
+        assert!(run.stderr.contains("enroot's configuration stays as it is"), "{}", run.stderr);
+    }
+    let run = site
+        .cluster
+        .as_user("alice")
+        .shell("ENROOT_CONFIG_PATH=enroot srun -w n1 --gcp-wif printenv ENROOT_CONFIG_PATH")
+        .run()
+        .ok();
+    assert_eq!(run.stdout, "enroot\n");
+    assert!(run.stderr.contains("ENROOT_CONFIG_PATH: \"enroot\" is not an absolute path"), "{}", run.stderr);
+    site.finish();
+}
+
+#[test]
+fn what_is_not_there_or_not_his_is_nothing() {
+    let site = Site::start();
+    write(&site, "file", "");
+    let bobs = site.cluster.home("bob").join("enroot");
+    fs::create_dir(&bobs).unwrap();
+    fs::write(bobs.join(".credentials"), "machine nvcr.io login bob password bobs-own").unwrap();
+    set_mode(&bobs, 0o700);
+    let home = site.cluster.home("alice").display().to_string();
+    for path in [format!("{home}/none"), format!("{home}/file"), bobs.display().to_string()] {
+        let command = site.cluster.as_user("alice").command(["srun", "-w", "n1", "--gcp-wif", "bash", "-c", SHOW]);
+        let run = command.env("ENROOT_CONFIG_PATH", &path).run().ok();
+        assert!(
+            run.stdout.contains(&format!("machine {HOST} ")) && !run.stdout.contains("bobs-own"),
+            "{path}: {}",
+            run.stdout
+        );
+    }
+    site.finish();
+}
+
+#[test]
+fn hooks_by_the_hundred_dangling_links_and_links_to_what_is_roots_are_only_links() {
+    let site = Site::start();
+    for number in 0..100 {
+        write(&site, &format!(".config/enroot/hooks.d/{number:03}.sh"), "#!/bin/sh\n");
+    }
+    let hooks = site.cluster.home("alice").join(".config/enroot/hooks.d");
+    symlink("/etc/shadow", hooks.join("shadow.sh")).unwrap();
+    symlink("nowhere", hooks.join("dangling.sh")).unwrap();
+    write(&site, ".config/enroot/environ.d/x.env", "");
+    fs::remove_file(site.cluster.home("alice").join(".config/enroot/environ.d/x.env")).unwrap();
+    symlink("/etc/shadow", site.cluster.home("alice").join(".config/enroot/.credentials")).unwrap();
+    let run = site.cluster.as_user("alice").command(["srun", "-w", "n1", "--gcp-wif", "bash", "-c", SHOW]).run().ok();
+    assert_eq!(run.stdout.matches("hooks.d/").count(), 204, "each link and its target: {}", run.stdout);
+    assert!(!run.stdout.contains("root:"), "root read for the user what he cannot read himself");
+    site.finish();
+}
+
+#[test]
+fn a_home_that_hangs_costs_some_seconds_and_a_line() {
+    let site = Site::start();
+    let node = site.cluster.node(1);
+    // A FUSE file system that nobody serves: whoever looks at it waits until he is killed.
+    let hang = "import ctypes, os, sys, time\n\
+                fd = os.open('/dev/fuse', os.O_RDWR)\n\
+                os.makedirs('/run/hanging', exist_ok=True)\n\
+                options = f'fd={fd},rootmode=40000,user_id=0,group_id=0,allow_other'.encode()\n\
+                libc = ctypes.CDLL(None, use_errno=True)\n\
+                assert libc.mount(b'hang', b'/run/hanging', b'fuse', 0, options) == 0, os.strerror(ctypes.get_errno())\n\
+                print('hangs', flush=True)\n\
+                time.sleep(600)\n";
+    let fuse = node.command(["python3", "-c", hang]).spawn();
+    wait_until(LIMIT, || fuse.stdout().contains("hangs"));
+    let command = site.cluster.as_user("alice").command(["srun", "-w", "n1", "--gcp-wif", "bash", "-c", &site.list()]);
+    let run = command.env("ENROOT_CONFIG_PATH", "/run/hanging/enroot").run().ok();
+    assert!(run.stdout.contains(OBJECT), "{}", run.stdout);
+    assert!(run.stderr.contains("cannot be read in time, does his home hang?"), "{}", run.stderr);
+    drop(fuse);
+    site.finish();
+}
+
+#[test]
+fn pyxis_before_the_plugin_is_noticed_once_for_a_job() {
+    let directory = tempfile::tempdir().unwrap();
+    set_mode(directory.path(), 0o755);
+    let (source, object) = (directory.path().join("pyxis.c"), directory.path().join("spank_pyxis.so"));
+    fs::write(&source, "#include <slurm/spank.h>\nSPANK_PLUGIN(pyxis, 1)\n").unwrap();
+    let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&object).arg(&source).status().unwrap();
+    assert!(built.success());
+    let line = format!("optional {}", object.display());
+    let told = |settings: Settings| {
+        let site = Site::with(settings);
+        let steps = "srun --gcp-wif true; srun --gcp-wif true";
+        let run = site.cluster.as_user("alice").command(["salloc", "-Q", "-w", "n1", "bash", "-c", steps]).run().ok();
+        let logged = site.cluster.node(1).log().contains("names pyxis before gcp-wif");
+        site.finish();
+        (run.stderr.matches("gcp-wif: configuration: plugstack.conf names pyxis before gcp-wif").count(), logged)
+    };
+    assert_eq!(told(Settings { after: vec![line.clone()], ..Settings::default() }), (0, false));
+    assert_eq!(told(Settings { before: vec![line], ..Settings::default() }), (1, true));
+}
+
+#[test]
+fn nothing_is_written_below_etc_and_nothing_of_a_cancelled_step_is_left() {
+    let site = Site::start();
+    let node = site.cluster.node(1);
+    let listing = ["sh", "-c", "find /etc -printf '%p %s %T@ %C@\\n' 2>/dev/null | grep -v /etc/slurm/ | sort | cksum"];
+    let before = node.command(listing).run().ok().stdout;
+    let (job, id) = site.running_job();
+    assert!(names(&node.job_dir(&id)).contains(&"enroot-0".to_owned()));
+    assert_eq!(node.command(listing).run().ok().stdout, before);
+    site.cancel(job);
+    site.finish();
+}
