@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::cluster::{ALICE, Settings, set_mode, set_owner, wait_until};
+use crate::golden::Golden;
 use crate::google::SERVICE_ACCOUNT;
 use crate::registry::{COMPANY, COMPANY_LOGIN, HOST, Registries};
 use crate::site::{OBJECT, Site, names};
@@ -33,6 +34,14 @@ fn give(home: &Path, file: &Path) {
     for path in file.ancestors().take_while(|path| *path != home) {
         set_owner(path, ALICE);
     }
+}
+
+/// The one line of ours in what a user reads.
+#[track_caller]
+fn only_line(stderr: &str) -> String {
+    let ours: Vec<&str> = stderr.lines().filter(|line| line.starts_with("gcp-wif: ")).collect();
+    assert_eq!(ours.len(), 1, "{stderr}");
+    ours[0].to_owned()
 }
 
 fn show(site: &Site) -> String {
@@ -190,11 +199,12 @@ fn a_configuration_that_cannot_be_taken_over_is_left_alone_and_said() {
     write(&site, ".config/enroot/hooks.d/x.sh", "");
     let mkfifo = format!("mkfifo {0} && chown alice {0}", credentials.display());
     let cases: [(&str, &dyn Fn()); 3] = [
-        ("not a regular file", &|| fs::create_dir(&credentials).unwrap()),
-        ("not a regular file", &|| drop(site.cluster.node(1).command(["sh", "-c", &mkfifo]).run().ok())),
-        ("longer than", &|| fs::write(&credentials, "x".repeat(10 << 20)).unwrap()),
+        ("a directory", &|| fs::create_dir(&credentials).unwrap()),
+        ("a FIFO", &|| drop(site.cluster.node(1).command(["sh", "-c", &mkfifo]).run().ok())),
+        ("ten megabytes", &|| fs::write(&credentials, "x".repeat(10 << 20)).unwrap()),
     ];
-    for (problem, sabotage) in cases {
+    let mut golden = Golden::new("enroot");
+    for (case, sabotage) in cases {
         let _ = fs::remove_dir(&credentials);
         let _ = fs::remove_file(&credentials);
         sabotage();
@@ -202,8 +212,7 @@ fn a_configuration_that_cannot_be_taken_over_is_left_alone_and_said() {
         let run =
             site.cluster.as_user("alice").command(["srun", "-w", "n1", "--gcp-wif", "bash", "-c", &line]).run().ok();
         assert!(run.stdout.starts_with("path=\n") && run.stdout.contains(OBJECT), "{}", run.stdout);
-        assert!(run.stderr.contains("gcp-wif: files: ") && run.stderr.contains(problem), "{}", run.stderr);
-        assert!(run.stderr.contains("enroot's configuration stays as it is"), "{}", run.stderr);
+        golden.add(case, &only_line(&run.stderr), &site);
     }
     let run = site
         .cluster
@@ -212,7 +221,8 @@ fn a_configuration_that_cannot_be_taken_over_is_left_alone_and_said() {
         .run()
         .ok();
     assert_eq!(run.stdout, "enroot\n");
-    assert!(run.stderr.contains("ENROOT_CONFIG_PATH: \"enroot\" is not an absolute path"), "{}", run.stderr);
+    golden.add("a relative path", &only_line(&run.stderr), &site);
+    golden.check();
     site.finish();
 }
 
@@ -273,7 +283,9 @@ fn a_home_that_hangs_costs_some_seconds_and_a_line() {
     let command = site.cluster.as_user("alice").command(["srun", "-w", "n1", "--gcp-wif", "bash", "-c", &site.list()]);
     let run = command.env("ENROOT_CONFIG_PATH", "/run/hanging/enroot").run().ok();
     assert!(run.stdout.contains(OBJECT), "{}", run.stdout);
-    assert!(run.stderr.contains("cannot be read in time, does his home hang?"), "{}", run.stderr);
+    let mut golden = Golden::new("enroot_home");
+    golden.add("a home that hangs", &only_line(&run.stderr), &site);
+    golden.check();
     drop(fuse);
     site.finish();
 }
@@ -291,6 +303,11 @@ fn pyxis_before_the_plugin_is_noticed_once_for_a_job() {
         let site = Site::with(settings);
         let steps = "srun --gcp-wif true; srun --gcp-wif true";
         let run = site.cluster.as_user("alice").command(["salloc", "-Q", "-w", "n1", "bash", "-c", steps]).run().ok();
+        if run.stderr.contains("gcp-wif: ") {
+            let mut golden = Golden::new("pyxis");
+            golden.add("pyxis first", &only_line(&run.stderr), &site);
+            golden.check();
+        }
         let logged = site.cluster.node(1).log().contains("names pyxis before gcp-wif");
         site.finish();
         (run.stderr.matches("gcp-wif: configuration: plugstack.conf names pyxis before gcp-wif").count(), logged)

@@ -47,6 +47,7 @@ impl Golden {
 
 /// Puts names in place of what differs from run to run: ports, numbers of projects, and times.
 fn stable(line: &str, site: &Site) -> String {
+    let line = line.replace(&site.cluster.dir().display().to_string(), "CLUSTER");
     let line = line.replace(site.google.audience().trim_start_matches('/'), "iam.googleapis.com/PROVIDER");
     let mut stable = String::new();
     let mut rest = line.as_str();

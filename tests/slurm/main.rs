@@ -9,6 +9,7 @@
 //! attacks.rs   what a user of a shared node might try
 //! readme.rs    the README's commands are run, its troubleshooting holds
 //! containers.rs what enroot is given: merged configuration, pull credentials, mounts
+//! pyxis.rs     containers to the end, where pyxis and enroot are installed
 //! registry.rs  the registries of these tests
 //! clients.rs   Google's own clients as jobs: Python, Node, rclone, gcloud, curl
 //! ```
@@ -28,6 +29,7 @@ mod failures;
 mod golden;
 mod jobs;
 mod kills;
+mod pyxis;
 mod readme;
 mod registry;
 mod requests;
