@@ -39,10 +39,13 @@ use containers::Containers;
 use issuance::Issuance;
 use processes::Processes;
 
-/// How much longer than one exchange a step waits for another process that works on the same job.
+/// How long the epilog waits for a process that works on the same job.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// srun gives up on a step that does not start within MessageTimeout and BatchStartTimeout (`step_launch.c`), 20
+/// seconds by default as is our budget: what is left of it tells the user why.
+const TO_TELL: Duration = Duration::from_secs(3);
 /// What a step that has waited for long still gets for an exchange of its own.
-const LEAST: Duration = Duration::from_secs(2);
+const LEAST: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// What a hook has of Slurm.
@@ -165,12 +168,13 @@ impl Node<'_> {
     /// The job's prolog.
     pub fn prolog(&self, host: &dyn Host, facts: JobFacts) {
         let job = facts.job;
-        let request = host.options().request();
+        // A step's --no-gcp-wif within `salloc --gcp-wif` shows here as both: the step itself decides then.
+        let request = host.options().request().unwrap_or(Request::Refused);
         match Site::load(self.config_path) {
             Err(ConfigError::Absent(_)) => {}
             Err(error) => host.log(&Failure::from(error).to_string()),
             Ok(site) => {
-                let result = self.begin(host, &site, facts, request.unwrap_or(Request::Unstated));
+                let result = self.begin(host, &site, facts, request);
                 if let Err(failure) = result {
                     host.log(&format!("{failure} (job {job})"));
                 }
@@ -188,15 +192,8 @@ impl Node<'_> {
         let record = JobRecord::new(facts, generation);
         runtime.write_record(job, &lock, record.to_text().expose())?;
         if wants(site, &request) {
-            let mut issuance = Issuance {
-                node: self,
-                host,
-                site,
-                runtime: &runtime,
-                lock: &lock,
-                record,
-                budget: site.config.timeout(),
-            };
+            let mut issuance =
+                Issuance { node: self, host, site, runtime: &runtime, lock: &lock, record, budget: budget(site) };
             // The lock goes with the worker: it ends when the last process that holds it does.
             self.processes.detach(&mut || issuance.work(asked(&request)));
         }
@@ -261,9 +258,8 @@ impl Node<'_> {
         let runtime = RuntimeDirectory::open(&site.config.runtime_dir)?;
         let begun = self.exchanger.elapsed();
         let lock = runtime.lock(job, patience(site))?;
-        // A step that cannot be killed drains the node (UnkillableStepTimeout): waiting counts, too.
         let waited = self.exchanger.elapsed().saturating_sub(begun);
-        let budget = site.config.timeout().saturating_sub(waited).max(LEAST);
+        let budget = budget(site).saturating_sub(waited).max(LEAST);
         let record = match runtime.read_record(job, &lock)?.as_deref().and_then(JobRecord::parse) {
             Some(record) if (record.facts.uid, record.facts.job) == (facts.uid, job) => record,
             _ => JobRecord::new(facts.clone(), self.processes.generation()),
@@ -293,6 +289,18 @@ impl Node<'_> {
         }
     }
 
+    /// The end of the job's extern step. Under PrologFlags=RunInJob Slurm runs neither the prolog nor the epilog of a
+    /// SPANK plugin (`spank.c`: only slurmd itself looks for them), and this step ends after all others.
+    pub fn extern_exit(&self, host: &dyn Host, job: JobId) {
+        let Ok(config) = Config::load(self.config_path) else { return };
+        let Ok(runtime) = RuntimeDirectory::open(&config.runtime_dir) else { return };
+        let record = runtime.peek_record(job).as_deref().and_then(JobRecord::parse);
+        // What the prolog knows of a job only the prolog can have written: then the epilog will come, too.
+        if record.is_some_and(|record| record.facts.placement.is_none()) {
+            self.epilog(host, job);
+        }
+    }
+
     /// The job's epilog: nothing of the job stays. It works without a configuration, too.
     pub fn epilog(&self, host: &dyn Host, job: JobId) {
         let runtime_dir = match Config::load(self.config_path) {
@@ -304,8 +312,8 @@ impl Node<'_> {
         }
         let result = RuntimeDirectory::open(&runtime_dir).and_then(|runtime| {
             let _lock = self.last_lock(&runtime, job);
-            runtime.remove_files(job)?;
-            runtime.remove_record(job)
+            let files = runtime.remove_files(job);
+            runtime.remove_record(job).and(files)
         });
         if let Err(error) = result {
             host.log(&format!("{} (job {job}, epilog)", Failure::from(error)));
@@ -338,10 +346,9 @@ pub fn submission(
     all: &Options,
     inherited: &Options,
     variable: &dyn Fn(&str) -> Option<String>,
-) -> Result<Vec<Change>, Failure> {
-    Options::own(all, inherited).request()?;
-    Request::of_step(all, inherited)?;
-    Ok(plan::changes(&Environment::new(), false, variable))
+) -> Result<(Request, Vec<Change>), Failure> {
+    let request = Request::of_step(all, inherited)?;
+    Ok((request, plan::changes(&Environment::new(), false, variable)))
 }
 
 fn asked(request: &Request) -> Option<&ServiceAccountEmail> {
@@ -355,8 +362,15 @@ fn wants(site: &Site, request: &Request) -> bool {
     request.is_explicit() || (site.config.auto && *request == Request::Unstated)
 }
 
+/// What an exchange may take of the site's budget.
+fn budget(site: &Site) -> Duration {
+    let timeout = site.config.timeout();
+    timeout.saturating_sub(TO_TELL.min(timeout / 4))
+}
+
+/// How long a step waits for another process that works on the same job.
 fn patience(site: &Site) -> Duration {
-    site.config.timeout() + PATIENCE
+    budget(site) + LEAST
 }
 
 #[cfg(test)]

@@ -37,6 +37,8 @@ pub enum OptionError {
     Contradict,
     /// The service account is none.
     ServiceAccount(InvalidName),
+    /// A later component of a heterogeneous job asks for credentials and the first one does not.
+    LaterComponent,
 }
 
 impl fmt::Display for OptionError {
@@ -44,6 +46,9 @@ impl fmt::Display for OptionError {
         match self {
             Self::Contradict => f.write_str("--gcp-wif and --no-gcp-wif contradict each other; give one of them"),
             Self::ServiceAccount(error) => write!(f, "--gcp-wif-service-account: {error}"),
+            Self::LaterComponent => f.write_str(
+                "Slurm hands a heterogeneous job the options of its first component only; give --gcp-wif there",
+            ),
         }
     }
 }

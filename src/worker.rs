@@ -18,7 +18,7 @@ use crate::rules::Grant;
 use crate::sys;
 
 /// How much longer than its budget the child may take until it is killed: the time to read the certificates.
-const GRACE: Duration = Duration::from_secs(2);
+const GRACE: Duration = Duration::from_secs(1);
 
 /// Exchanges in a child process.
 #[derive(Debug, Default)]

@@ -20,6 +20,7 @@ use crate::lifecycle::{self, Node, Outcome};
 use crate::names::StepId;
 use crate::plan::Change;
 use crate::report::Failure;
+use crate::request::{OptionError, Request};
 use crate::sys;
 use crate::worker::Worker;
 use host::{SpankHost, own_variable};
@@ -35,6 +36,8 @@ SPANK_PLUGIN!(b"gcp_wif", release::SLURM_VERSION_NUMBER, GcpWif);
 struct GcpWif {
     config_path: OnceCell<PathBuf>,
     outcome: Outcome,
+    /// What the first component of a heterogeneous job asks for.
+    first_request: Option<Request>,
 }
 
 type HookResult = Result<(), Box<dyn Error>>;
@@ -86,12 +89,17 @@ unsafe impl Plugin for GcpWif {
     }
 
     fn exit(&mut self, spank: &mut SpankHandle) -> HookResult {
-        self.guard(|plugin| match &plugin.outcome {
-            Outcome::Issued { directory, .. } => {
+        self.guard(|plugin| match (spank.context(), &plugin.outcome) {
+            (Ok(Context::Remote), Outcome::Issued { directory, .. }) => {
                 plugin.node(spank)?.serve(|node| node.step_exit(&SpankHost(spank), directory));
                 Ok(())
             }
-            Outcome::None | Outcome::Failed { .. } => Ok(()),
+            (Ok(Context::Remote), _) if StepId(spank.job_stepid()?) == StepId::EXTERN => {
+                let job = host::job_id(spank)?;
+                plugin.node(spank)?.serve(|node| node.extern_exit(&SpankHost(spank), job));
+                Ok(())
+            }
+            _ => Ok(()),
         })
     }
 
@@ -129,23 +137,27 @@ impl GcpWif {
         Ok(())
     }
 
-    fn submission(&self, spank: &SpankHandle, context: Context) -> HookResult {
+    fn submission(&mut self, spank: &SpankHandle, context: Context) -> HookResult {
         let (all, inherited) = (options::all(spank), options::inherited(&own_variable));
-        match lifecycle::submission(&all, &inherited, &own_variable) {
-            Ok(changes) => {
-                for change in changes {
-                    match change {
-                        Change::Set(name, value) => sys::set_own_variable(name, value.expose()),
-                        Change::Unset(name) => sys::remove_own_variable(name),
-                    }
-                }
-                if context == Context::Allocator {
-                    options::forget_overruled(spank, &all, &inherited);
-                }
-                Ok(())
-            }
+        let (request, changes) = match lifecycle::submission(&all, &inherited, &own_variable) {
+            Ok(accepted) => accepted,
             Err(failure) => refuse(&failure),
+        };
+        for change in changes {
+            match change {
+                Change::Set(name, value) => sys::set_own_variable(name, value.expose()),
+                Change::Unset(name) => sys::remove_own_variable(name),
+            }
         }
+        if context == Context::Allocator {
+            options::forget_overruled(spank, &all, &inherited);
+            let explicit = request.is_explicit();
+            let first = self.first_request.get_or_insert(request);
+            if explicit && !first.is_explicit() {
+                refuse(&OptionError::LaterComponent.into());
+            }
+        }
+        Ok(())
     }
 
     fn step(&mut self, spank: &SpankHandle) -> HookResult {
@@ -154,6 +166,7 @@ impl GcpWif {
             Ok(request) if !request.is_explicit() => Outcome::None,
             _ => Outcome::Failed { failure: Failure::internal(), explicit: true },
         };
+        options::forget_given(spank);
         let (facts, step) = (host::step_facts(spank)?, StepId(spank.job_stepid()?));
         self.outcome = self.node(spank)?.serve(|node| node.step(&SpankHost(spank), facts, step));
         Ok(())

@@ -64,6 +64,15 @@ pub(super) fn forget_overruled(spank: &SpankHandle, all: &Options, inherited: &O
     }
 }
 
+/// Slurm means to take these from a step's environment once it has read them, but skips one that follows another
+/// (`src/common/spank.c`, `spank_clear_remote_options_env`): what the step submits would inherit it.
+pub(super) fn forget_given(spank: &SpankHandle) {
+    for name in [WANTED, REFUSED, SERVICE_ACCOUNT] {
+        // It is an error that the variable was not there.
+        let _ = spank.unsetenv(variable_name(GIVEN, name));
+    }
+}
+
 fn variable_name(prefix: &str, option: &str) -> String {
     format!("{prefix}{}", option.replace('-', "_"))
 }
