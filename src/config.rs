@@ -125,7 +125,7 @@ fn default_scopes() -> Vec<Scope> {
     vec![Scope::cloud_platform()]
 }
 fn default_delivery() -> Delivery {
-    Delivery::Direct
+    Delivery::Agent
 }
 fn default_adc() -> Adc {
     Adc::File
@@ -237,11 +237,8 @@ impl Config {
         }) {
             return Err("project: not a project id".to_owned());
         }
-        if config.delivery == Delivery::Agent {
-            return Err("delivery: \"agent\" is not available in this version, set it to \"direct\"".to_owned());
-        }
-        if config.adc == Adc::Metadata {
-            return Err("adc: \"metadata\" needs delivery \"agent\", which is not available in this version".to_owned());
+        if config.adc == Adc::Metadata && config.delivery == Delivery::Direct {
+            return Err("adc: \"metadata\" needs delivery \"agent\"".to_owned());
         }
         Ok(config)
     }
@@ -256,6 +253,7 @@ mod tests {
         let config =
             Config::parse(br#"{"credential_configuration": "/etc/slurm/credential-configuration.json"}"#).unwrap();
         assert!(!config.auto);
+        assert_eq!((config.delivery, config.adc), (Delivery::Agent, Adc::File));
         assert_eq!(config.scopes, [Scope::cloud_platform()]);
         assert_eq!(config.runtime_dir, Path::new("/run/gcp-wif"));
         assert_eq!(config.command, Path::new("/usr/bin/gcp-wif"));
@@ -278,8 +276,8 @@ mod tests {
             (r#""runtime_dir": "run""#, "runtime_dir: \"run\" is not an absolute path"),
             (r#""runtime_dir": "/run/${HOME}""#, "runtime_dir: "),
             (r#""runtime_dir": "/""#, "runtime_dir: "),
-            (r#""delivery": "agent""#, "delivery: \"agent\" is not available"),
-            (r#""adc": "metadata""#, "adc: \"metadata\" needs delivery \"agent\""),
+            (r#""delivery": "indirect""#, "unknown variant `indirect`"),
+            (r#""delivery": "direct", "adc": "metadata""#, "adc: \"metadata\" needs delivery \"agent\""),
             (r#""proxy": "proxy:3128""#, "proxy: "),
             (r#""project": "a b""#, "project: not a project id"),
             (r#""rules": [{"user": ["alice"]}]"#, "unknown field `user`"),

@@ -66,6 +66,14 @@ impl FileError {
         matches!(self.problem, FileProblem::System { errno: Errno::ACCESS | Errno::PERM, .. })
     }
 
+    /// The command that mends it, where there is one and the message does not name it.
+    pub fn fix(&self) -> Option<String> {
+        match self.problem {
+            FileProblem::OwnedBy(_) => Some(format!("run chown root: {}", self.path.display())),
+            _ => None,
+        }
+    }
+
     /// Whether there simply is no such file.
     pub fn is_absent(&self) -> bool {
         matches!(self.problem, FileProblem::System { errno: Errno::NOENT | Errno::NOTDIR, .. })
@@ -99,14 +107,15 @@ impl fmt::Display for FileError {
 
 impl std::error::Error for FileError {}
 
-/// Reads a file that decides what root does: a regular one, root's, writable by nobody else.
+/// Reads a file that decides what root does: a regular one, root's, writable by nobody else. Where a user runs the
+/// companion command, his own file is as good.
 ///
 /// # Errors
 /// When it is not such a file or cannot be read.
 pub fn read_trusted(path: &Path) -> Result<Vec<u8>, FileError> {
     read(path, LONGEST, |stat| {
         let mode = stat.st_mode & 0o7777;
-        if stat.st_uid != rustix::process::geteuid().as_raw() {
+        if ![0, rustix::process::geteuid().as_raw()].contains(&stat.st_uid) {
             Err(FileProblem::OwnedBy(stat.st_uid))
         } else if mode & 0o022 != 0 {
             Err(FileProblem::Writable(mode))
@@ -114,6 +123,20 @@ pub fn read_trusted(path: &Path) -> Result<Vec<u8>, FileError> {
             Ok(())
         }
     })
+}
+
+/// Checks that a file is as [`read_trusted`] wants it, without reading it.
+///
+/// # Errors
+/// When it is not.
+pub fn check_trusted(path: &Path) -> Result<(), FileError> {
+    let stat = rustix::fs::stat(path).map_err(|e| FileError::system(path, "examine it", e))?;
+    let mode = stat.st_mode & 0o7777;
+    match (stat.st_uid, mode & 0o022) {
+        (0, 0) => Ok(()),
+        (0, _) => Err(FileError::new(path, FileProblem::Writable(mode))),
+        (uid, _) => Err(FileError::new(path, FileProblem::OwnedBy(uid))),
+    }
 }
 
 /// Reads a regular file of limited length, whoever owns it.

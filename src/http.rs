@@ -10,6 +10,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
 use ureq::Agent;
 use ureq::config::RedirectAuthHeaders;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
@@ -190,6 +192,15 @@ impl Client {
             .build()
             .new_agent();
         Ok(Self { agent })
+    }
+}
+
+impl Client {
+    /// The time at an endpoint's server, if it answers and tells. Whatever it answers: every answer has a date.
+    pub fn time_at(&self, endpoint: &Endpoint, limit: Duration) -> Option<OffsetDateTime> {
+        let call = self.agent.get(endpoint.as_str()).config().timeout_global(Some(limit)).build();
+        let response = call.call().ok()?;
+        OffsetDateTime::parse(response.headers().get("date")?.to_str().ok()?, &Rfc2822).ok()
     }
 }
 

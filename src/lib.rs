@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! 5 faces       spank/{mod,options,host}   the hooks of Slurm, each a few lines: facts in, a call, an outcome out
+//!               cli, cli/*                 the companion command: its arguments, what it prints
 //! 4 the life    lifecycle, lifecycle/*     what each hook does with a job, what a failure means, what is swept
 //!               worker                     the exchange in a process of its own
 //!               record                     what root remembers of a job between its hooks
@@ -42,6 +43,8 @@
 //!
 //! Only the face and [`sys`] have any, each block with its reason; every other file forbids it.
 
+pub mod agent;
+pub mod cli;
 pub mod config;
 pub mod enroot;
 pub mod exchange;

@@ -36,7 +36,7 @@ use crate::report::Failure;
 use crate::request::{Options, Request};
 use crate::rules::Grant;
 use containers::Containers;
-use issuance::Issuance;
+pub(crate) use issuance::Issuance;
 use processes::Processes;
 
 /// How long the epilog waits for a process that works on the same job.
@@ -99,7 +99,7 @@ impl Site {
         Ok(Self { config, configuration })
     }
 
-    fn default_identity(&self) -> Identity {
+    pub(crate) fn default_identity(&self) -> Identity {
         match &self.configuration.impersonation {
             Some(impersonation) => Identity::ServiceAccount(impersonation.service_account.clone()),
             None => Identity::Federated,
@@ -266,6 +266,9 @@ impl Node<'_> {
         };
         let mut issuance = Issuance { node: self, host, site, runtime: &runtime, lock: &lock, record, budget };
         let (issued, place) = issuance.obtain(asked(request))?;
+        if issued.endpoint.is_some() {
+            self.processes.wake_agent(&site.config)?;
+        }
         let name = format!("enroot-{step}");
         let enroot = runtime.path_of_tree(job, &name);
         let mut environment = plan::environment(&site.config, &issued, &runtime.path_of(&place), &enroot);
@@ -312,8 +315,14 @@ impl Node<'_> {
         }
         let result = RuntimeDirectory::open(&runtime_dir).and_then(|runtime| {
             let _lock = self.last_lock(&runtime, job);
+            let record = runtime.peek_record(job).as_deref().and_then(JobRecord::parse);
             let files = runtime.remove_files(job);
-            runtime.remove_record(job).and(files)
+            let result = runtime.remove_record(job).and(files);
+            if record.is_some_and(|record| record.issued.iter().any(|issued| issued.endpoint.is_some())) {
+                // The handle dies with the job, not a moment later.
+                self.processes.tell_agent(&runtime_dir);
+            }
+            result
         });
         if let Err(error) = result {
             host.log(&format!("{} (job {job}, epilog)", Failure::from(error)));

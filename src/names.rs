@@ -270,6 +270,14 @@ impl Endpoint {
         if secure && named { Ok(Self(text.to_owned())) } else { Err(refused()) }
     }
 
+    /// The same endpoint's other method: what follows the last colon of the path is replaced.
+    pub fn with_method(&self, method: &str) -> Self {
+        match self.0.rsplit_once(':') {
+            Some((base, _)) => Self(format!("{base}:{method}")),
+            None => self.clone(),
+        }
+    }
+
     /// The URL as text.
     pub fn as_str(&self) -> &str {
         &self.0

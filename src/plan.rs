@@ -7,13 +7,17 @@ use std::path::Path;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::config::Config;
+use crate::config::{Adc, Config};
 use crate::exchange::Instant;
-use crate::record::Issued;
+use crate::exchange::credential_configuration::{CredentialConfiguration, SubjectTokenFormat, TOKEN_TYPE_JWT};
+use crate::names::{self, InvalidName};
+use crate::record::{Endpoint, Issued};
 use crate::secret::Secret;
 
 /// The file that always holds a valid access token.
 pub const ACCESS_TOKEN_FILE: &str = "access_token";
+/// The job's handle, which its own token endpoint takes for a subject token.
+pub const HANDLE_FILE: &str = "handle";
 /// The job's credential configuration.
 pub const CREDENTIALS_FILE: &str = "credentials.json";
 
@@ -21,13 +25,16 @@ pub const CREDENTIALS_FILE: &str = "credentials.json";
 /// for another job is told from the user's own, also on a login node that knows no configuration.
 const MARKER: &str = "GCP_WIF_VARIABLES";
 
+/// The metadata endpoint, by the names that Google's clients look for.
+const METADATA: [&str; 3] = ["GCE_METADATA_HOST", "GCE_METADATA_ROOT", "GCE_METADATA_IP"];
+
 /// enroot's configuration directory: ours holds the user's own, so that it takes the place of any value.
 const ENROOT: &str = "ENROOT_CONFIG_PATH";
 /// The user's own value of it, to be put back where ours goes.
 const ENROOT_OWN: &str = "GCP_WIF_ENROOT_CONFIG_PATH";
 
 /// The project's variables: a value of the user's own is always kept.
-const PROJECT: [&str; 3] = ["GOOGLE_CLOUD_PROJECT", "GCLOUD_PROJECT", "CLOUDSDK_CORE_PROJECT"];
+pub const PROJECT: [&str; 3] = ["GOOGLE_CLOUD_PROJECT", "GCLOUD_PROJECT", "CLOUDSDK_CORE_PROJECT"];
 
 /// Every variable that can be ours, the marker apart.
 const OURS: [&str; 13] = [
@@ -71,10 +78,39 @@ pub fn environment(config: &Config, issued: &Issued, directory: &Path, enroot: &
         ("GCP_WIF_SERVICE_ACCOUNT", Secret::new(issued.name.clone())),
         (ENROOT, Secret::new(enroot.to_string_lossy().into_owned())),
     ]);
+    if let Some(endpoint) = &issued.endpoint {
+        let address = Secret::new(format!("127.0.0.1:{}", endpoint.port));
+        environment.extend(METADATA.map(|name| (name, address.clone())));
+    }
+    if config.adc == Adc::Metadata {
+        environment.remove("GOOGLE_APPLICATION_CREDENTIALS");
+    }
     if let Some(project) = &config.project {
         environment.extend(PROJECT.map(|name| (name, Secret::new(project.clone()))));
     }
     environment
+}
+
+/// The credential configuration of a job that the agent serves: its own token endpoint, and its handle for a subject
+/// token. No impersonation: the endpoint hands out the access token itself.
+///
+/// # Errors
+/// When the endpoint has no URL, which does not happen.
+pub fn served(
+    configuration: &CredentialConfiguration,
+    endpoint: &Endpoint,
+    directory: &Path,
+) -> Result<CredentialConfiguration, InvalidName> {
+    let url = |path: &str| names::Endpoint::parse(&format!("http://127.0.0.1:{}{path}", endpoint.port));
+    Ok(CredentialConfiguration {
+        subject_token_type: TOKEN_TYPE_JWT.to_owned(),
+        token_url: url("/v1/token")?,
+        token_info_url: Some(url("/v1/introspect")?),
+        subject_token_file: directory.join(HANDLE_FILE),
+        subject_token_format: SubjectTokenFormat::Text,
+        impersonation: None,
+        ..configuration.clone()
+    })
 }
 
 /// Takes enroot's directory out of an environment: the user's own stays in force.
@@ -113,10 +149,15 @@ pub fn changes(wanted: &Environment, explicit: bool, current: &dyn Fn(&str) -> O
     changes
 }
 
+/// Whether a variable has a value that is ours.
+pub fn is_ours(name: &str, current: &dyn Fn(&str) -> Option<String>) -> bool {
+    is_marked(&marked(current), name, current(name).as_deref())
+}
+
 /// ENROOT_CONFIG_PATH as the user has it, were it not for us.
 pub fn own_enroot_config_path(current: &dyn Fn(&str) -> Option<String>) -> Option<String> {
     let value = current(ENROOT);
-    if is_marked(&marked(current), ENROOT, value.as_deref()) { current(ENROOT_OWN) } else { value }
+    if is_ours(ENROOT, current) { current(ENROOT_OWN) } else { value }
 }
 
 /// Keeps the user's own ENROOT_CONFIG_PATH beside ours, and puts it back without.

@@ -65,6 +65,18 @@ pub struct Issued {
     pub issued_at: Instant,
     /// When it ends.
     pub expires_at: Instant,
+    /// Where the agent serves it, under agent delivery.
+    pub endpoint: Option<Endpoint>,
+}
+
+/// An endpoint of the agent's, for one identity of one job. It stays the same for as long as the job lives.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Its port on 127.0.0.1.
+    pub port: u16,
+    /// What the job has in the place of a subject token.
+    #[serde(with = "exposed")]
+    pub handle: Secret,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -76,7 +88,7 @@ struct FailureAt {
 impl Issued {
     /// A token that came just now.
     pub fn new(identity: Identity, name: String, token: AccessToken, now: Instant) -> Self {
-        Self { identity, name, token: token.token, issued_at: now, expires_at: token.expires_at }
+        Self { identity, name, token: token.token, issued_at: now, expires_at: token.expires_at, endpoint: None }
     }
 
     /// The access token.

@@ -86,6 +86,14 @@ impl Failure {
         )
     }
 
+    /// The agent that is not there.
+    pub fn of_agent(problem: &str) -> Self {
+        Self::new(
+            Stage::Agent,
+            format_args!("{problem}; see agent.log in the runtime directory, tell the site's administrators"),
+        )
+    }
+
     /// Pyxis before this plugin.
     pub fn of_order() -> Self {
         Self::new(
@@ -136,23 +144,34 @@ impl fmt::Display for Failure {
 fn exchange_hint(refusal: &Refusal, configuration: &CredentialConfiguration, claims: &Claims, now: Instant) -> String {
     let provider = configuration.audience.as_str();
     if refusal.text.contains("udience") && refusal.code.as_deref() == Some("invalid_grant") {
-        let audiences = claims.audiences.iter().map(|a| clip(a, 200)).collect::<Vec<_>>().join("\", \"");
-        return format!(
-            "the subject token is for \"{audiences}\", the provider expects \"https:{provider}\" unless it names allowed audiences; \
-             project the token with the provider's audience"
-        );
+        return audience_hint(configuration, claims);
     }
     if let Some(expiry) = claims.expiry.filter(|expiry| *expiry <= now) {
-        return format!(
-            "the subject token expired {} seconds ago by this node's clock; see why it is not renewed",
-            now.saturating_sub(expiry)
-        );
+        return expiry_hint(expiry, now);
     }
     match refusal.code.as_deref() {
         Some("invalid_target") => format!("check that the provider {provider} exists and is enabled"),
         Some("unauthorized_client") => "check the provider's attribute condition".to_owned(),
         _ => format!("check issuer, keys and mapping of the provider {provider}"),
     }
+}
+
+/// What to do about a subject token for another audience.
+pub(crate) fn audience_hint(configuration: &CredentialConfiguration, claims: &Claims) -> String {
+    let audiences = claims.audiences.iter().map(|a| clip(a, 200)).collect::<Vec<_>>().join("\", \"");
+    format!(
+        "the subject token is for \"{audiences}\", the provider expects \"https:{}\" unless it names allowed audiences; \
+         project the token with the provider's audience",
+        configuration.audience.as_str()
+    )
+}
+
+/// What to do about a subject token that has expired.
+pub(crate) fn expiry_hint(expiry: Instant, now: Instant) -> String {
+    format!(
+        "the subject token expired {} seconds ago by this node's clock; see why it is not renewed",
+        now.saturating_sub(expiry)
+    )
 }
 
 fn impersonation_hint(

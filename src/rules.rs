@@ -88,7 +88,7 @@ pub fn decide(
     if facts.placement.is_none() && rules.iter().any(|rule| rule.accounts.is_some() || rule.partitions.is_some()) {
         return Err(Denial::UnknownPlacement);
     }
-    let Some((index, rule)) = rules.iter().enumerate().find(|(_, rule)| matches(rule, facts)) else {
+    let Some((index, rule)) = rules.iter().enumerate().find(|(_, rule)| mismatch(rule, facts).is_none()) else {
         return Err(Denial::NoRuleMatches { user: facts.user_text(), placement: placement_text(facts) });
     };
     let identity = rule.service_account.clone().map_or_else(|| default.clone(), Identity::ServiceAccount);
@@ -114,18 +114,31 @@ fn grant(
     }
 }
 
-/// A rule matches when each key that it has matches.
-fn matches(rule: &Rule, facts: &JobFacts) -> bool {
+/// A key of a rule that says for whom it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Key {
+    Users,
+    Groups,
+    Accounts,
+    Partitions,
+}
+
+/// The first key of a rule that does not match; none where the rule matches, because each key that it has does.
+pub fn mismatch(rule: &Rule, facts: &JobFacts) -> Option<Key> {
     let names = |names: &Option<Vec<String>>, fact: Option<&String>| {
         names.as_ref().is_none_or(|names| fact.is_some_and(|fact| names.contains(fact)))
     };
+    let user = |user: &Principal| is(user, facts.uid, facts.user.as_deref());
+    let group = |group: &Principal| facts.groups.iter().any(|g| is(group, g.id, g.name.as_deref()));
     let placement = facts.placement.as_ref();
-    rule.users.as_ref().is_none_or(|users| users.iter().any(|user| is(user, facts.uid, facts.user.as_deref())))
-        && rule.groups.as_ref().is_none_or(|groups| {
-            groups.iter().any(|group| facts.groups.iter().any(|g| is(group, g.id, g.name.as_deref())))
-        })
-        && names(&rule.accounts, placement.and_then(|p| p.account.as_ref()))
-        && names(&rule.partitions, placement.and_then(|p| p.partition.as_ref()))
+    let matches = [
+        (Key::Users, rule.users.as_ref().is_none_or(|users| users.iter().any(user))),
+        (Key::Groups, rule.groups.as_ref().is_none_or(|groups| groups.iter().any(group))),
+        (Key::Accounts, names(&rule.accounts, placement.and_then(|p| p.account.as_ref()))),
+        (Key::Partitions, names(&rule.partitions, placement.and_then(|p| p.partition.as_ref()))),
+    ];
+    matches.into_iter().find_map(|(key, matches)| (!matches).then_some(key))
 }
 
 fn is(principal: &Principal, id: u32, name: Option<&str>) -> bool {
@@ -206,6 +219,19 @@ mod tests {
             (r#"{"partitions": ["cpu"], "accounts": ["vision"], "groups": ["ml"], "users": ["alice"]}"#, false),
         ] {
             assert_eq!(deciding(&format!("[{rule}]"), &alice()), matches.then_some(1), "{rule}");
+        }
+    }
+
+    #[test]
+    fn the_first_key_that_does_not_match_is_named() {
+        for (rule, key) in [
+            (r#"{"users": ["alice"], "groups": ["wheel"], "accounts": ["x"]}"#, Some(Key::Groups)),
+            (r#"{"users": ["bob"], "groups": ["wheel"]}"#, Some(Key::Users)),
+            (r#"{"accounts": ["vision"], "partitions": ["cpu"]}"#, Some(Key::Partitions)),
+            (r#"{"accounts": []}"#, Some(Key::Accounts)),
+            (r#"{"users": ["alice"], "groups": ["ml"]}"#, None),
+        ] {
+            assert_eq!(mismatch(&rules(&format!("[{rule}]"))[0], &alice()), key, "{rule}");
         }
     }
 

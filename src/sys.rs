@@ -5,6 +5,9 @@ use std::fmt;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -27,20 +30,49 @@ pub struct Group {
     pub name: Option<String>,
 }
 
+/// A user of the user database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// The name.
+    pub name: String,
+    /// The number.
+    pub uid: u32,
+    /// The primary group.
+    pub gid: u32,
+}
+
 /// The name of a user, if the node knows it.
 pub fn user_name(uid: u32) -> Option<String> {
+    user(uid).map(|user| user.name)
+}
+
+/// The user of this number, if the node knows him.
+pub fn user(uid: u32) -> Option<User> {
+    // SAFETY: `look_up` passes pointers to live locals, and the length of the buffer.
+    look_up(|entry, buffer, length, found| unsafe { libc::getpwuid_r(uid, entry, buffer, length, found) })
+}
+
+/// The user of this name, if the node knows him.
+pub fn user_named(name: &str) -> Option<User> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: as in `user`, and the name is a C string that lives.
+    look_up(|entry, buffer, length, found| unsafe { libc::getpwnam_r(name.as_ptr(), entry, buffer, length, found) })
+}
+
+fn look_up(
+    call: impl FnOnce(*mut libc::passwd, *mut libc::c_char, usize, *mut *mut libc::passwd) -> libc::c_int,
+) -> Option<User> {
     let mut buffer = vec![0; ENTRY];
     // SAFETY: passwd is a plain C structure, for which zeroes are a value.
     let mut entry: libc::passwd = unsafe { std::mem::zeroed() };
     let mut found = std::ptr::null_mut();
-    // SAFETY: every pointer is to a live local, and the length is the buffer's.
-    let rc = unsafe { libc::getpwuid_r(uid, &raw mut entry, buffer.as_mut_ptr(), buffer.len(), &raw mut found) };
+    let rc = call(&raw mut entry, buffer.as_mut_ptr(), buffer.len(), &raw mut found);
     if rc != 0 || found.is_null() {
         return None;
     }
     // SAFETY: on success pw_name points into `buffer`, which lives.
     let name = unsafe { CStr::from_ptr(entry.pw_name) };
-    name.to_str().ok().map(str::to_owned)
+    Some(User { name: name.to_str().ok()?.to_owned(), uid: entry.pw_uid, gid: entry.pw_gid })
 }
 
 /// The groups of a user: the primary one and those of the group database.
@@ -182,8 +214,26 @@ pub fn detach(work: impl FnOnce()) -> Result<(), ChildError> {
     Ok(())
 }
 
+/// Starts a program in a process of its own that outlives this one, with an empty environment and no descriptors.
+///
+/// # Errors
+/// When no process can be started. That the program itself cannot be started is not told.
+pub fn spawn_detached(program: &Path, arguments: &[String]) -> Result<(), ChildError> {
+    detach(|| {
+        let _ = Command::new(program)
+            .args(arguments)
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .exec();
+    })
+}
+
 /// A process that will hold tokens: no core dump, no ptrace by the user.
-fn guard_secrets() {
+pub fn guard_secrets() {
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
 }
 
@@ -346,6 +396,8 @@ mod tests {
     fn roots_name_and_group_are_known() {
         assert_eq!(user_name(0).as_deref(), Some("root"));
         assert_eq!(user_name(4_000_000_000), None);
+        assert_eq!(user_named("root"), user(0));
+        assert_eq!((user_named("no-such-user"), user_named("a\0b")), (None, None));
         assert!(groups(Some("root"), 0).contains(&Group { id: 0, name: Some("root".to_owned()) }));
         assert_eq!(groups(None, 4_000_000_000), [Group { id: 4_000_000_000, name: None }]);
     }

@@ -7,14 +7,16 @@ use once_cell::sync::OnceCell;
 use serde::{Deserialize, Serialize};
 
 use crate::exchange::run::{self, Clock};
-use crate::exchange::subject_token::SubjectToken;
-use crate::exchange::{Exchange, Instant};
+use crate::exchange::subject_token::{Claims, SubjectToken};
+use crate::exchange::{AccessToken, Exchange, Instant};
 use crate::http::Client;
 use crate::identity::JobFacts;
 use crate::lifecycle::{Exchanger, Site};
+use crate::names::Identity;
 use crate::record::Issued;
 use crate::report::Failure;
 use crate::rules::Grant;
+use crate::secret::Secret;
 use crate::sys;
 
 /// How much longer than its budget the child may take until it is killed: the time to read the certificates.
@@ -57,25 +59,54 @@ impl Exchanger for Worker {
     }
 }
 
+/// An OpenID token of a service account, got in a child process as well.
+///
+/// # Errors
+/// The failure, ready to be told.
+pub fn id_token(site: &Site, identity: &Identity, facts: &JobFacts, audience: &str) -> Result<Secret, Failure> {
+    let answer = sys::in_child(site.config.timeout() + GRACE, || {
+        let token = over_network(site, identity, facts, site.config.timeout(), Some(audience));
+        serde_json::to_vec(&token.map(|(token, _)| token.token.expose().to_owned())).unwrap_or_default()
+    })?;
+    let answer = zeroize::Zeroizing::new(answer);
+    let token: Result<String, Failure> =
+        serde_json::from_slice(&answer).map_err(|_| sys::ChildError::Died("its answer is cut off".to_owned()))?;
+    token.map(Secret::new)
+}
+
 /// One exchange over the network, in this process.
 ///
 /// # Errors
 /// The failure, ready to be told.
 pub fn exchange(site: &Site, grant: &Grant, facts: &JobFacts, budget: Duration) -> Result<Issued, Failure> {
+    let identity = grant.identity();
+    let (token, claims) = over_network(site, identity, facts, budget, None)?;
+    let name = match identity.service_account() {
+        Some(email) => email.to_string(),
+        None => claims.subject.unwrap_or_default(),
+    };
+    Ok(Issued::new(identity.clone(), name, token, SystemClock.now()))
+}
+
+fn over_network(
+    site: &Site,
+    identity: &Identity,
+    facts: &JobFacts,
+    budget: Duration,
+    id_token_for: Option<&str>,
+) -> Result<(AccessToken, Claims), Failure> {
     let configuration = &site.configuration;
     let client = Client::new(site.config.ca_certificates.as_deref(), site.config.proxy.as_deref())?;
     let subject_token = SubjectToken::read(configuration)?;
     let reason = format!("slurm job {} of user {}", facts.job, facts.user_text());
-    let mut exchange = Exchange::new(configuration, &subject_token, grant.identity(), &site.config.scopes, reason);
-    let clock = SystemClock;
-    let claims = subject_token.claims();
+    let mut exchange = Exchange::new(configuration, &subject_token, identity, &site.config.scopes, reason);
+    if let Some(audience) = id_token_for {
+        exchange = exchange.for_id_token(audience);
+    }
+    let (clock, claims) = (SystemClock, subject_token.claims());
     let token = run::run(&mut exchange, &client, &clock, budget)
-        .map_err(|error| Failure::of_exchange(&error, configuration, claims, grant.identity(), clock.now()))?;
-    let name = match grant.identity().service_account() {
-        Some(email) => email.to_string(),
-        None => claims.subject.clone().unwrap_or_default(),
-    };
-    Ok(Issued::new(grant.identity().clone(), name, token, clock.now()))
+        .map_err(|error| Failure::of_exchange(&error, configuration, claims, identity, clock.now()))?;
+    Ok((token, claims.clone()))
 }
 
 /// The system's clocks.

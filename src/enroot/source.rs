@@ -117,15 +117,8 @@ impl Search<'_> {
     }
 
     fn systems(&self) -> Option<String> {
-        let mut files = vec![self.system.to_owned()];
-        let mut drop_in = self.system.as_os_str().to_owned();
-        drop_in.push(".d");
-        let mut drop_ins: Vec<PathBuf> =
-            fs::read_dir(drop_in).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect();
-        drop_ins.retain(|path| path.extension().is_some_and(|ending| ending == "conf"));
-        drop_ins.sort();
-        files.extend(drop_ins);
-        files.iter().filter_map(|file| fs::read_to_string(file).ok()).find_map(|text| self.evaluate(assignment(&text)?))
+        let mut texts = system_files(self.system).into_iter().filter_map(|file| fs::read_to_string(file).ok());
+        texts.find_map(|text| self.evaluate(assignment(&text)?))
     }
 
     /// enroot lets bash expand the value, so bash it is, as the user and with his environment.
@@ -148,8 +141,20 @@ impl Search<'_> {
     }
 }
 
+/// enroot's system configuration, in its own order.
+pub(crate) fn system_files(system: &Path) -> Vec<PathBuf> {
+    let mut drop_in = system.as_os_str().to_owned();
+    drop_in.push(".d");
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(drop_in).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect();
+    files.retain(|path| path.extension().is_some_and(|ending| ending == "conf"));
+    files.sort();
+    files.insert(0, system.to_owned());
+    files
+}
+
 /// The value of ENROOT_CONFIG_PATH in a configuration file. `read` does not see a last line without its newline.
-fn assignment(text: &str) -> Option<&str> {
+pub(crate) fn assignment(text: &str) -> Option<&str> {
     let lines = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
     lines.filter_map(|line| line.trim_start().strip_prefix("ENROOT_CONFIG_PATH")).find_map(|rest| {
         let value = rest.trim_start_matches([' ', '\t']);

@@ -33,6 +33,25 @@ pub(super) fn request(
     }
 }
 
+/// generateIdToken,
+/// <https://cloud.google.com/iam/docs/reference/credentials/rest/v1/projects.serviceAccounts/generateIdToken>.
+pub(super) fn id_request(url: &Endpoint, federated: &Secret, audience: &str, reason: &str) -> Request {
+    Request {
+        endpoint: url.with_method("generateIdToken"),
+        bearer: Some(federated.clone()),
+        content_type: "application/json",
+        headers: vec![("x-goog-request-reason", reason.to_owned())],
+        body: Secret::new(json!({"audience": audience, "includeEmail": true}).to_string()),
+    }
+}
+
+pub(super) fn id_receive(response: &Response) -> Result<AccessToken, Problem> {
+    let token = token(&object(response)?, "token")?;
+    let claims = super::subject_token::claims(token.expose());
+    let expires_at = claims.and_then(|claims| claims.expiry).ok_or_else(|| missing("JWT with an expiry"))?;
+    Ok(AccessToken { token, expires_at })
+}
+
 pub(super) fn receive(response: &Response) -> Result<AccessToken, Problem> {
     let object = object(response)?;
     let token = token(&object, "accessToken")?;

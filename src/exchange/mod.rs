@@ -139,9 +139,19 @@ enum State {
     Done(AccessToken),
 }
 
+/// What a service account is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose<'a> {
+    /// A token for Google's interfaces.
+    AccessToken,
+    /// An OpenID token for this audience.
+    IdToken(&'a str),
+}
+
 /// One exchange.
 #[derive(Debug)]
 pub struct Exchange<'a> {
+    purpose: Purpose<'a>,
     configuration: &'a CredentialConfiguration,
     subject_token: &'a SubjectToken,
     identity: Identity,
@@ -159,7 +169,13 @@ impl<'a> Exchange<'a> {
         scopes: &'a [Scope],
         reason: String,
     ) -> Self {
-        Self { configuration, subject_token, identity: identity.clone(), scopes, reason, state: State::Start }
+        let (purpose, state) = (Purpose::AccessToken, State::Start);
+        Self { purpose, configuration, subject_token, identity: identity.clone(), scopes, reason, state }
+    }
+
+    /// The same exchange for an OpenID token. A federated principal has none.
+    pub fn for_id_token(self, audience: &'a str) -> Self {
+        Self { purpose: Purpose::IdToken(audience), ..self }
     }
 
     /// What to do next.
@@ -171,7 +187,12 @@ impl<'a> Exchange<'a> {
             ),
             State::Federated { token, url } => Next::Send(
                 Leg::Impersonation,
-                impersonation::request(url, token, self.scopes, self.configuration.lifetime(), &self.reason),
+                match self.purpose {
+                    Purpose::AccessToken => {
+                        impersonation::request(url, token, self.scopes, self.configuration.lifetime(), &self.reason)
+                    }
+                    Purpose::IdToken(audience) => impersonation::id_request(url, token, audience, &self.reason),
+                },
             ),
             State::Done(token) => Next::Done(token.clone()),
         }
@@ -202,7 +223,11 @@ impl<'a> Exchange<'a> {
                 };
             }
             (State::Federated { .. }, _) => {
-                let token = impersonation::receive(response).map_err(|problem| self.error(problem))?;
+                let token = match self.purpose {
+                    Purpose::AccessToken => impersonation::receive(response),
+                    Purpose::IdToken(_) => impersonation::id_receive(response),
+                };
+                let token = token.map_err(|problem| self.error(problem))?;
                 self.state = State::Done(self.living(token, now)?);
             }
         }

@@ -119,7 +119,7 @@ fn from_field(text: &str, field: &str) -> Result<Secret, String> {
     }
 }
 
-fn claims(token: &str) -> Option<Claims> {
+pub(super) fn claims(token: &str) -> Option<Claims> {
     let mut parts = token.split('.');
     let (header, payload, signature) = (parts.next()?, parts.next()?, parts.next()?);
     if parts.next().is_some() || signature.is_empty() {

@@ -28,6 +28,8 @@ use super::{FileError, FileProblem, acl};
 use crate::names::{JobId, ServiceAccountEmail};
 
 const RECORD: &str = "record";
+/// enroot's netrc file in a step's directory.
+const PULL_CREDENTIALS: &str = ".credentials";
 /// The path components below `jobs/` are at most JOBID/EMAIL/FILE.
 const DEEPEST: u32 = 3;
 
@@ -213,6 +215,29 @@ impl RuntimeDirectory {
     /// The path of a step's directory, for the job's environment.
     pub fn path_of_tree(&self, job: JobId, name: &str) -> PathBuf {
         self.path_of_job(job).join(name)
+    }
+
+    /// Puts a new token in the place of an old one in the pull credentials of every step of a job.
+    ///
+    /// # Errors
+    /// When one cannot be written.
+    pub fn replace_in_trees(&self, job: JobId, uid: u32, gid: u32, old: &str, new: &str, _lock: &Lock) -> Result<()> {
+        let path = self.path_of_job(job);
+        let flags = directory_flags() | OFlags::NOFOLLOW;
+        let error = |errno| FileError::system(&path, "open it", errno);
+        let directory = rustix::fs::openat(&self.jobs, &*job.to_string(), flags, Mode::empty()).map_err(error)?;
+        for entry in Dir::read_from(&directory).map_err(error)?.flatten() {
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            let Ok(tree) = rustix::fs::openat(&directory, name, flags, Mode::empty()) else { continue };
+            let Some(text) = read_file(&tree, &path.join(name), PULL_CREDENTIALS)? else { continue };
+            let text = zeroize::Zeroizing::new(String::from_utf8_lossy(&text).into_owned());
+            if text.contains(old) {
+                let text = zeroize::Zeroizing::new(text.replace(old, new));
+                let file = NewFile { name: PULL_CREDENTIALS, content: &text };
+                write_file(&tree, &path.join(name), &file, 0o400, Some((uid, gid)))?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes a step's directory. What is not there is no error.

@@ -4,30 +4,30 @@
 use std::time::Duration;
 
 use super::{Host, Node, Site};
-use crate::config::ConfigError;
+use crate::config::{ConfigError, Delivery};
 use crate::fs::{Lock, NewFile, Place, RuntimeDirectory};
 use crate::identity::JobFacts;
 use crate::names::{Identity, ServiceAccountEmail};
-use crate::plan::{self, ACCESS_TOKEN_FILE, CREDENTIALS_FILE};
+use crate::plan::{self, ACCESS_TOKEN_FILE, CREDENTIALS_FILE, HANDLE_FILE};
 use crate::record::{Issued, JobRecord};
 use crate::report::Failure;
-use crate::rules;
+use crate::rules::{self, Grant};
 
 /// A job whose lock is held.
-pub(super) struct Issuance<'a> {
-    pub(super) node: &'a Node<'a>,
-    pub(super) host: &'a dyn Host,
-    pub(super) site: &'a Site,
-    pub(super) runtime: &'a RuntimeDirectory,
-    pub(super) lock: &'a Lock,
-    pub(super) record: JobRecord,
+pub(crate) struct Issuance<'a> {
+    pub(crate) node: &'a Node<'a>,
+    pub(crate) host: &'a dyn Host,
+    pub(crate) site: &'a Site,
+    pub(crate) runtime: &'a RuntimeDirectory,
+    pub(crate) lock: &'a Lock,
+    pub(crate) record: JobRecord,
     /// What an exchange may take.
-    pub(super) budget: Duration,
+    pub(crate) budget: Duration,
 }
 
 impl Issuance<'_> {
     /// What the prolog's worker does. A failure stays in the record, where the step finds it.
-    pub(super) fn work(&mut self, asked: Option<&ServiceAccountEmail>) {
+    pub(crate) fn work(&mut self, asked: Option<&ServiceAccountEmail>) {
         self.record.worker = Some(self.node.processes.this());
         // Without a record of it the epilog could not end it.
         if self.save().is_ok() {
@@ -36,7 +36,7 @@ impl Issuance<'_> {
     }
 
     /// The credentials for a request: those of the record while they are fresh, else new ones.
-    pub(super) fn obtain(&mut self, asked: Option<&ServiceAccountEmail>) -> Result<(Issued, Place), Failure> {
+    pub(crate) fn obtain(&mut self, asked: Option<&ServiceAccountEmail>) -> Result<(Issued, Place), Failure> {
         let (site, record, exchanger) = (self.site, &self.record, self.node.exchanger);
         let grant = rules::decide(site.config.rules.as_deref(), &site.default_identity(), &record.facts, asked)?;
         let identity = grant.identity();
@@ -48,18 +48,53 @@ impl Issuance<'_> {
         if let Some(failure) = record.recent_failure(identity, exchanger.now()) {
             return Err(failure.clone());
         }
+        let issued = self.issue(&grant, &place)?;
+        Ok((issued, place))
+    }
+
+    /// New credentials for an identity that has some: the agent's refresh.
+    pub(crate) fn renew(&mut self, identity: &Identity) -> Result<Issued, Failure> {
+        let (site, record) = (self.site, &self.record);
+        let default = site.default_identity();
+        let asked = identity.service_account().filter(|_| *identity != default);
+        let grant = rules::decide(site.config.rules.as_deref(), &default, &record.facts, asked)?;
+        let below = identity.service_account().filter(|_| !record.is_first(identity)).cloned();
+        let place = Place { job: record.facts.job, below };
+        let old = record.issued_for(identity).map(|issued| issued.token().clone());
+        let issued = self.issue(&grant, &place)?;
+        if let Some(old) = old {
+            let facts = &self.record.facts;
+            self.runtime.replace_in_trees(
+                facts.job,
+                facts.uid,
+                facts.gid,
+                old.expose(),
+                issued.token().expose(),
+                self.lock,
+            )?;
+        }
+        Ok(issued)
+    }
+
+    /// Exchanges, publishes and remembers.
+    fn issue(&mut self, grant: &Grant, place: &Place) -> Result<Issued, Failure> {
+        let (exchanger, identity) = (self.node.exchanger, grant.identity());
         let begun = exchanger.elapsed();
-        let result = exchanger.exchange(site, &grant, &record.facts, self.budget).and_then(|issued| {
-            self.publish(&place, &issued)?;
+        let result = exchanger.exchange(self.site, grant, &self.record.facts, self.budget).and_then(|mut issued| {
+            if self.site.config.delivery == Delivery::Agent {
+                let old = self.record.issued_for(identity).and_then(|old| old.endpoint.clone());
+                issued.endpoint = Some(old.map_or_else(|| self.node.processes.endpoint(), Ok)?);
+            }
+            self.publish(place, &issued)?;
             Ok(issued)
         });
         let duration = exchanger.elapsed().saturating_sub(begun);
-        self.host.log(&line(&record.facts, identity, &result, duration));
+        self.host.log(&line(&self.record.facts, identity, &result, duration));
         match result {
             Ok(issued) => {
                 self.record.remember(issued.clone());
                 self.save()?;
-                Ok((issued, place))
+                Ok(issued)
             }
             Err(failure) => {
                 self.record.remember_failure(identity, failure.clone(), exchanger.now());
@@ -71,7 +106,7 @@ impl Issuance<'_> {
     }
 
     /// Says once for a job, and in slurmd's log, that plugstack.conf has the plugins in the wrong order.
-    pub(super) fn order_of_plugins(&mut self) -> Option<Failure> {
+    pub(crate) fn order_of_plugins(&mut self) -> Option<Failure> {
         if self.record.told_order || !self.host.pyxis_is_earlier() {
             return None;
         }
@@ -89,14 +124,23 @@ impl Issuance<'_> {
 
     fn publish(&self, place: &Place, issued: &Issued) -> Result<(), Failure> {
         let Site { config, configuration } = self.site;
-        let portable = configuration.portable(issued.identity.service_account()).map_err(|problem| {
+        let portable = match &issued.endpoint {
+            Some(endpoint) => plan::served(configuration, endpoint, &self.runtime.path_of(place))
+                .map_err(|error| error.to_string())
+                .and_then(|served| served.portable(None)),
+            None => configuration.portable(issued.identity.service_account()),
+        };
+        let credentials = portable.map_err(|problem| {
             Failure::from(ConfigError::Content { path: config.credential_configuration.clone(), problem })
         })?;
-        let credentials = format!("{portable:#}\n");
-        let files = [
+        let credentials = format!("{credentials:#}\n");
+        let mut files = vec![
             NewFile { name: ACCESS_TOKEN_FILE, content: issued.token().expose() },
             NewFile { name: CREDENTIALS_FILE, content: &credentials },
         ];
+        if let Some(endpoint) = &issued.endpoint {
+            files.push(NewFile { name: HANDLE_FILE, content: endpoint.handle.expose() });
+        }
         let facts = &self.record.facts;
         Ok(self.runtime.publish(place, facts.uid, facts.gid, &files, self.lock)?)
     }

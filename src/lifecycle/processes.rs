@@ -3,14 +3,16 @@
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
 
+use crate::agent::client;
+use crate::config::Config;
 use crate::identity::JobFacts;
 use crate::names::JobId;
-use crate::record::{Generation, ProcessId};
+use crate::record::{Endpoint, Generation, ProcessId};
 use crate::report::Failure;
 use crate::sys::{self, ChildError};
 
@@ -29,6 +31,18 @@ pub trait Processes {
     fn end(&self, process: ProcessId);
     /// Runs work in a process that outlives the hook.
     fn detach(&self, work: &mut dyn FnMut());
+    /// A new endpoint for the agent to serve.
+    ///
+    /// # Errors
+    /// When there is no free port or no randomness.
+    fn endpoint(&self) -> Result<Endpoint, Failure>;
+    /// Tells the agent to look at the records again; starts it where it does not run.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    fn wake_agent(&self, config: &Config) -> Result<(), Failure>;
+    /// Tells the agent, if it runs, to look at the records again.
+    fn tell_agent(&self, runtime_dir: &Path);
     /// Runs work in a process that has become the job's user, and brings what it returns.
     ///
     /// # Errors
@@ -44,6 +58,8 @@ pub struct Proc {
     pub root: PathBuf,
     /// The process that started this one.
     pub parent: u32,
+    /// The site configuration's path, which a new agent is told.
+    pub config_path: PathBuf,
 }
 
 impl Proc {
@@ -90,6 +106,18 @@ impl Processes for Proc {
     fn detach(&self, work: &mut dyn FnMut()) {
         // Where no process can be started the step does the work.
         let _ = sys::detach(work);
+    }
+
+    fn endpoint(&self) -> Result<Endpoint, Failure> {
+        client::new_endpoint()
+    }
+
+    fn wake_agent(&self, config: &Config) -> Result<(), Failure> {
+        client::wake(config, &self.config_path)
+    }
+
+    fn tell_agent(&self, runtime_dir: &Path) {
+        client::is_running(runtime_dir);
     }
 
     fn as_user(
@@ -148,14 +176,14 @@ mod tests {
         std::fs::write(directory.join("sys/kernel/random/boot_id"), "a-b-c\n").unwrap();
         let fields: Vec<String> = (4..=30).map(|n| n.to_string()).collect();
         std::fs::write(directory.join("7/stat"), format!("7 (sl) urmd) S {}", fields.join(" "))).unwrap();
-        let proc = Proc { root: directory.to_path_buf(), parent: 7 };
+        let proc = Proc { root: directory.to_path_buf(), parent: 7, config_path: PathBuf::new() };
         let slurmd = ProcessId { pid: 7, start: 22 };
         assert_eq!(proc.generation(), Generation { boot: "a-b-c".to_owned(), slurmd });
     }
 
     #[test]
     fn only_the_same_process_is_ended() {
-        let proc = Proc { root: "/proc".into(), parent: 1 };
+        let proc = Proc { root: "/proc".into(), parent: 1, config_path: PathBuf::new() };
         let mut child = std::process::Command::new("sleep").arg("300").spawn().unwrap();
         let process = proc.process(child.id());
         proc.end(ProcessId { start: process.start + 1, ..process });

@@ -175,7 +175,8 @@ impl GcpWif {
     fn node(&self, spank: &SpankHandle) -> Result<NodeParts, Box<dyn Error>> {
         let config_path = self.config_path.get_or_try_init(|| config_path(&spank.plugin_argv()?))?.clone();
         let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_pid().unsigned_abs());
-        Ok(NodeParts { config_path, worker: Worker, processes: Proc { root: "/proc".into(), parent } })
+        let processes = Proc { root: "/proc".into(), parent, config_path: config_path.clone() };
+        Ok(NodeParts { config_path, worker: Worker, processes })
     }
 }
 

@@ -9,6 +9,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
 
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
 
 use super::fault::Endpoint;
 use super::state::{Recorded, State};
@@ -116,7 +118,15 @@ fn dispatch(endpoint: Endpoint, request: &Request, state: &State) -> Response {
         Endpoint::Registry => ("GET", registry::token),
         Endpoint::Unknown => return errors::not_found(&request.path),
     };
-    if request.method == method { handle(request, state) } else { errors::wrong_method(&request.method) }
+    let response =
+        if request.method == method { handle(request, state) } else { errors::wrong_method(&request.method) };
+    response.header("Date", &http_date(state.now()))
+}
+
+/// A date as HTTP writes it, RFC 9110 section 5.6.7.
+fn http_date(seconds: i64) -> String {
+    let time = OffsetDateTime::from_unix_timestamp(seconds).expect("a time of this age");
+    time.format(&Rfc2822).expect("a time that can be written").replace("+0000", "GMT")
 }
 
 /// Sends an answer; false if the connection ends with it.

@@ -70,7 +70,7 @@ fn check(name: &'static str, cases: &[Case]) {
 }
 
 /// Puts everything in order again.
-fn reset(site: &Site, keys: Value) {
+pub fn reset(site: &Site, keys: Value) {
     site.google.clear_faults();
     site.google.configure(|options| options.service_accounts = accounts());
     for node in site.cluster.nodes() {
@@ -113,19 +113,19 @@ fn steady(line: &str) -> String {
 }
 
 /// The site configuration as it is, changed as text.
-fn edit_config(site: &Site, edit: impl Fn(String) -> String) {
+pub fn edit_config(site: &Site, edit: impl Fn(String) -> String) {
     for node in site.cluster.nodes() {
         let text = fs::read_to_string(node.config_path()).unwrap();
         node.write_config(&edit(text));
     }
 }
 
-fn with_key(site: &Site, key: &str) {
+pub fn with_key(site: &Site, key: &str) {
     edit_config(site, |text| text.replacen('{', &format!("{{{key}, "), 1));
 }
 
 /// Changes a key of the credential configuration; null removes it.
-fn edit_credential(site: &Site, key: &str, value: Value) {
+pub fn edit_credential(site: &Site, key: &str, value: Value) {
     let mut configuration = site.google.credential_configuration(&site.source());
     configuration[key] = value;
     if configuration[key].is_null() {

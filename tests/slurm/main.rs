@@ -6,10 +6,12 @@
 //! requests.rs  options, inheritance, refusals at submission, environment, nested jobs
 //! failures.rs  each fault: the user's line is the golden one, and no node is lost
 //! kills.rs     processes that die, hang or are cancelled; nothing stays behind
+//! agent.rs     delivery by the agent: refresh, metadata, who is answered, killed agents
 //! attacks.rs   what a user of a shared node might try
 //! readme.rs    the README's commands are run, its troubleshooting holds
 //! containers.rs what enroot is given: merged configuration, pull credentials, mounts
 //! pyxis.rs     containers to the end, where pyxis and enroot are installed
+//! command.rs   the companion command: doctor, explain, env
 //! registry.rs  the registries of these tests
 //! clients.rs   Google's own clients as jobs: Python, Node, rclone, gcloud, curl
 //! ```
@@ -22,8 +24,10 @@ mod cluster;
 #[path = "../google/mod.rs"]
 mod google;
 
+mod agent;
 mod attacks;
 mod clients;
+mod command;
 mod containers;
 mod failures;
 mod golden;

@@ -33,7 +33,8 @@ pub fn commands(word: &str) -> Vec<&'static str> {
 
 #[test]
 fn every_block_of_commands_is_run_by_a_test() {
-    let run_by: Vec<&str> = vec!["sh cluster", "sh google", "sh here", "sh install", "sh itself", "sh pyxis"];
+    let run_by: Vec<&str> =
+        vec!["sh cluster", "sh google", "sh here", "sh install", "sh itself", "sh node", "sh pyxis"];
     let mut blocks: Vec<&str> = README.lines().filter_map(|line| line.strip_prefix("```sh")).collect();
     blocks.sort_unstable();
     assert_eq!(blocks.iter().map(|word| format!("sh{word}")).collect::<Vec<_>>(), run_by);
@@ -86,7 +87,7 @@ fn the_installation() {
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(
         text,
-        "lib/x86_64-linux-gnu/slurm-wlm/spank_gcp_wif.so 644 0\nslurm/plugstack.conf.d/10-gcp-wif.conf 644 0\n"
+        "bin/gcp-wif 755 0\nlib/x86_64-linux-gnu/slurm-wlm/spank_gcp_wif.so 644 0\nslurm/plugstack.conf.d/10-gcp-wif.conf 644 0\n"
     );
     let line = fs::read_to_string(root().join("plugstack.conf.d/10-gcp-wif.conf")).unwrap();
     assert_eq!(line, "optional spank_gcp_wif.so\n");

@@ -60,9 +60,11 @@ impl Site {
         Source::file(TOKEN_FILE).format(Format::Text).service_account(SERVICE_ACCOUNT)
     }
 
-    /// Writes the site configuration of both nodes: the shortest one with these keys besides.
+    /// Writes the site configuration of both nodes: the shortest one with these keys besides. Where nothing else is
+    /// said the job reads the subject token itself, so that the test needs no agent.
     pub fn configure(&self, keys: Value) {
-        let mut config = json!({"credential_configuration": format!("/etc/slurm/{CREDENTIAL_FILE}")});
+        let path = format!("/etc/slurm/{CREDENTIAL_FILE}");
+        let mut config = json!({"credential_configuration": path, "delivery": "direct"});
         for (key, value) in keys.as_object().expect("keys are an object") {
             config[key] = value.clone();
         }

@@ -143,6 +143,23 @@ fn direct_federation_is_one_request_with_the_wished_scopes() {
 }
 
 #[test]
+fn an_id_token_is_asked_for_at_its_own_method() {
+    let token = jwt(r#"{"exp":1700003000}"#);
+    let answer: &'static str = Box::leak(format!(r#"{{"token":"{token}"}}"#).into_boxed_str());
+    let script = script(&[ok(STS), ok(answer)]);
+    let configuration = configuration();
+    let subject_token = SubjectToken::parse(jwt("{}").as_bytes(), &configuration.subject_token_format).unwrap();
+    let (scopes, identity) = ([Scope::cloud_platform()], service_account());
+    let exchange = Exchange::new(&configuration, &subject_token, &identity, &scopes, "slurm job 1".to_owned());
+    let mut exchange = exchange.for_id_token("https://example.org");
+    let issued = run(&mut exchange, &script, &script, Duration::from_secs(20)).unwrap();
+    assert_eq!((issued.token.expose(), issued.expires_at), (token.as_str(), 1_700_003_000));
+    let requests = script.requests.borrow();
+    assert!(requests[1].endpoint.as_str().ends_with("/serviceAccounts/sa@p.iam.gserviceaccount.com:generateIdToken"));
+    assert_eq!(requests[1].body.expose(), r#"{"audience":"https://example.org","includeEmail":true}"#);
+}
+
+#[test]
 fn what_may_pass_is_tried_four_times_with_growing_pauses() {
     for reply in [
         Ok((503, "", None)),

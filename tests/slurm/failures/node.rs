@@ -30,7 +30,7 @@ fn site_configuration() {
             case("an unknown key", |site| with_key(site, r#""credential_file": "/x""#)),
             case("a wrong type", |site| with_key(site, r#""scopes": true"#)),
             case("a duplicate key", |site| with_key(site, r#""timeout_seconds": 1"#)),
-            case("agent", |site| with_key(site, r#""delivery": "agent""#)),
+            case("metadata without the agent", |site| with_key(site, r#""adc": "metadata""#)),
             case("a certificate file that is missing", |site| {
                 with_key(site, r#""ca_certificates": "/etc/slurm/ca.pem""#)
             }),

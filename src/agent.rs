@@ -1,0 +1,32 @@
+//! The node agent: one process that keeps the credentials of every job of the node fresh, and hands them out.
+//!
+//! The truth is on disk: the agent serves what the jobs' records say, and a new one takes over where a killed one
+//! stopped. The plugin writes the records and wakes the agent; what the agent renews it writes under the job's lock.
+//!
+//! ```text
+//! client     the plugin's side: wake the agent, or start it
+//! run        one agent for each node; the watcher that brings a dead one back
+//! serve      a loopback port for each identity of each job, answered to its user only
+//! metadata, token    what is answered
+//! refresh    new tokens at half of the old one's life
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod caller;
+pub mod client;
+pub mod metadata;
+mod refresh;
+pub mod reply;
+pub mod run;
+mod serve;
+pub mod served;
+pub mod token;
+
+use percent_encoding::percent_decode_str;
+
+/// The fields of a form or a query, decoded.
+fn form(text: &str) -> Vec<(String, String)> {
+    let decode = |part: &str| percent_decode_str(&part.replace('+', " ")).decode_utf8_lossy().into_owned();
+    let pairs = text.split('&').filter(|pair| !pair.is_empty());
+    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(n, v)| (decode(n), decode(v))).collect()
+}

@@ -1,0 +1,118 @@
+//! New tokens at half of the old one's life.
+#![forbid(unsafe_code)]
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::exchange::Instant;
+use crate::fs::{Lock, RuntimeDirectory};
+use crate::lifecycle::{Host, Issuance, Node, Site};
+use crate::names::{Identity, JobId};
+use crate::plan::{self, Change};
+use crate::record::JobRecord;
+use crate::report::Failure;
+use crate::request::Options;
+
+/// The least life that a token is let down to, if it had more.
+const LEAST: Instant = 360;
+/// How long a refresh waits for a step or the epilog that works on the same job.
+const LOCK: Duration = Duration::from_secs(5);
+const STATUS: &str = "status";
+
+/// When a token is due: at half of its life, up to a tenth earlier by `jitter`, so that the jobs of a thousand nodes
+/// that began together do not come back together.
+pub(super) fn due(issued_at: Instant, expires_at: Instant, jitter: f64) -> Instant {
+    let life = expires_at.saturating_sub(issued_at);
+    let half = issued_at.saturating_add(life / 2);
+    let earlier = (life as f64 * 0.1 * jitter) as Instant;
+    let last = if life > 2 * LEAST { expires_at.saturating_sub(LEAST) } else { half };
+    half.saturating_sub(earlier).min(last)
+}
+
+/// Renews what was issued to one identity of a job. A token that somebody else renewed meanwhile is left alone.
+///
+/// # Errors
+/// The failure, which is in the job's status file as well.
+pub(super) fn refresh(
+    node: &Node<'_>,
+    host: &dyn Host,
+    job: JobId,
+    identity: &Identity,
+    issued_at: Instant,
+) -> Result<(), Failure> {
+    let site = Site::load(node.config_path)?;
+    let runtime = RuntimeDirectory::open(&site.config.runtime_dir)?;
+    let lock = runtime.lock(job, LOCK)?;
+    let Some(record) = runtime.read_record(job, &lock)?.as_deref().and_then(JobRecord::parse) else {
+        // The job is over, and taking its lock has made its directory again.
+        runtime.remove_record(job)?;
+        return Ok(());
+    };
+    if record.issued_for(identity).is_none_or(|issued| issued.issued_at != issued_at) {
+        return Ok(());
+    }
+    let (uid, gid) = (record.facts.uid, record.facts.gid);
+    let expires_at = record.issued_for(identity).map_or(0, |issued| issued.expires_at);
+    let budget = site.config.timeout();
+    let mut issuance = Issuance { node, host, site: &site, runtime: &runtime, lock: &lock, record, budget };
+    let result = issuance.renew(identity);
+    let status = match &result {
+        Ok(issued) => format!("state=fresh expiry={}\n", plan::rfc3339(issued.expires_at)),
+        Err(failure) => format!("state=failing expiry={} {failure}\n", plan::rfc3339(expires_at)),
+    };
+    write_status(&runtime, job, uid, gid, &status, &lock);
+    result.map(drop)
+}
+
+/// A neighbour of access_token's that says how the last refresh went.
+fn write_status(runtime: &RuntimeDirectory, job: JobId, uid: u32, gid: u32, text: &str, lock: &Lock) {
+    let place = crate::fs::Place { job, below: None };
+    // It is a help to people; what it tells is in the log as well.
+    let _ = runtime.publish(&place, uid, gid, &[crate::fs::NewFile { name: STATUS, content: text }], lock);
+}
+
+/// The agent has a log and no job's environment.
+pub(super) struct Log<'a>(pub(super) &'a Path);
+
+impl Host for Log<'_> {
+    fn options(&self) -> Options {
+        Options::default()
+    }
+
+    fn inherited_options(&self) -> Options {
+        Options::default()
+    }
+
+    fn variable(&self, _: &str) -> Option<String> {
+        None
+    }
+
+    fn change(&self, _: &Change) {}
+
+    fn environment(&self) -> Vec<(String, String)> {
+        Vec::new()
+    }
+
+    fn log(&self, line: &str) {
+        super::run::log(self.0, line);
+    }
+
+    fn pyxis_is_earlier(&self) -> bool {
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_due_at_half_of_its_life_and_never_later_than_six_minutes_before_its_end() {
+        assert_eq!(due(0, 3600, 0.0), 1800);
+        assert_eq!(due(0, 3600, 1.0), 1440);
+        assert_eq!(due(0, 800, 0.0), 400);
+        assert_eq!(due(0, 722, 0.0), 361);
+        assert_eq!(due(100, 110, 0.0), 105);
+        assert_eq!(due(0, 43_200, 0.5), 19_440);
+    }
+}

@@ -1,0 +1,195 @@
+//! Delivery by the agent: a subject token that the job never sees, credentials that stay fresh.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::cluster::{BOB, Node, set_mode, wait_until};
+use crate::google::{Endpoint, Fault, SERVICE_ACCOUNT, Times};
+use crate::site::{OBJECT, Site};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const COMMAND: &str = env!("CARGO_BIN_EXE_gcp-wif");
+
+/// A site whose subject tokens only root can read, and whose access tokens live for so long.
+fn site(keys: Value, life: Option<i64>) -> Site {
+    let site = Site::start();
+    site.google.configure(|options| options.access_token_life = life);
+    for node in site.cluster.nodes() {
+        set_mode(node.tokens_dir(), 0o700);
+    }
+    let mut config = json!({"delivery": "agent", "command": COMMAND, "project": "demo-project"});
+    for (key, value) in keys.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    site.configure(config);
+    site
+}
+
+/// The processes of the node's agent: the watcher first.
+fn agents(node: &Node) -> Vec<String> {
+    let run = node.command(["sh", "-c", "pgrep -f 'gcp-wif agent --config' || true"]).run().ok();
+    // pgrep does not list itself, but the shell that runs it.
+    let own = "gcp-wif agent --config";
+    run.stdout
+        .lines()
+        .filter(|pid| {
+            let line = node.command(["sh", "-c", &format!("tr '\\0' ' ' </proc/{pid}/cmdline || true")]).run().stdout;
+            line.contains(own) && !line.starts_with("sh ")
+        })
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn a_job_reads_its_bucket_and_never_sees_the_subject_token() {
+    let site = site(json!({}), None);
+    let line = format!(
+        "{}; cat /var/run/secrets/tokens/token; cat $GOOGLE_APPLICATION_CREDENTIALS; env | grep ^GCE_METADATA | sort; \
+         curl -sS -H 'Metadata-Flavor: Google' http://$GCE_METADATA_HOST/computeMetadata/v1/instance/service-accounts/default/email",
+        site.list()
+    );
+    let run = site.cluster.as_user("alice").command(["srun", "-w", "n1", "--gcp-wif", "bash", "-c", &line]).run().ok();
+    assert!(run.stdout.contains(OBJECT) && run.stdout.ends_with(SERVICE_ACCOUNT), "{}", run.stdout);
+    assert!(run.stderr.contains("/var/run/secrets/tokens/token: Permission denied"), "{}", run.stderr);
+    assert!(run.stdout.contains("/run/gcp-wif/jobs/1/handle") && !run.stdout.contains("impersonation"), "{}", run.stdout);
+    assert_eq!(run.stdout.matches("GCE_METADATA_").count(), 3, "{}", run.stdout);
+    site.finish();
+}
+
+#[test]
+fn an_open_id_token_is_had_from_the_metadata_endpoint() {
+    let site = site(json!({}), None);
+    let url = "http://$GCE_METADATA_HOST/computeMetadata/v1/instance/service-accounts/default/identity?audience=https://example.org";
+    let line = format!("curl -sS --fail -H 'Metadata-Flavor: Google' {url} | cut -d. -f2 | tr '_-' '/+' | base64 -d 2>/dev/null");
+    let run = site.cluster.as_user("alice").command(["srun", "-w", "n1", "--gcp-wif", "bash", "-c", &line]).run();
+    assert!(run.stdout.contains("\"aud\":\"https://example.org\"") && run.stdout.contains(SERVICE_ACCOUNT), "{} {}", run.stdout, run.stderr);
+    site.finish();
+}
+
+#[test]
+fn the_handle_is_exchanged_for_the_jobs_token_and_dies_with_the_job() {
+    let site = site(json!({}), None);
+    let exchange = "curl -sS -d grant_type=urn:ietf:params:oauth:grant-type:token-exchange --data-urlencode subject_token@$1 http://$2/v1/token";
+    let line = format!(
+        "set -- $(dirname $GCP_WIF_ACCESS_TOKEN_FILE)/handle $GCE_METADATA_HOST; cp $1 handle; echo $2; {exchange} | grep -c \"$GOOGLE_OAUTH_ACCESS_TOKEN\""
+    );
+    let run = site.cluster.as_user("alice").command(["srun", "-w", "n1", "--gcp-wif", "bash", "-c", &line]).run().ok();
+    let address = run.stdout.lines().next().unwrap();
+    assert!(run.stdout.ends_with("\n1\n"), "{}{}", run.stdout, run.stderr);
+    site.cluster.assert_healthy();
+    let after = site.cluster.node(1).as_user("alice").command(["bash", "-c", exchange, "x", "handle", address]).run();
+    assert!(after.status != 0 && after.stdout.is_empty(), "{}{}", after.stdout, after.stderr);
+    site.finish();
+}
+
+#[test]
+fn tokens_are_renewed_for_as_long_as_the_job_runs() {
+    let site = site(json!({}), Some(6));
+    let line = format!(
+        "read=\"printf 'Authorization: Bearer %s' \\$(cat $GCP_WIF_ACCESS_TOKEN_FILE)\"; for i in $(seq 12); do \
+         eval \"$read\" | curl -sS --fail -o /dev/null -H @- {0}/storage/v1/b/demo-bucket/o || exit 1; cksum <$GCP_WIF_ACCESS_TOKEN_FILE; sleep 1; done; \
+         grep -c \"$(cat $GCP_WIF_ACCESS_TOKEN_FILE)\" $ENROOT_CONFIG_PATH/.credentials; cat $(dirname $GCP_WIF_ACCESS_TOKEN_FILE)/status",
+        site.google.http_url()
+    );
+    let run = site.cluster.as_user("alice").command(["srun", "-w", "n1", "--gcp-wif", "bash", "-c", &line]).run().ok();
+    let mut tokens: Vec<&str> = run.stdout.lines().take(12).collect();
+    tokens.dedup();
+    assert!(tokens.len() > 3, "{}", run.stdout);
+    assert!(run.stdout.contains("state=fresh"), "{}", run.stdout);
+    assert!(run.stdout.lines().nth(12).is_some_and(|count| count.parse::<u32>().unwrap_or(0) > 40), "{}", run.stdout);
+    site.finish();
+}
+
+#[test]
+fn another_user_is_not_answered() {
+    let site = site(json!({}), None);
+    let (job, id) = site.running_job();
+    let node = site.cluster.node(1);
+    let record = node.command(["cat", &format!("/run/gcp-wif/records/{id}/record")]).run().ok().stdout;
+    let record: Value = serde_json::from_str(&record).unwrap();
+    let port = record["issued"][0]["endpoint"]["port"].as_u64().unwrap();
+    let url = format!("http://127.0.0.1:{port}/computeMetadata/v1/instance/service-accounts/default/token");
+    let ask = |user: &str, options: &str| {
+        let line = format!("curl -sS -o /dev/null -w '%{{http_code}}' {options} {url}");
+        node.as_user(user).shell(&line).run().stdout
+    };
+    let flavor = "-H 'Metadata-Flavor: Google'";
+    assert_eq!(ask("alice", flavor), "200");
+    assert_eq!(ask("root", flavor), "200");
+    assert_eq!(ask("bob", flavor), "403");
+    assert_eq!(ask("alice", ""), "403");
+    assert_eq!(ask("alice", &format!("{flavor} -H 'X-Forwarded-For: 1.2.3.4'")), "403");
+    assert_eq!(ask("alice", &format!("{flavor} -H 'Host: evil.example'")), "403");
+    assert_eq!(ask("alice", &format!("{flavor} -H 'Origin: https://evil.example'")), "403");
+    let run = node.as_user("bob").shell("curl -sS --unix-socket /run/gcp-wif/agent.sock http://x/; cat /run/gcp-wif/agent.log /run/gcp-wif/agent.lock").run();
+    assert_ne!(run.status, 0);
+    let _ = BOB;
+    site.cancel(job);
+    site.finish();
+}
+
+#[test]
+fn a_killed_agent_is_back_and_nothing_is_lost() {
+    let site = site(json!({}), None);
+    let (job, id) = site.running_job();
+    let node = site.cluster.node(1);
+    let line = format!(
+        "curl -sS --retry 20 --retry-delay 0 --retry-connrefused --retry-max-time 20 -H 'Metadata-Flavor: Google' \
+         http://127.0.0.1:PORT/computeMetadata/v1/instance/service-accounts/default/email # {id}"
+    );
+    let record = node.command(["cat", &format!("/run/gcp-wif/records/{id}/record")]).run().ok().stdout;
+    let record: Value = serde_json::from_str(&record).unwrap();
+    let line = line.replace("PORT", &record["issued"][0]["endpoint"]["port"].to_string());
+    for round in 0..4 {
+        wait_until(LIMIT, || agents(&node).len() == 2);
+        let processes = agents(&node);
+        // The serving process, then the watcher, in turns.
+        node.command(["kill", "-9", &processes[(round + 1) % 2]]).run().ok();
+        let run = node.as_user("alice").shell(&line).run().ok();
+        assert_eq!(run.stdout, SERVICE_ACCOUNT, "{}", run.stderr);
+    }
+    // Both at once: the next step finds none and starts one.
+    for process in agents(&node) {
+        node.command(["kill", "-9", &process]).run();
+    }
+    site.cluster.as_user("bob").command(["srun", "-w", "n1", "--gcp-wif", "true"]).run().ok();
+    assert_eq!(node.as_user("alice").shell(&line).run().ok().stdout, SERVICE_ACCOUNT);
+    site.cancel(job);
+    site.finish();
+}
+
+#[test]
+fn an_outage_of_google_keeps_what_is_valid_and_shows() {
+    let site = site(json!({}), Some(20));
+    let (job, id) = site.running_job();
+    site.google.inject(Endpoint::Sts, Fault::status(403), Times::Forever);
+    let node = site.cluster.node(1);
+    let status = node.job_dir(&id).join("status");
+    wait_until(LIMIT, || std::fs::read_to_string(&status).unwrap_or_default().starts_with("state=failing"));
+    site.google.clear_faults();
+    wait_until(LIMIT, || std::fs::read_to_string(&status).unwrap_or_default().starts_with("state=fresh"));
+    site.cancel(job);
+    site.finish();
+}
+
+#[test]
+fn many_jobs_at_once_have_one_agent() {
+    let site = site(json!({}), None);
+    let script = "#!/bin/bash\n#SBATCH --gcp-wif --array=1-16\ncurl -sS --fail -H 'Metadata-Flavor: Google' http://$GCE_METADATA_HOST/computeMetadata/v1/instance/service-accounts/default/email\n";
+    let (_, output) = site.cluster.run_batch("alice", script, &[]);
+    assert_eq!(output.matches(SERVICE_ACCOUNT).count(), 16, "{output}");
+    for node in site.cluster.nodes() {
+        assert!(agents(&node).len() <= 2, "{:?}", agents(&node));
+    }
+    site.finish();
+}
+
+#[test]
+fn an_agent_that_cannot_be_started_is_said() {
+    let site = site(json!({"command": "/usr/bin/gcp-wif-that-is-not-there"}), None);
+    let run = site.cluster.as_user("alice").command(["srun", "-w", "n1", "--gcp-wif", "echo", "ran"]).run();
+    assert_eq!((run.status, run.stdout.as_str()), (1, ""), "{}", run.stderr);
+    assert!(run.stderr.contains("gcp-wif: agent: command: /usr/bin/gcp-wif-that-is-not-there: "), "{}", run.stderr);
+    site.finish();
+}
