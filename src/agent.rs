@@ -15,7 +15,7 @@
 pub mod caller;
 pub mod client;
 pub mod metadata;
-mod refresh;
+pub(crate) mod refresh;
 pub mod reply;
 pub mod run;
 mod serve;

@@ -14,7 +14,7 @@
 //!               report                     an error -> the one line that a person reads
 //! 3 who may     config request identity rules    decide() -> Grant; nothing else starts an exchange
 //! 2 protocol    exchange/*                 a state machine without input and output; run.rs drives it
-//! 1 the world   http fs fs/* sys           a transport, the only opener of files, what only libc offers
+//! 1 the world   http fs fs/* sys/*         a transport, the only opener of files, what only libc offers
 //! 0 words       names secret               a value of one of these types has been checked
 //! ```
 //!

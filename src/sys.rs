@@ -1,6 +1,8 @@
 //! What only libc offers: the user database, a child process for risky work, and the end of a process.
 
-use std::ffi::{CStr, CString};
+mod users;
+
+use std::ffi::CStr;
 use std::fmt;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -15,109 +17,7 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 use rustix::process::{Gid, Pid, Signal, Uid, WaitOptions, WaitStatus};
 
-use serde::{Deserialize, Serialize};
-
-/// Room for one entry of the user or group database; big groups have long member lists.
-const ENTRY: usize = 1 << 20;
-const MOST_GROUPS: usize = 65_536;
-
-/// A group of users.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Group {
-    /// Its number.
-    pub id: u32,
-    /// Its name, where the node knows it.
-    pub name: Option<String>,
-}
-
-/// A user of the user database.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct User {
-    /// The name.
-    pub name: String,
-    /// The number.
-    pub uid: u32,
-    /// The primary group.
-    pub gid: u32,
-}
-
-/// The name of a user, if the node knows it.
-pub fn user_name(uid: u32) -> Option<String> {
-    user(uid).map(|user| user.name)
-}
-
-/// The user of this number, if the node knows him.
-pub fn user(uid: u32) -> Option<User> {
-    // SAFETY: `look_up` passes pointers to live locals, and the length of the buffer.
-    look_up(|entry, buffer, length, found| unsafe { libc::getpwuid_r(uid, entry, buffer, length, found) })
-}
-
-/// The user of this name, if the node knows him.
-pub fn user_named(name: &str) -> Option<User> {
-    let name = CString::new(name).ok()?;
-    // SAFETY: as in `user`, and the name is a C string that lives.
-    look_up(|entry, buffer, length, found| unsafe { libc::getpwnam_r(name.as_ptr(), entry, buffer, length, found) })
-}
-
-fn look_up(
-    call: impl FnOnce(*mut libc::passwd, *mut libc::c_char, usize, *mut *mut libc::passwd) -> libc::c_int,
-) -> Option<User> {
-    let mut buffer = vec![0; ENTRY];
-    // SAFETY: passwd is a plain C structure, for which zeroes are a value.
-    let mut entry: libc::passwd = unsafe { std::mem::zeroed() };
-    let mut found = std::ptr::null_mut();
-    let rc = call(&raw mut entry, buffer.as_mut_ptr(), buffer.len(), &raw mut found);
-    if rc != 0 || found.is_null() {
-        return None;
-    }
-    // SAFETY: on success pw_name points into `buffer`, which lives.
-    let name = unsafe { CStr::from_ptr(entry.pw_name) };
-    Some(User { name: name.to_str().ok()?.to_owned(), uid: entry.pw_uid, gid: entry.pw_gid })
-}
-
-/// The groups of a user: the primary one and those of the group database.
-pub fn groups(user: Option<&str>, gid: u32) -> Vec<Group> {
-    let mut ids = vec![gid];
-    if let Some(name) = user.and_then(|name| CString::new(name).ok()) {
-        let mut list: Vec<libc::gid_t> = vec![0; 64];
-        loop {
-            let mut count = libc::c_int::try_from(list.len()).unwrap_or(libc::c_int::MAX);
-            // SAFETY: the list has room for `count` numbers, and the name is a C string.
-            let rc = unsafe { libc::getgrouplist(name.as_ptr(), gid, list.as_mut_ptr(), &raw mut count) };
-            if rc >= 0 {
-                ids.extend(list.iter().take(usize::try_from(count).unwrap_or(0)));
-                break;
-            }
-            if list.len() >= MOST_GROUPS {
-                break;
-            }
-            list.resize(list.len() * 4, 0);
-        }
-    }
-    named_groups(ids)
-}
-
-/// Groups by number, with their names where the node knows them.
-pub fn named_groups(mut ids: Vec<u32>) -> Vec<Group> {
-    ids.sort_unstable();
-    ids.dedup();
-    ids.into_iter().map(|id| Group { id, name: group_name(id) }).collect()
-}
-
-fn group_name(gid: u32) -> Option<String> {
-    let mut buffer = vec![0; ENTRY];
-    // SAFETY: group is a plain C structure, for which zeroes are a value.
-    let mut entry: libc::group = unsafe { std::mem::zeroed() };
-    let mut found = std::ptr::null_mut();
-    // SAFETY: every pointer is to a live local, and the length is the buffer's.
-    let rc = unsafe { libc::getgrgid_r(gid, &raw mut entry, buffer.as_mut_ptr(), buffer.len(), &raw mut found) };
-    if rc != 0 || found.is_null() {
-        return None;
-    }
-    // SAFETY: on success gr_name points into `buffer`, which lives.
-    let name = unsafe { CStr::from_ptr(entry.gr_name) };
-    name.to_str().ok().map(str::to_owned)
-}
+pub use users::{Group, User, groups, named_groups, user, user_name, user_named};
 
 /// Makes this process the user's for good: groups, group and user, real, effective and saved.
 ///
@@ -385,20 +285,5 @@ fn ending(status: Option<WaitStatus>) -> String {
             _ => "no status".to_owned(),
         },
         None => "no status".to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn roots_name_and_group_are_known() {
-        assert_eq!(user_name(0).as_deref(), Some("root"));
-        assert_eq!(user_name(4_000_000_000), None);
-        assert_eq!(user_named("root"), user(0));
-        assert_eq!((user_named("no-such-user"), user_named("a\0b")), (None, None));
-        assert!(groups(Some("root"), 0).contains(&Group { id: 0, name: Some("root".to_owned()) }));
-        assert_eq!(groups(None, 4_000_000_000), [Group { id: 4_000_000_000, name: None }]);
     }
 }

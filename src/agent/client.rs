@@ -62,7 +62,8 @@ pub fn wake(config: &Config, config_path: &Path) -> Result<(), Failure> {
         return Ok(());
     }
     // What root runs must be root's own.
-    fs::check_trusted(&config.command).map_err(|error| Failure::of_agent(&format!("command: {error}")))?;
+    fs::check_trusted(&config.command)
+        .map_err(|error| Failure::of_agent(&format!("command: {error}; install gcp-wif there or set command")))?;
     let arguments = ["agent", "--config"].map(str::to_owned).into_iter().chain([config_path.display().to_string()]);
     sys::spawn_detached(&config.command, &arguments.collect::<Vec<_>>())
         .map_err(|error| Failure::of_agent(&format!("{}: {error}", config.command.display())))?;

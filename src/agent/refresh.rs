@@ -21,7 +21,7 @@ const STATUS: &str = "status";
 
 /// When a token is due: at half of its life, up to a tenth earlier by `jitter`, so that the jobs of a thousand nodes
 /// that began together do not come back together.
-pub(super) fn due(issued_at: Instant, expires_at: Instant, jitter: f64) -> Instant {
+pub(crate) fn due(issued_at: Instant, expires_at: Instant, jitter: f64) -> Instant {
     let life = expires_at.saturating_sub(issued_at);
     let half = issued_at.saturating_add(life / 2);
     let earlier = (life as f64 * 0.1 * jitter) as Instant;
@@ -33,7 +33,7 @@ pub(super) fn due(issued_at: Instant, expires_at: Instant, jitter: f64) -> Insta
 ///
 /// # Errors
 /// The failure, which is in the job's status file as well.
-pub(super) fn refresh(
+pub(crate) fn refresh(
     node: &Node<'_>,
     host: &dyn Host,
     job: JobId,

@@ -6,7 +6,7 @@
 //! slurm.rs           plugstack.conf, Slurm's release, enroot.conf
 //! subject_token.rs   the file, and what the token says of itself
 //! google.rs          the clock, a real exchange
-//! runtime.rs         the runtime directory
+//! runtime.rs         the runtime directory, the agent's program
 //! ```
 #![forbid(unsafe_code)]
 
@@ -55,7 +55,7 @@ pub(super) fn run(arguments: Arguments, json: bool, screen: &mut Screen<'_>) -> 
     slurm::plugins(&mut report, plugstack);
     slurm::release(&mut report);
     configuration::rules(&mut report, config.as_ref());
-    let runtime_dir = config.as_ref().map(|config| config.runtime_dir.clone());
+    let of_files = config.clone();
     let site = config.zip(configuration).map(|(config, configuration)| Site { config, configuration });
     let subject_token = subject_token::check(&mut report, site.as_ref());
     google::check(
@@ -67,8 +67,9 @@ pub(super) fn run(arguments: Arguments, json: bool, screen: &mut Screen<'_>) -> 
             service_account: arguments.service_account,
         },
     );
-    runtime::check(&mut report, runtime_dir.as_deref());
+    runtime::check(&mut report, of_files.as_ref().map(|config| &*config.runtime_dir));
     slurm::enroot(&mut report);
+    runtime::command(&mut report, of_files.as_ref());
     report.finish()
 }
 

@@ -3,8 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -14,12 +17,14 @@ use crate::config::{Adc, Config, DEFAULT_RUNTIME_DIR};
 use crate::exchange::credential_configuration::CredentialConfiguration;
 use crate::exchange::subject_token::SubjectToken;
 use crate::fs::read_limited;
-use crate::names::{JobId, clip};
+use crate::names::{JobId, ServiceAccountEmail, clip};
 use crate::plan::{self, ACCESS_TOKEN_FILE, CREDENTIALS_FILE, Change, Environment};
 use crate::secret::Secret;
 
 /// A token has at most 12 KiB, a credential configuration less.
 const LONGEST: u64 = 64 << 10;
+/// The agent answers at once or not at all.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// What a step has besides, which stays as it is where this shell is one of the job's own.
 const KEPT: [&str; 2] = ["ENROOT_CONFIG_PATH", "GCP_WIF_SERVICE_ACCOUNT"];
 const METADATA: [&str; 3] = ["GCE_METADATA_HOST", "GCE_METADATA_ROOT", "GCE_METADATA_IP"];
@@ -137,7 +142,10 @@ impl Shell<'_> {
         environment.insert("CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE", path(CREDENTIALS_FILE));
         let credentials = read(CREDENTIALS_FILE)?;
         match metadata_address(credentials.expose(), &directory) {
-            Some(address) => environment.extend(METADATA.map(|name| (name, Secret::new(address.clone())))),
+            Some(address) => {
+                environment.extend(METADATA.map(|name| (name, Secret::new(address.to_string()))));
+                environment.extend(email(address).map(|email| ("GCP_WIF_SERVICE_ACCOUNT", Secret::new(email.into()))));
+            }
             None => environment
                 .extend(identity(credentials.expose()).map(|name| ("GCP_WIF_SERVICE_ACCOUNT", Secret::new(name)))),
         }
@@ -149,11 +157,26 @@ impl Shell<'_> {
 }
 
 /// Where the agent serves the job: then the job's own directory holds what stands for the subject token.
-fn metadata_address(credentials: &str, directory: &Path) -> Option<String> {
+fn metadata_address(credentials: &str, directory: &Path) -> Option<SocketAddr> {
     let value: Value = serde_json::from_str(credentials).ok()?;
     let source = Path::new(value.pointer("/credential_source/file")?.as_str()?);
     let address = value.get("token_url")?.as_str()?.strip_prefix("http://")?.split('/').next()?;
-    source.starts_with(directory).then(|| address.to_owned())
+    source.starts_with(directory).then_some(address)?.parse().ok()
+}
+
+/// The service account, as the agent tells it. A federated principal has none.
+fn email(address: SocketAddr) -> Option<ServiceAccountEmail> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    let request = format!(
+        "GET /computeMetadata/v1/instance/service-accounts/default/email HTTP/1.1\r\nHost: {address}\r\n\
+         Metadata-Flavor: Google\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.take(LONGEST).read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    head.starts_with("HTTP/1.1 200 ").then(|| ServiceAccountEmail::parse(body.trim()).ok())?
 }
 
 /// Whose credentials they are: the service account, else the subject of a subject token that the user can read.
@@ -267,7 +290,7 @@ mod tests {
             json!({"token_url": "http://127.0.0.1:4321/v1/token", "credential_source": {"file": file}}).to_string()
         };
         let address = |file: &str| metadata_address(&text(file), Path::new("/run/gcp-wif/jobs/7"));
-        assert_eq!(address("/run/gcp-wif/jobs/7/handle").as_deref(), Some("127.0.0.1:4321"));
+        assert_eq!(address("/run/gcp-wif/jobs/7/handle"), "127.0.0.1:4321".parse().ok());
         assert_eq!(address("/var/run/secrets/tokens/token"), None);
         assert_eq!(address("/run/gcp-wif/jobs/70/handle"), None);
     }

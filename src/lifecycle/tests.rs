@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 
 use super::*;
+use crate::agent::refresh;
 use crate::plan::{ACCESS_TOKEN_FILE, CREDENTIALS_FILE};
 use crate::report::Stage;
 use fakes::{FakeHost, Machine};
@@ -225,6 +226,40 @@ fn a_hook_can_go_on_from_wherever_a_killed_one_stopped() {
             );
         }
     }
+}
+
+#[test]
+fn a_job_of_five_days_has_a_living_token_in_every_minute_and_the_same_endpoint() {
+    let machine = Machine::new(r#", "delivery": "agent""#);
+    machine.prolog(&wanted());
+    let (_, environment) = machine.step(&wanted(), &wanted());
+    let (begun, handle) = (machine.google.now.get(), machine.file("handle"));
+    let host = FakeHost::default();
+    let path = environment["ENROOT_CONFIG_PATH"].clone() + "/.credentials";
+    for minute in 0..5 * 24 * 60 {
+        machine.google.now.set(begun + minute * 60);
+        // Google is out of order for twenty minutes of each sixth hour.
+        machine.google.fails.set(minute % 360 < 20 && minute > 0);
+        let issued = machine.record().issued.remove(0);
+        assert!(issued.expires_at - machine.google.now.get() >= 360, "minute {minute}");
+        if refresh::due(issued.issued_at, issued.expires_at, 0.5) <= machine.google.now.get() {
+            let renewed = machine.serve(|node| refresh::refresh(node, &host, JOB, &issued.identity, issued.issued_at));
+            assert_eq!(renewed.is_err(), machine.google.fails.get(), "minute {minute}");
+        }
+        let token = machine.record().issued.remove(0).token().expose().to_owned();
+        assert_eq!(machine.file("access_token").as_deref(), Some(token.as_str()));
+        assert!(std::fs::read_to_string(&path).unwrap().contains(&token), "the pull credentials are stale");
+    }
+    assert!(machine.google.exchanges.get() > 5 * 24 * 2, "{} exchanges", machine.google.exchanges.get());
+    assert_eq!(machine.file("handle"), handle);
+    assert!(machine.file("status").unwrap().starts_with("state=fresh"));
+    machine.epilog();
+    assert!(machine.serve(|node| refresh::refresh(node, &host, JOB, &Identity::Federated, begun)).is_ok());
+    assert_eq!(
+        std::fs::read_dir(machine.directory.join("run/records")).unwrap().count(),
+        0,
+        "a refresh revived the job"
+    );
 }
 
 #[test]

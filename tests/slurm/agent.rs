@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::cluster::{BOB, Node, set_mode, wait_until};
+use crate::golden::Golden;
 use crate::google::{Endpoint, Fault, SERVICE_ACCOUNT, Times};
 use crate::site::{OBJECT, Site};
 
@@ -52,7 +53,11 @@ fn a_job_reads_its_bucket_and_never_sees_the_subject_token() {
     let run = site.cluster.as_user("alice").command(["srun", "-w", "n1", "--gcp-wif", "bash", "-c", &line]).run().ok();
     assert!(run.stdout.contains(OBJECT) && run.stdout.ends_with(SERVICE_ACCOUNT), "{}", run.stdout);
     assert!(run.stderr.contains("/var/run/secrets/tokens/token: Permission denied"), "{}", run.stderr);
-    assert!(run.stdout.contains("/run/gcp-wif/jobs/1/handle") && !run.stdout.contains("impersonation"), "{}", run.stdout);
+    assert!(
+        run.stdout.contains("/run/gcp-wif/jobs/1/handle") && !run.stdout.contains("impersonation"),
+        "{}",
+        run.stdout
+    );
     assert_eq!(run.stdout.matches("GCE_METADATA_").count(), 3, "{}", run.stdout);
     site.finish();
 }
@@ -61,9 +66,16 @@ fn a_job_reads_its_bucket_and_never_sees_the_subject_token() {
 fn an_open_id_token_is_had_from_the_metadata_endpoint() {
     let site = site(json!({}), None);
     let url = "http://$GCE_METADATA_HOST/computeMetadata/v1/instance/service-accounts/default/identity?audience=https://example.org";
-    let line = format!("curl -sS --fail -H 'Metadata-Flavor: Google' {url} | cut -d. -f2 | tr '_-' '/+' | base64 -d 2>/dev/null");
+    let line = format!(
+        "curl -sS --fail -H 'Metadata-Flavor: Google' {url} | cut -d. -f2 | tr '_-' '/+' | base64 -d 2>/dev/null"
+    );
     let run = site.cluster.as_user("alice").command(["srun", "-w", "n1", "--gcp-wif", "bash", "-c", &line]).run();
-    assert!(run.stdout.contains("\"aud\":\"https://example.org\"") && run.stdout.contains(SERVICE_ACCOUNT), "{} {}", run.stdout, run.stderr);
+    assert!(
+        run.stdout.contains("\"aud\":\"https://example.org\"") && run.stdout.contains(SERVICE_ACCOUNT),
+        "{} {}",
+        run.stdout,
+        run.stderr
+    );
     site.finish();
 }
 
@@ -190,6 +202,10 @@ fn an_agent_that_cannot_be_started_is_said() {
     let site = site(json!({"command": "/usr/bin/gcp-wif-that-is-not-there"}), None);
     let run = site.cluster.as_user("alice").command(["srun", "-w", "n1", "--gcp-wif", "echo", "ran"]).run();
     assert_eq!((run.status, run.stdout.as_str()), (1, ""), "{}", run.stderr);
-    assert!(run.stderr.contains("gcp-wif: agent: command: /usr/bin/gcp-wif-that-is-not-there: "), "{}", run.stderr);
+    let line =
+        run.stderr.lines().find(|line| line.starts_with("gcp-wif: ")).unwrap_or_else(|| panic!("{}", run.stderr));
+    let mut golden = Golden::new("agent");
+    golden.add("no such command", line, &site);
+    golden.check();
     site.finish();
 }

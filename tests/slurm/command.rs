@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::cluster::{JobState, Run, wait_until};
+use crate::cluster::{JobState, Run, set_mode, wait_until};
 use crate::google::{SERVICE_ACCOUNT, SUBJECT, Source};
 use crate::readme::commands;
 use crate::site::{OBJECT, OTHER_ACCOUNT, Site, TOKEN_FILE};
@@ -116,6 +116,33 @@ fn env_gives_a_shell_on_the_node_its_jobs_variables() {
     // A job that is submitted from there has none of it.
     let run = shell(&site, Some(&id), "eval \"$(gcp-wif env)\" && env -u SLURM_JOB_ID srun -w n2 env").ok();
     assert!(!run.stdout.contains("GOOGLE_") && !run.stdout.contains("GCP_WIF"), "{}", run.stdout);
+    site.cancel(job);
+    site.finish();
+}
+
+#[test]
+fn env_under_the_agent_has_the_metadata_endpoint() {
+    let site = Site::start();
+    site.configure(json!({"delivery": "agent", "command": COMMAND}));
+    set_mode(site.cluster.node(1).tokens_dir().join("token"), 0o600);
+    let (job, id) = site.running_job();
+    let names = "GCP_WIF_SERVICE_ACCOUNT GCE_METADATA_HOST GCE_METADATA_ROOT GCE_METADATA_IP";
+    let url = "http://$GCE_METADATA_HOST/computeMetadata/v1/instance/service-accounts/default/email";
+    let line = format!(
+        "eval \"$(gcp-wif env)\" && printenv {names} && curl -sS -H 'Metadata-Flavor: Google' {url} && {}",
+        site.list()
+    );
+    let run = shell(&site, Some(&id), &line).ok();
+    let lines: Vec<&str> = run.stdout.lines().collect();
+    assert_eq!((lines[0], lines[1]), (SERVICE_ACCOUNT, lines[2]), "{}", run.stdout);
+    assert!(lines[1].starts_with("127.0.0.1:") && lines[1] == lines[3], "{}", run.stdout);
+    assert!(lines[4].starts_with(SERVICE_ACCOUNT) && run.stdout.contains(OBJECT), "{}", run.stdout);
+    let run = site.cluster.node(1).command([COMMAND, "doctor"]).run().ok();
+    assert!(
+        !run.stdout.contains("failed ") && run.stdout.contains("  mode                      0600\n"),
+        "{}",
+        run.stdout
+    );
     site.cancel(job);
     site.finish();
 }

@@ -10,7 +10,7 @@ use crate::lifecycle::processes::Processes;
 use crate::lifecycle::{Exchanger, Host, Node, Outcome, Site};
 use crate::names::JobId;
 use crate::plan::Change;
-use crate::record::{Generation, Issued, ProcessId};
+use crate::record::{Generation, Issued, JobRecord, ProcessId};
 use crate::report::{Failure, Stage};
 use crate::request::Options;
 use crate::rules::Grant;
@@ -152,8 +152,9 @@ impl Machine {
             "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/{SITE}:generateAccessToken"}}"#
         );
         std::fs::write(at("credential.json"), credential).unwrap();
+        let delivery = if settings.contains("delivery") { "" } else { r#", "delivery": "direct""# };
         let site = format!(
-            r#"{{"credential_configuration": "{}", "runtime_dir": "{}"{settings}}}"#,
+            r#"{{"credential_configuration": "{}", "runtime_dir": "{}"{settings}{delivery}}}"#,
             at("credential.json").display(),
             at("run").display()
         );
@@ -179,6 +180,11 @@ impl Machine {
 
     pub(super) fn epilog(&self) {
         self.serve(|node| node.epilog(&FakeHost::default(), JOB));
+    }
+
+    pub(super) fn record(&self) -> JobRecord {
+        let text = std::fs::read(self.directory.join("run/records/7/record")).unwrap();
+        JobRecord::parse(&text).unwrap()
     }
 
     pub(super) fn file(&self, below: &str) -> Option<String> {

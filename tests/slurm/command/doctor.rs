@@ -86,7 +86,7 @@ fn a_good_node_passes_each_check() {
     // The stages in the order of the README, and each check once.
     let names: Vec<&str> = run.stdout.lines().map(|line| line.get(25..51).unwrap_or_default().trim()).collect();
     assert_eq!(names[..CHECKS.len()], CHECKS, "{}", run.stdout);
-    assert_eq!(names[CHECKS.len()..], ["enroot.conf"]);
+    assert_eq!(names[CHECKS.len()..], ["enroot.conf", "command"]);
     assert_eq!(run.stderr, "");
     let warning = "warning  subject token   mode                      0644: every job of this node can become every \
                    service account that trusts the node, whatever the rules say; \"direct\" delivery has it so";
@@ -98,7 +98,7 @@ fn a_good_node_passes_each_check() {
     // It leaves no trace on the node, and no token on the screen.
     assert!(!site.cluster.node(1).run_dir().join("gcp-wif").exists());
     let object: Value = serde_json::from_str(&doctor(&site, &["--json"]).ok().stdout).unwrap();
-    assert_eq!((&object["ok"], object["checks"].as_array().unwrap().len()), (&json!(true), CHECKS.len() + 1));
+    assert_eq!((&object["ok"], object["checks"].as_array().unwrap().len()), (&json!(true), CHECKS.len() + 2));
     for token in site.google.tokens() {
         assert!(!run.stdout.contains(&token), "a token is printed");
     }
@@ -242,7 +242,11 @@ fn cases() -> Vec<Case> {
         case("only root reads the subject token", move |site| set_mode(node(site).tokens_dir().join("token"), 0o600))
             .warns(),
         case("everybody reads the subject token that the agent keeps", |site| {
-            reset(site, json!({"delivery": "agent", "project": "demo-project"}));
+            reset(site, json!({"delivery": "agent", "command": COMMAND, "project": "demo-project"}));
+        }),
+        case("an agent's program that is missing", move |site| {
+            reset(site, json!({"delivery": "agent", "command": "/usr/bin/none", "project": "demo-project"}));
+            set_mode(node(site).tokens_dir().join("token"), 0o600);
         }),
         case("STS refuses", fault(Endpoint::Sts, Body::OAuth)),
         case("nobody listens", |site| edit_credential(site, "token_url", json!("http://127.0.0.1:1/v1/token"))),
