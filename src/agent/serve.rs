@@ -131,10 +131,11 @@ async fn answer(request: Request<Incoming>, here: SocketAddr, served: &RefCell<S
     let Ok(Ok(body)) = body else { return Reply::refuse(400, "the body is too long or does not come") };
     let body = Zeroizing::new(body.to_bytes().to_vec());
     let call = Call { method: method.to_string(), path, query, body, content_type, has_flavor };
-    if let Some(audience) = metadata::wants_identity(&call, &served.borrow()) {
-        return identity(served.borrow().clone(), audience).await;
+    // A copy: what is served may change while a request waits for Google.
+    let (served, now) = (served.borrow().clone(), SystemClock.now());
+    if let Some(audience) = metadata::wants_identity(&call, &served) {
+        return identity(served, audience).await;
     }
-    let (served, now) = (served.borrow(), SystemClock.now());
     match (method, call.path.as_str()) {
         (Method::POST, "/v1/token") => token::exchange(&call, &served, now),
         (Method::POST, "/v1/introspect") => token::introspect(&call, &served, now),

@@ -68,10 +68,13 @@ fn explain_says_which_rule_decides_and_why() {
     let run = explain(&site, "alice", &format!("--account vision --service-account {SERVICE_ACCOUNT}")).ok();
     assert!(run.stdout.ends_with(&format!("granted    {SERVICE_ACCOUNT}\n")), "{}", run.stdout);
 
-    let run = explain(&site, "carol", "").expect_status(1);
-    let words = "no rule gives user carol (61003) (account none, partition none) a service account";
+    // Nothing but her groups is against her.
+    let run = explain(&site, "carol", "--account vision --partition gpu").expect_status(1);
+    assert!(run.stdout.contains("\nrule 2     groups: the user is in none of them\n"), "{}", run.stdout);
+    let words = "no rule gives user carol (61003) (account vision, partition gpu) a service account";
     assert!(run.stdout.contains(&format!("\ndenied     {words}")), "{}", run.stdout);
-    let object: Value = serde_json::from_str(&explain(&site, "carol", "--json").expect_status(1).stdout).unwrap();
+    let run = explain(&site, "carol", "--json --account vision --partition gpu").expect_status(1);
+    let object: Value = serde_json::from_str(&run.stdout).unwrap();
     assert_eq!((&object["granted"], &object["uid"]), (&json!(false), &json!(61003)));
     assert!(object["reason"].as_str().unwrap().starts_with(words));
 

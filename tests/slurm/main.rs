@@ -13,6 +13,7 @@
 //! pyxis.rs     containers to the end, where pyxis and enroot are installed
 //! command.rs   the companion command: doctor, explain, env
 //! registry.rs  the registries of these tests
+//! agent_clients.rs clients past three expiries, the agent killed under them, its memory
 //! clients.rs   Google's own clients as jobs: Python, Node, rclone, gcloud, curl
 //! ```
 
@@ -25,6 +26,7 @@ mod cluster;
 mod google;
 
 mod agent;
+mod agent_clients;
 mod attacks;
 mod clients;
 mod command;
