@@ -6,6 +6,7 @@
 //! ```text
 //! client     the plugin's side: wake the agent, or start it
 //! run        one agent for each node; the watcher that brings a dead one back
+//! keep       the listening sockets, which outlive the process that serves them
 //! serve      a loopback port for each identity of each job, answered to its user only
 //! metadata, token    what is answered
 //! refresh    new tokens at half of the old one's life
@@ -14,6 +15,7 @@
 
 pub mod caller;
 pub mod client;
+mod keep;
 pub mod metadata;
 pub(crate) mod refresh;
 pub mod reply;

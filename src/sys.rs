@@ -132,6 +132,14 @@ pub fn spawn_detached(program: &Path, arguments: &[String]) -> Result<(), ChildE
     })
 }
 
+/// A descriptor that this process was started with, by its number. Whoever asks must be the only one who knows it.
+pub fn inherited_descriptor(number: i32) -> Option<OwnedFd> {
+    // SAFETY: only the number is looked at.
+    let exists = number > 2 && unsafe { libc::fcntl(number, libc::F_GETFD) } >= 0;
+    // SAFETY: it is open, and by the caller's word nobody else's.
+    exists.then(|| unsafe { std::os::fd::FromRawFd::from_raw_fd(number) })
+}
+
 /// A process that will hold tokens: no core dump, no ptrace by the user.
 pub fn guard_secrets() {
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::rc::Rc;
 use std::time::{Duration, Instant as Moment};
 
@@ -16,10 +16,10 @@ use rustix::fs::FlockOperation;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixListener;
 
-use super::client;
 use super::refresh::{self, Log};
 use super::serve::Endpoints;
 use super::served::Served;
+use super::{client, keep};
 use crate::exchange::Instant;
 use crate::exchange::run::Clock;
 use crate::fs::RuntimeDirectory;
@@ -81,11 +81,12 @@ fn only_one(runtime_dir: &Path) -> Result<Option<File>, Failure> {
 /// Brings the serving process back whenever it dies.
 fn watch(config_path: &Path, runtime_dir: &Path) -> Result<(), Failure> {
     let program = std::env::current_exe().map_err(|error| Failure::of_agent(&error.to_string()))?;
+    let mut sockets = keep::inherited();
     loop {
         let begun = Moment::now();
         let mut child = Command::new(&program);
         child.args(["agent", "--config"]).arg(config_path).env(CHILD, "1");
-        let status = child.stdin(Stdio::null()).status().map_err(|error| Failure::of_agent(&error.to_string()))?;
+        let status = keep::run(child, &mut sockets).map_err(|error| Failure::of_agent(&error.to_string()))?;
         if status.success() {
             return Ok(());
         }
@@ -130,7 +131,7 @@ impl Agent {
         Self {
             config_path: config_path.to_owned(),
             runtime_dir: runtime_dir.to_owned(),
-            endpoints: RefCell::default(),
+            endpoints: RefCell::new(Endpoints::new(keep::inherited())),
             pauses: Rc::default(),
             jitter: SystemClock.jitter(),
         }
@@ -141,6 +142,8 @@ impl Agent {
         let socket = client::socket(&self.runtime_dir);
         self.reload().await;
         let listener = listen(&socket)?;
+        // What is due since the one before was killed; that may come soon again.
+        self.refresh();
         let mut busy = Moment::now();
         loop {
             match tokio::time::timeout(TICK, listener.accept()).await {
@@ -170,8 +173,11 @@ impl Agent {
     fn become_watcher(&self) {
         log(&self.runtime_dir, "gcp-wif: agent: the watcher ended");
         if let Ok(program) = std::env::current_exe() {
-            let error =
-                Command::new(program).args(["agent", "--config"]).arg(&self.config_path).env_remove(CHILD).exec();
+            let mut watcher = Command::new(program);
+            watcher.args(["agent", "--config"]).arg(&self.config_path).env_remove(CHILD);
+            let endpoints = self.endpoints.borrow();
+            keep::hand_down(endpoints.sockets(), &mut watcher);
+            let error = watcher.exec();
             log(&self.runtime_dir, &format!("gcp-wif: agent: {error}"));
         }
     }

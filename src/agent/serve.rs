@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
 use super::caller;
+use super::keep::{self, Sockets};
 use super::reply::{Call, Reply};
 use super::served::Served;
 use super::{metadata, token};
@@ -34,10 +36,15 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is served on each port.
 #[derive(Default)]
-pub(super) struct Endpoints(BTreeMap<u16, Endpoint>);
+pub(super) struct Endpoints {
+    served: BTreeMap<u16, Endpoint>,
+    /// What an earlier process left.
+    left: Sockets,
+}
 
 struct Endpoint {
     served: Rc<RefCell<Served>>,
+    listener: Rc<TcpListener>,
     listening: JoinHandle<()>,
 }
 
@@ -48,37 +55,67 @@ impl Drop for Endpoint {
 }
 
 impl Endpoints {
+    /// Serves nothing yet. These sockets are for the ports that it will serve.
+    pub(super) fn new(left: Sockets) -> Self {
+        Self { left, ..Self::default() }
+    }
+
     /// Serves exactly these from now on. Returns the ports that cannot be had.
     pub(super) async fn set(&mut self, wanted: BTreeMap<u16, Served>) -> Vec<u16> {
-        self.0.retain(|port, _| wanted.contains_key(port));
+        self.served.retain(|port, _| {
+            let stays = wanted.contains_key(port);
+            if !stays {
+                keep::tell(*port, None);
+            }
+            stays
+        });
         let mut refused = Vec::new();
         for (port, served) in wanted {
-            if let Some(endpoint) = self.0.get(&port) {
+            if let Some(endpoint) = self.served.get(&port) {
                 *endpoint.served.borrow_mut() = served;
                 continue;
             }
-            let Ok(listener) = TcpListener::bind(("127.0.0.1", port)).await else {
+            let Ok(listener) = self.listen(port).await else {
                 refused.push(port);
                 continue;
             };
-            let served = Rc::new(RefCell::new(served));
-            let listening = tokio::task::spawn_local(accept(listener, Rc::clone(&served)));
-            self.0.insert(port, Endpoint { served, listening });
+            let (served, listener) = (Rc::new(RefCell::new(served)), Rc::new(listener));
+            let listening = tokio::task::spawn_local(accept(Rc::clone(&listener), Rc::clone(&served)));
+            self.served.insert(port, Endpoint { served, listener, listening });
+        }
+        for port in std::mem::take(&mut self.left).into_keys() {
+            keep::tell(port, None);
         }
         refused
     }
 
+    async fn listen(&mut self, port: u16) -> std::io::Result<TcpListener> {
+        if let Some(left) = self.left.remove(&port) {
+            let left = std::net::TcpListener::from(left);
+            left.set_nonblocking(true)?;
+            return TcpListener::from_std(left);
+        }
+        let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+        keep::tell(port, Some(listener.as_fd()));
+        Ok(listener)
+    }
+
+    /// The sockets, for another process.
+    pub(super) fn sockets(&self) -> impl Iterator<Item = (u16, BorrowedFd<'_>)> {
+        self.served.iter().map(|(port, endpoint)| (*port, endpoint.listener.as_fd()))
+    }
+
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.served.is_empty()
     }
 
     /// What is served now.
     pub(super) fn served(&self) -> Vec<Served> {
-        self.0.values().map(|endpoint| endpoint.served.borrow().clone()).collect()
+        self.served.values().map(|endpoint| endpoint.served.borrow().clone()).collect()
     }
 }
 
-async fn accept(listener: TcpListener, served: Rc<RefCell<Served>>) {
+async fn accept(listener: Rc<TcpListener>, served: Rc<RefCell<Served>>) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => drop(tokio::task::spawn_local(connection(stream, peer, Rc::clone(&served)))),

@@ -8,6 +8,7 @@
 mod internet;
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -179,27 +180,33 @@ fn memory_and_descriptors_for_one_job_and_for_two_hundred() {
     let records = node.run_dir().join("gcp-wif/records");
     let text = fs::read_to_string(records.join(&id).join("record")).unwrap();
     let mut record: Value = serde_json::from_str(&text).unwrap();
+    // Below those that clusters and agents take.
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let ports: Vec<u16> = (3000..10_000).filter(is_free).take(199).collect();
     let first = 1_000_000;
     for number in first..first + 199_u64 {
         record["facts"]["job"] = number.into();
-        record["issued"][0]["endpoint"]["port"] = (number - first + 12_000).into();
+        record["issued"][0]["endpoint"]["port"] = ports[(number - first) as usize].into();
         let place = records.join(number.to_string());
         fs::create_dir(&place).unwrap();
         set_mode(&place, 0o700);
         fs::write(place.join("record"), record.to_string()).unwrap();
         set_mode(place.join("record"), 0o600);
     }
-    let ask = |port: u64| {
+    let ask = |port: u16| {
         let line = format!(
             "curl -sS -H 'Metadata-Flavor: Google' http://127.0.0.1:{port}/computeMetadata/v1/instance/service-accounts/default/email"
         );
         node.as_user("alice").shell(&line).run().stdout
     };
-    wait_until(LIMIT, || ask(12_198) == SERVICE_ACCOUNT);
+    wait_until(LIMIT, || ask(ports[198]) == SERVICE_ACCOUNT);
     // Requests to all of them, as jobs do.
-    let line = "for port in $(seq 12000 12198); do curl -sS --fail -o /dev/null -H 'Metadata-Flavor: Google' \
-                http://127.0.0.1:$port/computeMetadata/v1/instance/service-accounts/default/token || exit 1; done";
-    let run = node.as_user("alice").shell(line).run();
+    let all = ports.iter().map(u16::to_string).collect::<Vec<_>>().join(" ");
+    let line = format!(
+        "for port in {all}; do curl -sS --fail -o /dev/null -H 'Metadata-Flavor: Google' \
+                http://127.0.0.1:$port/computeMetadata/v1/instance/service-accounts/default/token || exit 1; done"
+    );
+    let run = node.as_user("alice").shell(&line).run();
     assert_eq!(
         run.status,
         0,
