@@ -7,7 +7,9 @@
 //! ```text
 //! 5 faces       spank/{mod,options,host}   the hooks of Slurm, each a few lines: facts in, a call, an outcome out
 //!               cli, cli/*                 the companion command: its arguments, what it prints
-//! 4 the life    lifecycle, lifecycle/*     what each hook does with a job, what a failure means, what is swept
+//! 4 the life    agent/*                    the node agent: what it serves, refresh, the watcher (client: the plugin's side)
+//!               lifecycle, lifecycle/*     what each hook does with a job, what a failure means, what is swept
+//!               enroot/*                   a step's enroot configuration, merged with the user's own
 //!               worker                     the exchange in a process of its own
 //!               record                     what root remembers of a job between its hooks
 //!               plan                       everything a job will see, as a value
@@ -27,10 +29,14 @@
 //! 3. **worker**: decides, reads the subject token, exchanges it in a child of its own with a deadline, publishes the
 //!    job's files by rename. It holds the job's lock until it is done.
 //! 4. **slurmstepd**, `init_post_opt`, root: waits for the lock, takes what the worker got. An option given only now,
-//!    another identity, a token about to end, a worker that died: the work is done here, in a child again. Sets the
-//!    environment.
+//!    another identity, a token about to end, a worker that died: the work is done here, in a child again. Wakes the
+//!    agent, or starts it. Reads the user's enroot configuration in a child that has become the user, and writes the
+//!    step's own. Sets the environment.
 //! 5. `user_init`: the one line, if something failed. `task_init`: status 1, if what failed was asked for.
-//! 6. **epilog**, root: ends the worker if it still runs, removes files and record.
+//! 6. **agent**, one for each node: serves each identity of each job on a loopback port, renews tokens at half of their
+//!    life under the job's lock, and rewrites what the job reads.
+//! 7. `exit`: the step's enroot configuration goes. **epilog**, root: ends the worker if it still runs, removes files
+//!    and record, and tells the agent.
 //!
 //! No hook returns an error and none panics: from a `required` plugin Slurm would drain the node.
 //!
