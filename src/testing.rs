@@ -1,9 +1,18 @@
 //! What unit tests share.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeSet;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::config::Config;
+use crate::identity::JobFacts;
+use crate::lifecycle::processes::Processes;
+use crate::names::JobId;
+use crate::record::{Endpoint, Generation, ProcessId};
+use crate::report::Failure;
+use crate::secret::Secret;
 
 /// A directory of a test's own, removed when it is dropped.
 pub(crate) struct Directory(PathBuf);
@@ -36,4 +45,52 @@ pub(crate) fn jwt(payload: &str) -> String {
     use base64::Engine;
     let part = |text: &str| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text);
     format!("{}.{}.{}", part(r#"{"alg":"RS256"}"#), part(payload), part("signature"))
+}
+
+/// Processes that do at once, in this one, what they are asked to.
+pub(crate) struct FakeProcesses {
+    pub(crate) generation: Generation,
+    pub(crate) living: BTreeSet<JobId>,
+}
+
+impl Default for FakeProcesses {
+    fn default() -> Self {
+        let slurmd = ProcessId { pid: 1, start: 1 };
+        Self { generation: Generation { boot: "boot".to_owned(), slurmd }, living: BTreeSet::new() }
+    }
+}
+
+impl Processes for FakeProcesses {
+    fn generation(&self) -> Generation {
+        self.generation.clone()
+    }
+
+    fn living(&self) -> BTreeSet<JobId> {
+        self.living.clone()
+    }
+
+    fn this(&self) -> ProcessId {
+        ProcessId { pid: 9, start: 9 }
+    }
+
+    fn end(&self, _: ProcessId) {}
+
+    fn detach(&self, work: &mut dyn FnMut()) {
+        work();
+    }
+
+    fn endpoint(&self) -> Result<Endpoint, Failure> {
+        Ok(Endpoint { port: 20_001, handle: Secret::new("handle".to_owned()) })
+    }
+
+    fn wake_agent(&self, _: &Config) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn tell_agent(&self, _: &Path) {}
+
+    fn as_user(&self, _: &JobFacts, answer: &mut Vec<u8>, work: &mut dyn FnMut() -> Vec<u8>) -> Result<(), Failure> {
+        *answer = work();
+        Ok(())
+    }
 }

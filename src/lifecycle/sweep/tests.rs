@@ -6,53 +6,12 @@ use crate::fs::{NewFile, Place};
 use crate::identity::JobFacts;
 use crate::names::Identity;
 use crate::record::{Issued, ProcessId};
-use crate::report::Failure;
 use crate::secret::Secret;
-use crate::testing::{self, Directory};
+use crate::testing::{self, Directory, FakeProcesses};
 
 const NOW: Instant = 1_000_000;
 const OLD: JobId = JobId(1);
 const NEW: JobId = JobId(2);
-
-struct Fake {
-    generation: Generation,
-    living: BTreeSet<JobId>,
-}
-
-impl Processes for Fake {
-    fn generation(&self) -> Generation {
-        self.generation.clone()
-    }
-
-    fn living(&self) -> BTreeSet<JobId> {
-        self.living.clone()
-    }
-
-    fn this(&self) -> ProcessId {
-        ProcessId { pid: 0, start: 0 }
-    }
-
-    fn end(&self, _: ProcessId) {}
-
-    fn detach(&self, work: &mut dyn FnMut()) {
-        work();
-    }
-
-    fn endpoint(&self) -> Result<crate::record::Endpoint, Failure> {
-        Ok(crate::record::Endpoint { port: 20_001, handle: Secret::new("handle".to_owned()) })
-    }
-
-    fn wake_agent(&self, _: &crate::config::Config) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    fn tell_agent(&self, _: &std::path::Path) {}
-
-    fn as_user(&self, _: &JobFacts, answer: &mut Vec<u8>, work: &mut dyn FnMut() -> Vec<u8>) -> Result<(), Failure> {
-        *answer = work();
-        Ok(())
-    }
-}
 
 fn generation(boot: &str, slurmd: u32) -> Generation {
     Generation { boot: boot.to_owned(), slurmd: ProcessId { pid: slurmd, start: 0 } }
@@ -77,7 +36,7 @@ fn leftover(started_by: Generation, expires_at: Instant) -> (Directory, RuntimeD
 /// Whether the old job's files, and whether its record, are there after a sweep.
 fn swept(started_by: Generation, expires_at: Instant, living: &[JobId]) -> (bool, bool) {
     let (directory, runtime) = leftover(started_by, expires_at);
-    let fake = Fake { generation: generation("this boot", 1), living: living.iter().copied().collect() };
+    let fake = FakeProcesses { generation: generation("this boot", 1), living: living.iter().copied().collect() };
     sweep(&runtime, NEW, &fake.generation, &fake, NOW);
     let run = directory.join("run");
     (run.join("jobs/1/access_token").exists(), run.join("records/1/record").exists())
@@ -102,7 +61,7 @@ fn what_is_over_goes_and_what_lives_stays() {
 fn a_job_without_a_readable_record_goes() {
     let (directory, runtime) = leftover(generation("this boot", 1), NOW + 60);
     std::fs::write(directory.join("run/records/1/record"), "{").unwrap();
-    let fake = Fake { generation: generation("this boot", 1), living: BTreeSet::new() };
+    let fake = FakeProcesses { generation: generation("this boot", 1), living: BTreeSet::new() };
     sweep(&runtime, NEW, &fake.generation, &fake, NOW);
     assert_eq!(runtime.jobs(), []);
 }

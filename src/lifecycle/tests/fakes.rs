@@ -1,21 +1,19 @@
 //! A fake Slurm and a fake Google, and a node between them with a real runtime directory.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::{JOB, SITE, STEP, facts};
 use crate::exchange::{AccessToken, Instant};
 use crate::identity::JobFacts;
-use crate::lifecycle::processes::Processes;
 use crate::lifecycle::{Exchanger, Host, Node, Outcome, Site};
-use crate::names::JobId;
 use crate::plan::Change;
-use crate::record::{Generation, Issued, JobRecord, ProcessId};
+use crate::record::{Issued, JobRecord};
 use crate::report::{Failure, Stage};
 use crate::request::Options;
 use crate::rules::Grant;
 use crate::secret::Secret;
-use crate::testing::{self, Directory};
+use crate::testing::{self, Directory, FakeProcesses};
 
 #[derive(Default)]
 pub(super) struct FakeHost {
@@ -89,43 +87,6 @@ impl Exchanger for FakeGoogle {
     }
 }
 
-pub(super) struct NoProcesses;
-
-impl Processes for NoProcesses {
-    fn generation(&self) -> Generation {
-        Generation { boot: "boot".to_owned(), slurmd: ProcessId { pid: 1, start: 1 } }
-    }
-
-    fn living(&self) -> BTreeSet<JobId> {
-        BTreeSet::new()
-    }
-
-    fn this(&self) -> ProcessId {
-        ProcessId { pid: 9, start: 9 }
-    }
-
-    fn end(&self, _: ProcessId) {}
-
-    fn detach(&self, work: &mut dyn FnMut()) {
-        work();
-    }
-
-    fn endpoint(&self) -> Result<crate::record::Endpoint, Failure> {
-        Ok(crate::record::Endpoint { port: 20_001, handle: Secret::new("handle".to_owned()) })
-    }
-
-    fn wake_agent(&self, _: &crate::config::Config) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    fn tell_agent(&self, _: &std::path::Path) {}
-
-    fn as_user(&self, _: &JobFacts, answer: &mut Vec<u8>, work: &mut dyn FnMut() -> Vec<u8>) -> Result<(), Failure> {
-        *answer = work();
-        Ok(())
-    }
-}
-
 /// A node with a site configuration.
 pub(super) struct Machine {
     pub(super) directory: Directory,
@@ -163,7 +124,7 @@ impl Machine {
 
     pub(super) fn serve<T>(&self, work: impl FnOnce(&Node<'_>) -> T) -> T {
         let config_path = self.directory.join("site.json");
-        work(&Node { config_path: &config_path, exchanger: &self.google, processes: &NoProcesses })
+        work(&Node { config_path: &config_path, exchanger: &self.google, processes: &FakeProcesses::default() })
     }
 
     pub(super) fn prolog(&self, options: &Options) {
