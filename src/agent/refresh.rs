@@ -13,20 +13,16 @@ use crate::record::JobRecord;
 use crate::report::Failure;
 use crate::request::Options;
 
-/// The least life that a token is let down to, if it had more.
-const LEAST: Instant = 360;
 /// How long a refresh waits for a step or the epilog that works on the same job.
 const LOCK: Duration = Duration::from_secs(5);
 const STATUS: &str = "status";
 
 /// When a token is due: at half of its life, up to a tenth earlier by `jitter`, so that the jobs of a thousand nodes
-/// that began together do not come back together.
+/// that began together do not come back together. Of a life of more than twelve minutes that leaves more than six.
 pub(crate) fn due(issued_at: Instant, expires_at: Instant, jitter: f64) -> Instant {
     let life = expires_at.saturating_sub(issued_at);
-    let half = issued_at.saturating_add(life / 2);
     let earlier = (life as f64 * 0.1 * jitter) as Instant;
-    let last = if life > 2 * LEAST { expires_at.saturating_sub(LEAST) } else { half };
-    half.saturating_sub(earlier).min(last)
+    issued_at.saturating_add(life / 2).saturating_sub(earlier)
 }
 
 /// Renews what was issued to one identity of a job. A token that somebody else renewed meanwhile is left alone.

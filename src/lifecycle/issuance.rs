@@ -40,8 +40,7 @@ impl Issuance<'_> {
         let (site, record, exchanger) = (self.site, &self.record, self.node.exchanger);
         let grant = rules::decide(site.config.rules.as_deref(), &site.default_identity(), &record.facts, asked)?;
         let identity = grant.identity();
-        let below = identity.service_account().filter(|_| !record.is_first(identity)).cloned();
-        let place = Place { job: record.facts.job, below };
+        let place = self.place(identity);
         if let Some(issued) = record.issued_for(identity).filter(|issued| issued.is_fresh(exchanger.now())) {
             return Ok((issued.clone(), place));
         }
@@ -58,8 +57,7 @@ impl Issuance<'_> {
         let default = site.default_identity();
         let asked = identity.service_account().filter(|_| *identity != default);
         let grant = rules::decide(site.config.rules.as_deref(), &default, &record.facts, asked)?;
-        let below = identity.service_account().filter(|_| !record.is_first(identity)).cloned();
-        let place = Place { job: record.facts.job, below };
+        let place = self.place(identity);
         let old = record.issued_for(identity).map(|issued| issued.token().clone());
         let issued = self.issue(&grant, &place)?;
         if let Some(old) = old {
@@ -74,6 +72,12 @@ impl Issuance<'_> {
             )?;
         }
         Ok(issued)
+    }
+
+    /// Where an identity's files are: the first one's in the job's directory itself.
+    fn place(&self, identity: &Identity) -> Place {
+        let below = identity.service_account().filter(|_| !self.record.is_first(identity)).cloned();
+        Place { job: self.record.facts.job, below }
     }
 
     /// Exchanges, publishes and remembers.
