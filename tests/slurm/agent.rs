@@ -1,10 +1,16 @@
 //! Delivery by the agent: a subject token that the job never sees, credentials that stay fresh.
 
+mod clients;
+mod load;
+mod processes;
+mod world;
+
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::cluster::{BOB, Node, set_mode, wait_until};
+use self::processes::processes;
+use crate::cluster::{set_mode, wait_until};
 use crate::golden::Golden;
 use crate::google::{Endpoint, Fault, SERVICE_ACCOUNT, Times};
 use crate::site::{OBJECT, Site};
@@ -25,21 +31,6 @@ fn site(keys: Value, life: Option<i64>) -> Site {
     }
     site.configure(config);
     site
-}
-
-/// The processes of the node's agent: the watcher first.
-fn agents(node: &Node) -> Vec<String> {
-    let run = node.command(["sh", "-c", "pgrep -f 'gcp-wif agent --config' || true"]).run().ok();
-    // pgrep does not list itself, but the shell that runs it.
-    let own = "gcp-wif agent --config";
-    run.stdout
-        .lines()
-        .filter(|pid| {
-            let line = node.command(["sh", "-c", &format!("tr '\\0' ' ' </proc/{pid}/cmdline || true")]).run().stdout;
-            line.contains(own) && !line.starts_with("sh ")
-        })
-        .map(str::to_owned)
-        .collect()
 }
 
 #[test]
@@ -136,7 +127,6 @@ fn another_user_is_not_answered() {
     assert_eq!(ask("alice", &format!("{flavor} -H 'Origin: https://evil.example'")), "403");
     let run = node.as_user("bob").shell("curl -sS --unix-socket /run/gcp-wif/agent.sock http://x/; cat /run/gcp-wif/agent.log /run/gcp-wif/agent.lock").run();
     assert_ne!(run.status, 0);
-    let _ = BOB;
     site.cancel(job);
     site.finish();
 }
@@ -154,16 +144,16 @@ fn a_killed_agent_is_back_and_nothing_is_lost() {
     let record: Value = serde_json::from_str(&record).unwrap();
     let line = line.replace("PORT", &record["issued"][0]["endpoint"]["port"].to_string());
     for round in 0..4 {
-        wait_until(LIMIT, || agents(&node).len() == 2);
-        let processes = agents(&node);
+        wait_until(LIMIT, || processes(&node).len() == 2);
         // The serving process, then the watcher, in turns.
-        node.command(["kill", "-9", &processes[(round + 1) % 2]]).run().ok();
+        let victim = processes(&node).into_iter().find(|process| process.serves == (round % 2 == 0)).unwrap();
+        node.command(["kill", "-9", &victim.id]).run().ok();
         let run = node.as_user("alice").shell(&line).run().ok();
         assert_eq!(run.stdout, SERVICE_ACCOUNT, "{}", run.stderr);
     }
     // Both at once: the next step finds none and starts one.
-    for process in agents(&node) {
-        node.command(["kill", "-9", &process]).run();
+    for process in processes(&node) {
+        node.command(["kill", "-9", &process.id]).run();
     }
     site.cluster.as_user("bob").command(["srun", "-w", "n1", "--gcp-wif", "true"]).run().ok();
     assert_eq!(node.as_user("alice").shell(&line).run().ok().stdout, SERVICE_ACCOUNT);
@@ -192,7 +182,7 @@ fn many_jobs_at_once_have_one_agent() {
     let (_, output) = site.cluster.run_batch("alice", script, &[]);
     assert_eq!(output.matches(SERVICE_ACCOUNT).count(), 16, "{output}");
     for node in site.cluster.nodes() {
-        assert!(agents(&node).len() <= 2, "{:?}", agents(&node));
+        assert!(processes(&node).len() <= 2);
     }
     site.finish();
 }

@@ -3,17 +3,15 @@
 //! They are told Google's real host names, as on every site: some clients talk to no others. Behind the proxy of
 //! [`Internet`] these are the embedded Google, and a request to anywhere else fails the test.
 
-mod internet;
-
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::json;
 
-use self::internet::Internet;
 use crate::cluster::{CommandLine, Run, set_mode};
 use crate::google::{Endpoint, Fault, Recorded, SERVICE_ACCOUNT, SUBJECT, Times};
+use crate::internet::Internet;
 use crate::site::{BUCKET, OBJECT, Site};
 use crate::skipped::skip;
 
@@ -262,7 +260,7 @@ fn summary(requests: &[Recorded]) -> String {
 /// The path of a part of what `ci/install clients` made. Jobs get the place itself: the checkout, which has a link to
 /// it, may be closed to them.
 #[track_caller]
-fn library(part: &str) -> String {
+pub fn library(part: &str) -> String {
     let link = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/clients");
     let place = link.canonicalize().unwrap_or_else(|_| panic!("no {}: run ci/install clients", link.display()));
     place.join(part).display().to_string()

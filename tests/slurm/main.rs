@@ -6,15 +6,17 @@
 //! requests.rs  options, inheritance, refusals at submission, environment, nested jobs
 //! failures.rs  each fault: the user's line is the golden one, and no node is lost
 //! kills.rs     processes that die, hang or are cancelled; nothing stays behind
-//! agent.rs     delivery by the agent: refresh, metadata, who is answered, killed agents
+//! agent.rs     delivery by the agent: refresh, metadata, killed agents
+//!   clients.rs   clients past three expiries
+//!   load.rs      killed under load, memory and descriptors with many jobs
 //! attacks.rs   what a user of a shared node might try
 //! readme.rs    the README's commands are run, its troubleshooting holds
 //! containers.rs what enroot is given: merged configuration, pull credentials, mounts
 //! pyxis.rs     containers to the end, where pyxis and enroot are installed
 //! command.rs   the companion command: doctor, explain, env
 //! registry.rs  the registries of these tests
-//! agent_clients.rs clients past three expiries, the agent killed under them, its memory
-//! clients.rs   Google's own clients as jobs: Python, Node, rclone, gcloud, curl
+//! clients.rs   Google's own clients as jobs under direct delivery: Python, Node, rclone, gcloud, curl
+//! internet.rs  the internet as jobs know it: Google's host names lead to the embedded one
 //! ```
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::print_stderr, clippy::unwrap_used)]
@@ -26,13 +28,13 @@ mod cluster;
 mod google;
 
 mod agent;
-mod agent_clients;
 mod attacks;
 mod clients;
 mod command;
 mod containers;
 mod failures;
 mod golden;
+mod internet;
 mod jobs;
 mod kills;
 mod pyxis;

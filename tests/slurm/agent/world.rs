@@ -1,0 +1,187 @@
+//! A site whose agent serves short-lived tokens, and clients as its jobs.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::clients::library;
+use crate::cluster::{Background, CommandLine, Run, set_mode};
+use crate::google::{Bucket, Endpoint, Recorded, SERVICE_ACCOUNT};
+use crate::internet::Internet;
+use crate::site::{OBJECT, OTHER_ACCOUNT, Site};
+
+const COMMAND: &str = env!("CARGO_BIN_EXE_gcp-wif");
+/// Seconds that an access token lives: less than any client's margin, so that each asks the agent again and again.
+pub const LIFE: i64 = 5;
+pub const LIMIT: Duration = Duration::from_secs(100);
+/// The file in alice's home that ends the clients.
+pub const STOP: &str = "stop";
+/// How many of the tokens that a client used must be dead in the end.
+const EXPIRIES: usize = 3;
+
+/// How a client finds its credentials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// By GOOGLE_APPLICATION_CREDENTIALS alone.
+    File,
+    /// By GCE_METADATA_HOST and its like alone.
+    Metadata,
+}
+
+impl Way {
+    /// The variables that lead elsewhere.
+    const fn others(self) -> &'static [&'static str] {
+        match self {
+            Self::File => &["GCE_METADATA_HOST", "GCE_METADATA_ROOT", "GCE_METADATA_IP"],
+            Self::Metadata => &["GOOGLE_APPLICATION_CREDENTIALS", "CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE"],
+        }
+    }
+}
+
+/// A site whose agent serves short-lived tokens, and the internet as its jobs know it.
+pub struct World {
+    pub site: Site,
+    internet: Internet,
+}
+
+impl World {
+    #[track_caller]
+    pub fn start(life: i64) -> Self {
+        let site = Site::start();
+        let internet = Internet::start(&site.google);
+        site.google.configure(|options| options.access_token_life = Some(life));
+        for node in site.cluster.nodes() {
+            set_mode(node.tokens_dir(), 0o700);
+            let roots = node.config_path().with_file_name("ca.pem");
+            fs::write(&roots, site.google.ca_certificate()).unwrap();
+            set_mode(&roots, 0o644);
+        }
+        site.configure(json!({
+            "delivery": "agent",
+            "command": COMMAND,
+            "project": "demo-project",
+            "rules": [{"service_account": SERVICE_ACCOUNT, "allow": [OTHER_ACCOUNT]}],
+        }));
+        Self { site, internet }
+    }
+
+    /// A job of alice's on the first node, for a client that finds its credentials in one way.
+    pub fn job(&self, way: Way, words: &[&str]) -> CommandLine {
+        let (options, words): (Vec<&str>, Vec<&str>) = words.iter().partition(|word| word.starts_with("--gcp-wif"));
+        let unset = way.others().iter().flat_map(|name| ["-u", name]);
+        let words =
+            ["srun", "-w", "n1", "--gcp-wif"].into_iter().chain(options).chain(["env"]).chain(unset).chain(words);
+        self.site.cluster.as_user("alice").command(words).limit(LIMIT)
+    }
+
+    /// google-auth looks up where an identity may be used, at a host name of Google's.
+    pub fn behind_the_proxy(&self, job: CommandLine) -> CommandLine {
+        job.env("HTTPS_PROXY", &self.internet.url()).env("REQUESTS_CA_BUNDLE", "/etc/slurm/ca.pem")
+    }
+
+    pub fn python<'a>(&self, bucket: &'a str, way: Way) -> (&'a str, CommandLine) {
+        let (python, url) = (library("python/bin/python"), self.site.google.http_url());
+        let job = self.job(way, &[&python, "-", &url, bucket, STOP]);
+        (bucket, self.behind_the_proxy(job).stdin(include_str!("../../clients/loop.py")))
+    }
+
+    pub fn node<'a>(&self, bucket: &'a str, way: Way) -> (&'a str, CommandLine) {
+        let (node, url) = (library("bin/node"), self.site.google.http_url());
+        let job = self.job(way, &[&node, "-", &url, bucket, STOP]);
+        let modules = library("node_modules");
+        (bucket, job.env("NODE_PATH", &modules).stdin(include_str!("../../clients/loop.js")))
+    }
+
+    /// Starts clients, each with the bucket that it reads.
+    pub fn spawn<const N: usize>(&self, jobs: [(&str, CommandLine); N]) -> [Background; N] {
+        let readers = [SERVICE_ACCOUNT, OTHER_ACCOUNT];
+        self.site.google.configure(|options| {
+            options
+                .buckets
+                .extend(jobs.iter().map(|(bucket, _)| Bucket::new(bucket, &[(OBJECT, "hello\n")], &readers)));
+        });
+        jobs.map(|(_, job)| job.spawn())
+    }
+
+    /// Waits for Google to see something; a client that ends before it failed.
+    #[track_caller]
+    pub fn wait_for(&self, running: &mut [Background], condition: impl Fn(&Self) -> bool) {
+        let end = Instant::now() + LIMIT;
+        while !condition(self) {
+            let ended = running.iter_mut().find_map(|job| (!job.is_running()).then_some(job));
+            let told = ended.map(|job| format!("a client ended: {}{}", job.stdout(), job.stderr()));
+            assert!(told.is_none(), "{}", told.unwrap_or_default());
+            assert!(Instant::now() < end, "too slow: {:#?}", self.summary());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Ends the clients; none of them failed.
+    #[track_caller]
+    pub fn stop<const N: usize>(&self, running: [Background; N]) -> [String; N] {
+        let stop = self.site.cluster.home("alice").join(STOP);
+        fs::write(stop, "").unwrap();
+        running.map(|job| job.wait(LIMIT).ok()).map(|Run { stdout, .. }| stdout)
+    }
+
+    /// Runs clients until each has used a token after [`EXPIRIES`] others that are dead by then; what they print.
+    #[track_caller]
+    pub fn outlive<const N: usize>(&self, jobs: [(&str, CommandLine); N]) -> [String; N] {
+        let buckets = jobs.each_ref().map(|(bucket, _)| *bucket);
+        let mut running = self.spawn(jobs);
+        self.wait_for(&mut running, |world| buckets.iter().all(|bucket| world.expiries(bucket) >= EXPIRIES));
+        let printed = self.stop(running);
+        for bucket in buckets {
+            let account = if bucket.ends_with("-other") { OTHER_ACCOUNT } else { SERVICE_ACCOUNT };
+            for request in self.requests(bucket) {
+                // A cut connection has no status, and is the client's to end.
+                assert!(matches!(request.status, Some(200 | 206)), "{bucket}: {:?} {}", request.status, request.target);
+                let token = bearer(&request).and_then(|secret| self.site.google.state.token(secret));
+                assert_eq!(token.map(|token| token.identity.name().to_owned()), Some(account.to_owned()), "{bucket}");
+            }
+        }
+        printed
+    }
+
+    /// What a client asked Cloud Storage.
+    pub fn requests(&self, bucket: &str) -> Vec<Recorded> {
+        let named = |request: &Recorded| request.target.split(['/', '?']).any(|part| part == bucket);
+        self.site.google.requests_to(Endpoint::Storage).into_iter().filter(named).collect()
+    }
+
+    /// What Google was asked, without secrets.
+    fn summary(&self) -> Vec<String> {
+        let requests = self.site.google.requests();
+        requests.iter().map(|request| format!("{:?} {} {}", request.status, request.method, request.target)).collect()
+    }
+
+    /// How many dead tokens a client has used before the one that it uses now.
+    fn expiries(&self, bucket: &str) -> usize {
+        let now = self.site.google.state.now();
+        let requests = self.requests(bucket);
+        let mut tokens: Vec<&str> = requests.iter().filter_map(bearer).collect();
+        tokens.dedup();
+        tokens.retain(|secret| self.site.google.state.token(secret).is_some_and(|token| token.expires <= now));
+        let alive = requests.iter().filter_map(bearer).next_back().is_some_and(|last| !tokens.contains(&last));
+        if alive { tokens.len() } else { 0 }
+    }
+
+    /// What every test ends with. Nobody but the agent and the plugin exchanged anything at Google.
+    #[track_caller]
+    pub fn finish(self) {
+        for endpoint in [Endpoint::Sts, Endpoint::Impersonation] {
+            for request in self.site.google.requests_to(endpoint) {
+                let agent = request.header("user-agent").unwrap_or_default();
+                assert!(agent.starts_with("gcp-wif/"), "{endpoint:?}: {agent}");
+            }
+        }
+        let refused = self.internet.refused();
+        assert!(refused.is_empty(), "a client asked elsewhere: {refused:?}");
+        self.site.finish();
+    }
+}
+
+fn bearer(request: &Recorded) -> Option<&str> {
+    request.header("authorization")?.strip_prefix("Bearer ")
+}
