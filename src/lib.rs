@@ -1,11 +1,16 @@
-//! Google Cloud credentials for Slurm jobs by Workload Identity Federation: the SPANK plugin `gcp_wif`.
+//! Google Cloud credentials for Slurm jobs by Workload Identity Federation: what the SPANK plugin `gcp_wif` does in
+//! its hooks, and the companion command `gcp-wif`.
+//!
+//! The plugin itself is the package in `plugin/`, a face of three files over this crate. So this crate is built
+//! without Slurm's headers, the command is the same for all of Slurm's releases, and the linker takes into the plugin
+//! what its hooks can reach, and nothing of the agent's server or of the command.
 //!
 //! # Floors
 //!
 //! A file imports only from floors below its own.
 //!
 //! ```text
-//! 5 faces       spank/{mod,options,host}   the hooks of Slurm, each a few lines: facts in, a call, an outcome out
+//! 5 faces       plugin/src/{lib,options,host}  the hooks of Slurm, each a few lines: facts in, a call, an outcome out
 //!               cli, cli/*                 the companion command: its arguments, what it prints
 //! 4 the life    agent/*                    the node agent: what it serves, refresh, the watcher (client: the plugin's side)
 //!               lifecycle, lifecycle/*     what each hook does with a job, what a failure means, what is swept
@@ -47,7 +52,7 @@
 //!
 //! # Unsafe code
 //!
-//! Only the face and [`sys`] have any, each block with its reason; every other file forbids it.
+//! Only the plugin's face and [`sys`] have any, each block with its reason; every other file forbids it.
 
 pub mod agent;
 pub mod cli;
@@ -65,7 +70,6 @@ pub mod report;
 pub mod request;
 pub mod rules;
 pub mod secret;
-mod spank;
 pub mod sys;
 #[cfg(test)]
 mod testing;

@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
+use gcp_wif::sys::{ChildError, in_child};
 use rustix::process::{Signal, getpid, kill_process};
-use spank_gcp_wif::sys::{ChildError, in_child};
 
 const LIMIT: Duration = Duration::from_secs(60);
 

@@ -52,8 +52,8 @@ pub(super) fn run(arguments: Arguments, json: bool, screen: &mut Screen<'_>) -> 
     let configuration = configuration::credential(&mut report, config.as_ref());
     configuration::project(&mut report, config.as_ref());
     let client = configuration::certificates(&mut report, config.as_ref());
-    slurm::plugins(&mut report, plugstack);
-    slurm::release(&mut report);
+    slurm::plugins(&mut report, plugstack.as_ref());
+    slurm::release(&mut report, plugstack.as_ref().ok());
     configuration::rules(&mut report, config.as_ref());
     let of_files = config.clone();
     let site = config.zip(configuration).map(|(config, configuration)| Site { config, configuration });

@@ -7,6 +7,13 @@ use crate::fs::{self, FileError};
 
 /// Where slurm.conf is: of the node, or the copy that slurmd keeps where Slurm runs without configuration files.
 const SLURM_CONF: [&str; 2] = ["/etc/slurm/slurm.conf", "/run/slurm/conf/slurm.conf"];
+/// Where Slurm looks for plugins if slurm.conf does not say: it is compiled in, and these are the packages' places.
+const PLUGIN_DIRS: [&str; 4] = [
+    "/usr/lib/x86_64-linux-gnu/slurm-wlm",
+    "/usr/lib/aarch64-linux-gnu/slurm-wlm",
+    "/usr/lib64/slurm",
+    "/usr/lib/slurm",
+];
 const LONGEST: u64 = 1 << 20;
 /// Includes within includes; more is a circle.
 const DEEPEST: u32 = 8;
@@ -63,17 +70,25 @@ impl Plugstack {
         matches!((place(PYXIS), place(OURS)), (Some(pyxis), Some(ours)) if pyxis < ours)
     }
 
+    /// This plugin's own file.
+    pub(super) fn plugin_file(&self) -> Option<PathBuf> {
+        self.places()?.into_iter().find(|place| place.exists())
+    }
+
     /// Where this plugin's own file ought to be and is not. Slurm passes over an `optional` one in silence.
     pub(super) fn missing_file(&self) -> Option<PathBuf> {
-        let ours = self.ours()?;
-        let places: Vec<PathBuf> = match &self.plugin_dir {
-            _ if ours.path.is_absolute() => vec![ours.path.clone()],
-            Some(directories) => {
-                directories.split(':').map(|directory| Path::new(directory).join(&ours.path)).collect()
-            }
-            None => return None,
-        };
-        if places.iter().any(|place| place.exists()) { None } else { places.into_iter().next() }
+        let is_known = self.plugin_dir.is_some() || self.ours()?.path.is_absolute();
+        if !is_known || self.plugin_file().is_some() { None } else { self.places()?.into_iter().next() }
+    }
+
+    fn places(&self) -> Option<Vec<PathBuf>> {
+        let path = &self.ours()?.path;
+        let below = |directory: &str| Path::new(directory).join(path);
+        Some(match &self.plugin_dir {
+            _ if path.is_absolute() => vec![path.clone()],
+            Some(directories) => directories.split(':').map(below).collect(),
+            None => PLUGIN_DIRS.into_iter().map(below).collect(),
+        })
     }
 
     /// The site configuration that this plugin's line names.

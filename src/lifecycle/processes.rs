@@ -75,6 +75,15 @@ impl Proc {
     }
 }
 
+impl Proc {
+    /// The node's own, as seen by a hook.
+    #[must_use]
+    pub fn new(config_path: PathBuf) -> Self {
+        let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_pid().unsigned_abs());
+        Self { root: "/proc".into(), parent, config_path }
+    }
+}
+
 impl Processes for Proc {
     fn generation(&self) -> Generation {
         let boot = std::fs::read_to_string(self.root.join("sys/kernel/random/boot_id")).unwrap_or_default();

@@ -230,7 +230,7 @@ fn script(dir: &Path, command: &str) -> Command {
 }
 
 /// `GCP_WIF_PLUGIN`, else the release build, else the debug build.
-fn plugin_path() -> PathBuf {
+pub fn plugin_path() -> PathBuf {
     if let Some(path) = std::env::var_os("GCP_WIF_PLUGIN") {
         return PathBuf::from(path);
     }

@@ -1,6 +1,7 @@
 //! The plugin in a real Slurm, with the embedded Google.
 //!
 //! ```text
+//! plugin.rs    the file that every srun loads: its size, what it exports
 //! site.rs      a cluster and a Google that trust each other; what every test ends with
 //! jobs.rs      srun, sbatch, salloc, arrays, heterogeneous jobs, requeue: each uses its token
 //! requests.rs  options, inheritance, refusals at submission, environment, nested jobs
@@ -37,6 +38,7 @@ mod golden;
 mod internet;
 mod jobs;
 mod kills;
+mod plugin;
 mod pyxis;
 mod readme;
 mod registry;

@@ -4,6 +4,8 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use object::{Object, ObjectSection, ObjectSymbol};
+
 use super::Report;
 use crate::cli::plugstack::Plugstack;
 use crate::enroot::source::{assignment, system_files};
@@ -13,12 +15,7 @@ use crate::report::{Failure, Stage};
 
 const ENROOT_CONF: &str = "/etc/enroot/enroot.conf";
 
-#[allow(missing_docs, unreachable_pub)]
-mod release {
-    include!(concat!(env!("OUT_DIR"), "/slurm_version.rs"));
-}
-
-pub(super) fn plugins(report: &mut Report<'_, '_>, plugstack: Result<Plugstack, FileError>) {
+pub(super) fn plugins(report: &mut Report<'_, '_>, plugstack: Result<&Plugstack, &FileError>) {
     const NAME: &str = "plugstack.conf";
     const LINE: &str = "add the line: optional spank_gcp_wif.so";
     let plugstack = match plugstack {
@@ -40,26 +37,45 @@ pub(super) fn plugins(report: &mut Report<'_, '_>, plugstack: Result<Plugstack, 
 }
 
 /// Slurm loads a plugin only if major and minor release are its own.
-pub(super) fn release(report: &mut Report<'_, '_>) {
+pub(super) fn release(report: &mut Report<'_, '_>, plugstack: Option<&Plugstack>) {
     const NAME: &str = "Slurm's release";
-    let number = release::SLURM_VERSION_NUMBER;
-    let built = (number >> 16 & 0xff, number >> 8 & 0xff);
+    let Some(file) = plugstack.and_then(Plugstack::plugin_file) else {
+        return report.skip(Stage::Configuration, NAME, "the plugin's file is not found");
+    };
+    let Some((major, minor)) = std::fs::read(&file).ok().and_then(|bytes| release_of_plugin(&bytes)) else {
+        let file = file.display();
+        return report.fail(Stage::Configuration, NAME, format_args!("{file} is no SPANK plugin; install it again"));
+    };
     // scontrol reads slurm.conf first; slurmd, which is not on every PATH, tells without.
     let Some(text) = output_of("scontrol", "--version").or_else(|| output_of("slurmd", "-V")) else {
         return report.skip(Stage::Configuration, NAME, "neither scontrol --version nor slurmd -V tells it");
     };
     match parse_release(&text) {
-        Some(running) if running == built => report.ok(Stage::Configuration, NAME, text.trim()),
-        Some((major, minor)) => report.fail(
-            Stage::Configuration,
-            NAME,
-            format_args!(
-                "this node has {major}.{minor:02}, the plugin is built for {}.{:02}; build it against the headers of {major}.{minor:02}",
-                built.0, built.1
-            ),
-        ),
+        Some(running) if running == (major, minor) => report.ok(Stage::Configuration, NAME, text.trim()),
+        Some(running) => {
+            let node = format!("{}.{:02}", running.0, running.1);
+            let file = file.display();
+            report.fail(
+                Stage::Configuration,
+                NAME,
+                format_args!(
+                    "this node has {node}, {file} is built for {major}.{minor:02}; build it against the headers of {node}"
+                ),
+            );
+        }
         None => report.skip(Stage::Configuration, NAME, format_args!("not understood: {}", clip(text.trim(), 60))),
     }
+}
+
+/// Major and minor of `plugin_version`, which Slurm reads from the plugin (`slurm/spank.h`, `SPANK_PLUGIN`):
+/// `SLURM_VERSION_NUMBER`, a byte for each.
+fn release_of_plugin(bytes: &[u8]) -> Option<(u32, u32)> {
+    let plugin = object::File::parse(bytes).ok()?;
+    let symbol = plugin.dynamic_symbols().find(|symbol| symbol.name() == Ok("plugin_version"))?;
+    let section = plugin.section_by_index(symbol.section_index()?).ok()?;
+    let number = section.data_range(symbol.address(), 4).ok()??;
+    let number = u32::from_ne_bytes(number.try_into().ok()?);
+    Some((number >> 16 & 0xff, number >> 8 & 0xff))
 }
 
 fn output_of(command: &str, option: &str) -> Option<String> {

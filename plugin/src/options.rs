@@ -4,8 +4,8 @@ use std::error::Error;
 
 use slurm_spank::{SpankHandle, SpankOption};
 
-use crate::request::{Options, Request};
-use crate::sys;
+use gcp_wif::request::{Options, Request};
+use gcp_wif::sys;
 
 const WANTED: &str = "gcp-wif";
 const REFUSED: &str = "no-gcp-wif";
@@ -18,7 +18,7 @@ const GIVEN: &str = "_SLURM_SPANK_OPTION_gcp_wif_";
 const INHERITED: &str = "SLURM_SPANK__SLURM_SPANK_OPTION_gcp_wif_";
 
 /// Registers the options of `--help`.
-pub(super) fn register(spank: &mut SpankHandle) -> Result<(), Box<dyn Error>> {
+pub(crate) fn register(spank: &mut SpankHandle) -> Result<(), Box<dyn Error>> {
     let usage = "[gcp-wif] Google Cloud credentials for the job, or it fails.";
     spank.register_option(SpankOption::new(WANTED).usage(usage))?;
     let usage = "[gcp-wif] no Google Cloud credentials, even where the site gives them to every job.";
@@ -29,7 +29,7 @@ pub(super) fn register(spank: &mut SpankHandle) -> Result<(), Box<dyn Error>> {
 }
 
 /// The options in force, typed or inherited.
-pub(super) fn all(spank: &SpankHandle) -> Options {
+pub(crate) fn all(spank: &SpankHandle) -> Options {
     Options {
         wanted: spank.is_option_set(WANTED),
         refused: spank.is_option_set(REFUSED),
@@ -38,7 +38,7 @@ pub(super) fn all(spank: &SpankHandle) -> Options {
 }
 
 /// The options that the job was submitted with, by its environment. A user can forge them: they are a request.
-pub(super) fn inherited(variable: &dyn Fn(&str) -> Option<String>) -> Options {
+pub(crate) fn inherited(variable: &dyn Fn(&str) -> Option<String>) -> Options {
     let value = |name: &str| variable(&variable_name(INHERITED, name));
     Options {
         wanted: value(WANTED).is_some(),
@@ -49,7 +49,7 @@ pub(super) fn inherited(variable: &dyn Fn(&str) -> Option<String>) -> Options {
 
 /// A job submitted from inside a job inherits the outer job's options; those that its own ones overrule must not
 /// reach its prolog and steps beside them.
-pub(super) fn forget_overruled(spank: &SpankHandle, all: &Options, inherited: &Options) {
+pub(crate) fn forget_overruled(spank: &SpankHandle, all: &Options, inherited: &Options) {
     let overruled: &[&str] = match Request::of_step(all, inherited) {
         Ok(Request::Wanted { .. }) => &[REFUSED],
         Ok(Request::Refused) => &[WANTED, SERVICE_ACCOUNT],
@@ -66,7 +66,7 @@ pub(super) fn forget_overruled(spank: &SpankHandle, all: &Options, inherited: &O
 
 /// Slurm means to take these from a step's environment once it has read them, but skips one that follows another
 /// (`src/common/spank.c`, `spank_clear_remote_options_env`): what the step submits would inherit it.
-pub(super) fn forget_given(spank: &SpankHandle) {
+pub(crate) fn forget_given(spank: &SpankHandle) {
     for name in [WANTED, REFUSED, SERVICE_ACCOUNT] {
         // It is an error that the variable was not there.
         let _ = spank.unsetenv(variable_name(GIVEN, name));

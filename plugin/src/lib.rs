@@ -3,6 +3,8 @@
 //! No hook ever returns an error: from a `required` plugin Slurm would drain the node (`spank(8)`, Errors). And
 //! none lets a panic out, because it would poison slurm-spank's state and fail every later hook.
 
+#![allow(missing_docs, reason = "SPANK_PLUGIN! exports statics, and nothing else is public")]
+
 mod host;
 mod options;
 
@@ -14,18 +16,18 @@ use std::path::PathBuf;
 use once_cell::unsync::OnceCell;
 use slurm_spank::{Context, LogLevel, Plugin, SPANK_PLUGIN, SpankHandle, slurm_spank_log, spank_log};
 
-use crate::config::DEFAULT_PATH;
-use crate::lifecycle::processes::Proc;
-use crate::lifecycle::{self, Node, Outcome};
-use crate::names::StepId;
-use crate::plan::Change;
-use crate::report::Failure;
-use crate::request::{OptionError, Request};
-use crate::sys;
-use crate::worker::Worker;
+use gcp_wif::config::DEFAULT_PATH;
+use gcp_wif::lifecycle::processes::Proc;
+use gcp_wif::lifecycle::{self, Node, Outcome};
+use gcp_wif::names::StepId;
+use gcp_wif::plan::Change;
+use gcp_wif::report::Failure;
+use gcp_wif::request::{OptionError, Request};
+use gcp_wif::sys;
+use gcp_wif::worker::Worker;
 use host::{SpankHost, own_variable};
 
-#[allow(missing_docs, unreachable_pub)]
+#[allow(unreachable_pub)]
 mod release {
     include!(concat!(env!("OUT_DIR"), "/slurm_version.rs"));
 }
@@ -174,8 +176,7 @@ impl GcpWif {
 
     fn node(&self, spank: &SpankHandle) -> Result<NodeParts, Box<dyn Error>> {
         let config_path = self.config_path.get_or_try_init(|| config_path(&spank.plugin_argv()?))?.clone();
-        let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_pid().unsigned_abs());
-        let processes = Proc { root: "/proc".into(), parent, config_path: config_path.clone() };
+        let processes = Proc::new(config_path.clone());
         Ok(NodeParts { config_path, worker: Worker, processes })
     }
 }
@@ -187,7 +188,7 @@ fn config_path(arguments: &[&str]) -> Result<PathBuf, Box<dyn Error>> {
         match argument.strip_prefix("config=") {
             Some(value) if value.starts_with('/') => path = value.into(),
             _ => {
-                let argument = crate::names::clip(argument, 100);
+                let argument = gcp_wif::names::clip(argument, 100);
                 return Err(format!(
                     "configuration: plugstack.conf: \"{argument}\" is not an argument (config=/PATH is the only one)"
                 )

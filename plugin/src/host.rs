@@ -6,16 +6,16 @@ use std::ffi::OsStr;
 
 use slurm_spank::{LogLevel, SpankError, SpankHandle, spank_log};
 
-use super::options;
-use crate::identity::{JobFacts, Placement};
-use crate::lifecycle::Host;
-use crate::names::JobId;
-use crate::plan::Change;
-use crate::request::Options;
-use crate::sys;
+use crate::options;
+use gcp_wif::identity::{JobFacts, Placement};
+use gcp_wif::lifecycle::Host;
+use gcp_wif::names::JobId;
+use gcp_wif::plan::Change;
+use gcp_wif::request::Options;
+use gcp_wif::sys;
 
 /// A hook's handle.
-pub(super) struct SpankHost<'a, 'b>(pub(super) &'a SpankHandle<'b>);
+pub(crate) struct SpankHost<'a, 'b>(pub(crate) &'a SpankHandle<'b>);
 
 impl Host for SpankHost<'_, '_> {
     fn options(&self) -> Options {
@@ -56,18 +56,18 @@ impl Host for SpankHost<'_, '_> {
 }
 
 /// A variable of srun, sbatch or salloc itself.
-pub(super) fn own_variable(name: &str) -> Option<String> {
+pub(crate) fn own_variable(name: &str) -> Option<String> {
     env::var_os(name).map(|value| value.to_string_lossy().into_owned())
 }
 
 /// The job that a hook is about.
-pub(super) fn job_id(spank: &SpankHandle) -> Result<JobId, SpankError> {
+pub(crate) fn job_id(spank: &SpankHandle) -> Result<JobId, SpankError> {
     spank.job_id().map(JobId)
 }
 
 /// The job's facts in the prolog, whose own environment slurmd builds from the signed job credential
 /// (`prep_script_slurmd.c`, `_build_env`).
-pub(super) fn prolog_facts(spank: &SpankHandle) -> Result<JobFacts, Box<dyn Error>> {
+pub(crate) fn prolog_facts(spank: &SpankHandle) -> Result<JobFacts, Box<dyn Error>> {
     let variable = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
     let placement = Placement { account: variable("SLURM_JOB_ACCOUNT"), partition: variable("SLURM_JOB_PARTITION") };
     let (uid, gid) = (spank.job_uid()?, spank.job_gid()?);
@@ -83,7 +83,7 @@ pub(super) fn prolog_facts(spank: &SpankHandle) -> Result<JobFacts, Box<dyn Erro
 }
 
 /// The job's facts at a step's start, without account and partition: the step's environment is the user's.
-pub(super) fn step_facts(spank: &SpankHandle) -> Result<JobFacts, Box<dyn Error>> {
+pub(crate) fn step_facts(spank: &SpankHandle) -> Result<JobFacts, Box<dyn Error>> {
     let (uid, gid) = (spank.job_uid()?, spank.job_gid()?);
     let mut groups = spank.job_supplementary_gids()?;
     groups.push(gid);
