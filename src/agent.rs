@@ -5,8 +5,9 @@
 //!
 //! ```text
 //! client     the plugin's side: wake the agent, or start it
-//! run        one agent for each node; the watcher that brings a dead one back
+//! watch      one agent for each node; the watcher that brings a dead serving process back
 //! keep       the listening sockets, which outlive the process that serves them
+//! run        the serving process: what it looks at, and when
 //! serve      a loopback port for each identity of each job, answered to its user only
 //! metadata, token    what is answered
 //! refresh    new tokens at half of the old one's life
@@ -19,10 +20,11 @@ mod keep;
 pub mod metadata;
 pub(crate) mod refresh;
 pub mod reply;
-pub mod run;
+mod run;
 mod serve;
 pub mod served;
 pub mod token;
+pub mod watch;
 
 use percent_encoding::percent_decode_str;
 

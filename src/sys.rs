@@ -19,6 +19,9 @@ use rustix::process::{Gid, Pid, Signal, Uid, WaitOptions, WaitStatus};
 
 pub use users::{Group, User, groups, named_groups, user, user_name, user_named};
 
+/// The exit status of a child that panicked, as Rust's own.
+const PANIC: i32 = 101;
+
 /// Makes this process the user's for good: groups, group and user, real, effective and saved.
 ///
 /// # Errors
@@ -130,6 +133,30 @@ pub fn spawn_detached(program: &Path, arguments: &[String]) -> Result<(), ChildE
             .stderr(Stdio::null())
             .exec();
     })
+}
+
+/// Runs `work` in a child process, whose exit status it returns. The caller waits for the child.
+///
+/// # Errors
+/// When no process can be started.
+pub fn fork(work: impl FnOnce() -> i32) -> Result<Pid, ChildError> {
+    // SAFETY: as for `in_child`.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        end_process(std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or(PANIC));
+    }
+    Pid::from_raw(pid).filter(|pid| pid.as_raw_pid() > 0).ok_or_else(|| ChildError::Start(last_errno()))
+}
+
+/// Leaves session, terminal and working directory of whoever started this process.
+pub fn leave_session() {
+    let _ = rustix::process::setsid();
+    let _ = rustix::process::chdir("/");
+    if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
+        let _ = rustix::stdio::dup2_stdin(&null);
+        let _ = rustix::stdio::dup2_stdout(&null);
+        let _ = rustix::stdio::dup2_stderr(&null);
+    }
 }
 
 /// A descriptor that this process was started with, by its number. Whoever asks must be the only one who knows it.

@@ -5,16 +5,16 @@
 use std::collections::BTreeMap;
 use std::io::{IoSlice, IoSliceMut, Result};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::process::{Child, Command, ExitStatus};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::process::Command;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::FdFlags;
+use rustix::io::{FdFlags, retry_on_intr};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, WaitOptions, WaitStatus, pidfd_open, waitpid};
 
 use crate::sys;
 
@@ -46,23 +46,30 @@ pub(super) fn hand_down<'a>(sockets: impl Iterator<Item = (u16, BorrowedFd<'a>)>
 }
 
 /// Runs a serving process to its end, which has the sockets and tells of new ones.
-pub(super) fn run(mut command: Command, sockets: &mut Sockets) -> Result<ExitStatus> {
+///
+/// It is a copy of this process, not a program that starts: that has half as much in memory.
+pub(super) fn run(sockets: &mut Sockets, serve: impl FnOnce(Sockets, Watcher) -> i32) -> Result<WaitStatus> {
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    hand_down(sockets.iter().map(|(port, socket)| (*port, socket.as_fd())), &mut command);
-    let mut child = command.stdin(theirs).spawn()?;
-    // It holds the child's end.
-    drop(command);
-    let attended = attend(&child, &ours, sockets);
-    if attended.is_err() {
-        // Serving goes on, without this help.
-        drop(ours);
+    let (mut ours, mut theirs) = (Some(ours), Some(theirs));
+    let child = sys::fork(|| {
+        ours = None;
+        serve(std::mem::take(sockets), Watcher(theirs.take()))
+    });
+    drop(theirs);
+    let child = child.map_err(|error| std::io::Error::other(error.to_string()))?;
+    if let Some(ours) = ours {
+        // Without this help serving goes on all the same.
+        let _ = attend(child, &ours, sockets);
     }
-    child.wait()
+    loop {
+        if let Some((_, status)) = retry_on_intr(|| waitpid(Some(child), WaitOptions::empty()))? {
+            return Ok(status);
+        }
+    }
 }
 
-fn attend(child: &Child, ours: &OwnedFd, sockets: &mut Sockets) -> Result<()> {
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(rustix::io::Errno::SRCH)?;
-    let child = pidfd_open(pid, PidfdFlags::empty())?;
+fn attend(child: Pid, ours: &OwnedFd, sockets: &mut Sockets) -> Result<()> {
+    let child = pidfd_open(child, PidfdFlags::empty())?;
     loop {
         let mut events = [PollFd::new(&child, PollFlags::IN), PollFd::new(ours, PollFlags::IN)];
         match poll(&mut events, None) {
@@ -95,13 +102,20 @@ fn receive(ours: &OwnedFd) -> Option<(u16, Option<OwnedFd>)> {
     (message.bytes == port.len()).then(|| (u16::from_ne_bytes(port), socket))
 }
 
-/// Tells the watcher of a new socket, or that a port is no longer served. Without a watcher it is told to nobody.
-pub(super) fn tell(port: u16, socket: Option<BorrowedFd<'_>>) {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let sockets = socket.map(|socket| [socket]);
-    if let Some(sockets) = &sockets {
-        control.push(SendAncillaryMessage::ScmRights(sockets));
+/// The serving process's end of what ties it to its watcher.
+#[derive(Default)]
+pub(super) struct Watcher(Option<OwnedFd>);
+
+impl Watcher {
+    /// Tells of a new socket, or that a port is no longer served. Without a watcher it is told to nobody.
+    pub(super) fn tell(&self, port: u16, socket: Option<BorrowedFd<'_>>) {
+        let Some(link) = &self.0 else { return };
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let sockets = socket.map(|socket| [socket]);
+        if let Some(sockets) = &sockets {
+            control.push(SendAncillaryMessage::ScmRights(sockets));
+        }
+        let _ = sendmsg(link, &[IoSlice::new(&port.to_ne_bytes())], &mut control, SendFlags::NOSIGNAL);
     }
-    let _ = sendmsg(rustix::stdio::stdin(), &[IoSlice::new(&port.to_ne_bytes())], &mut control, SendFlags::NOSIGNAL);
 }

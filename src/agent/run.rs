@@ -1,25 +1,22 @@
-//! The agent's process.
+//! The process that serves.
 #![forbid(unsafe_code)]
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::rc::Rc;
 use std::time::{Duration, Instant as Moment};
 
-use rustix::fs::FlockOperation;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixListener;
 
 use super::refresh::{self, Log};
 use super::serve::Endpoints;
 use super::served::Served;
-use super::{client, keep};
+use super::{client, watch};
 use crate::exchange::Instant;
 use crate::exchange::run::Clock;
 use crate::fs::RuntimeDirectory;
@@ -27,90 +24,27 @@ use crate::lifecycle::processes::Proc;
 use crate::lifecycle::{Node, Site};
 use crate::names::{Identity, JobId};
 use crate::record::JobRecord;
-use crate::report::Failure;
-use crate::sys;
 use crate::worker::{SystemClock, Worker};
 
 /// How often the agent looks at the clock and at the records.
 const TICK: Duration = Duration::from_secs(1);
 /// How long an agent without a job stays.
 const IDLE: Duration = Duration::from_secs(300);
-/// How long a new agent waits for the lock of one that is about to end.
-const LOCK: Duration = Duration::from_secs(5);
 /// A failed refresh is tried again after this long, and after twice as long each further time.
 const FIRST_PAUSE: Instant = 5;
 const LONGEST_PAUSE: Instant = 60;
 /// The log starts anew beyond this.
 const LONGEST_LOG: u64 = 4 << 20;
-/// The variable by which the watcher's child knows what it is.
-const CHILD: &str = "GCP_WIF_AGENT_CHILD";
 
-/// Runs the agent until no job needs it. One that runs already is enough.
-///
-/// # Errors
-/// When it cannot start.
-pub fn run(config_path: &Path) -> Result<(), Failure> {
-    sys::guard_secrets();
-    let site = Site::load(config_path)?;
-    let runtime_dir = site.config.runtime_dir;
-    RuntimeDirectory::open(&runtime_dir)?;
-    if std::env::var_os(CHILD).is_some() {
-        return serve(config_path, &runtime_dir);
-    }
-    let Some(_lock) = only_one(&runtime_dir)? else { return Ok(()) };
-    watch(config_path, &runtime_dir)
-}
-
-/// The right to be the node's agent; none if another one has it and answers.
-fn only_one(runtime_dir: &Path) -> Result<Option<File>, Failure> {
-    let path = runtime_dir.join("agent.lock");
-    let problem = |error: std::io::Error| Failure::of_agent(&format!("{}: {error}", path.display()));
-    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(problem)?;
-    let end = Moment::now() + LOCK;
-    loop {
-        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            return Ok(Some(file));
-        }
-        if client::is_running(runtime_dir) || Moment::now() >= end {
-            return Ok(None);
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// Brings the serving process back whenever it dies.
-fn watch(config_path: &Path, runtime_dir: &Path) -> Result<(), Failure> {
-    let program = std::env::current_exe().map_err(|error| Failure::of_agent(&error.to_string()))?;
-    let mut sockets = keep::inherited();
-    loop {
-        let begun = Moment::now();
-        let mut child = Command::new(&program);
-        child.args(["agent", "--config"]).arg(config_path).env(CHILD, "1");
-        let status = keep::run(child, &mut sockets).map_err(|error| Failure::of_agent(&error.to_string()))?;
-        if status.success() {
-            return Ok(());
-        }
-        log(runtime_dir, &format!("gcp-wif: agent: the serving process ended ({})", ending(&status)));
-        if begun.elapsed() < TICK {
-            std::thread::sleep(Duration::from_millis(100));
-        }
-    }
-}
-
-fn ending(status: &std::process::ExitStatus) -> String {
-    status.signal().map_or_else(|| status.to_string(), |signal| format!("signal {signal}"))
-}
-
-fn serve(config_path: &Path, runtime_dir: &Path) -> Result<(), Failure> {
-    let problem = |error: std::io::Error| Failure::of_agent(&error.to_string());
+/// Serves until no job needs it.
+pub(super) fn serve(config_path: &Path, runtime_dir: &Path, endpoints: Endpoints) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(4)
         .thread_keep_alive(Duration::from_secs(1))
-        .build()
-        .map_err(problem)?;
-    let agent = Rc::new(Agent::new(config_path, runtime_dir));
-    tokio::task::LocalSet::new().block_on(&runtime, agent.run()).map_err(problem)
+        .build()?;
+    let agent = Rc::new(Agent::new(config_path, runtime_dir, endpoints));
+    tokio::task::LocalSet::new().block_on(&runtime, agent.run())
 }
 
 /// Which credentials, and when the next try is due.
@@ -127,11 +61,11 @@ struct Agent {
 }
 
 impl Agent {
-    fn new(config_path: &Path, runtime_dir: &Path) -> Self {
+    fn new(config_path: &Path, runtime_dir: &Path, endpoints: Endpoints) -> Self {
         Self {
             config_path: config_path.to_owned(),
             runtime_dir: runtime_dir.to_owned(),
-            endpoints: RefCell::new(Endpoints::new(keep::inherited())),
+            endpoints: RefCell::new(endpoints),
             pauses: Rc::default(),
             jitter: SystemClock.jitter(),
         }
@@ -164,21 +98,10 @@ impl Agent {
                 return Ok(());
             }
             if rustix::process::getppid() != watcher {
-                self.become_watcher();
+                log(&self.runtime_dir, "gcp-wif: agent: the watcher ended");
+                let error = watch::start_over(&self.config_path, self.endpoints.borrow().sockets());
+                log(&self.runtime_dir, &format!("gcp-wif: agent: {error}"));
             }
-        }
-    }
-
-    /// The watcher was killed: this process starts over as the watcher of a new one.
-    fn become_watcher(&self) {
-        log(&self.runtime_dir, "gcp-wif: agent: the watcher ended");
-        if let Ok(program) = std::env::current_exe() {
-            let mut watcher = Command::new(program);
-            watcher.args(["agent", "--config"]).arg(&self.config_path).env_remove(CHILD);
-            let endpoints = self.endpoints.borrow();
-            keep::hand_down(endpoints.sockets(), &mut watcher);
-            let error = watcher.exec();
-            log(&self.runtime_dir, &format!("gcp-wif: agent: {error}"));
         }
     }
 

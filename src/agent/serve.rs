@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
 use super::caller;
-use super::keep::{self, Sockets};
+use super::keep::{Sockets, Watcher};
 use super::reply::{Call, Reply};
 use super::served::Served;
 use super::{metadata, token};
@@ -40,6 +40,7 @@ pub(super) struct Endpoints {
     served: BTreeMap<u16, Endpoint>,
     /// What an earlier process left.
     left: Sockets,
+    watcher: Watcher,
 }
 
 struct Endpoint {
@@ -56,8 +57,8 @@ impl Drop for Endpoint {
 
 impl Endpoints {
     /// Serves nothing yet. These sockets are for the ports that it will serve.
-    pub(super) fn new(left: Sockets) -> Self {
-        Self { left, ..Self::default() }
+    pub(super) fn new(left: Sockets, watcher: Watcher) -> Self {
+        Self { left, watcher, ..Self::default() }
     }
 
     /// Serves exactly these from now on. Returns the ports that cannot be had.
@@ -65,7 +66,7 @@ impl Endpoints {
         self.served.retain(|port, _| {
             let stays = wanted.contains_key(port);
             if !stays {
-                keep::tell(*port, None);
+                self.watcher.tell(*port, None);
             }
             stays
         });
@@ -84,7 +85,7 @@ impl Endpoints {
             self.served.insert(port, Endpoint { served, listener, listening });
         }
         for port in std::mem::take(&mut self.left).into_keys() {
-            keep::tell(port, None);
+            self.watcher.tell(port, None);
         }
         refused
     }
@@ -96,7 +97,7 @@ impl Endpoints {
             return TcpListener::from_std(left);
         }
         let listener = TcpListener::bind(("127.0.0.1", port)).await?;
-        keep::tell(port, Some(listener.as_fd()));
+        self.watcher.tell(port, Some(listener.as_fd()));
         Ok(listener)
     }
 

@@ -7,7 +7,7 @@ use super::{Screen, Status};
 use crate::agent;
 use crate::config::DEFAULT_PATH;
 
-/// Keep the credentials of this node's jobs fresh (started by the plugin, as root)
+/// Keep the credentials of this node's jobs fresh, in the background (started by the plugin, as root)
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     /// The site configuration
@@ -16,7 +16,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, screen: &mut Screen<'_>) -> Status {
-    match agent::run::run(&arguments.config) {
+    match agent::watch::start(&arguments.config) {
         Ok(()) => Status::Success,
         Err(failure) => {
             screen.complain(&failure.to_string());

@@ -16,13 +16,13 @@ pub struct Process {
 pub fn processes(node: &Node) -> Vec<Process> {
     let line = "for process in /proc/[0-9]*; do \
         [[ $(tr '\\0' ' ' <$process/cmdline) == */gcp-wif\\ agent\\ --config\\ * ]] || continue; \
-        echo ${process#/proc/} $(grep -czx 'GCP_WIF_AGENT_CHILD=1' $process/environ) \
+        echo ${process#/proc/} $(<$process/comm) \
              $(sed -n 's/^VmRSS:[^0-9]*\\([0-9]*\\) kB/\\1/p' $process/status) $(ls $process/fd | wc -l); done 2>/dev/null";
     let run = node.as_user("root").shell(line).run();
     let process = |line: &str| {
         let fields: Vec<&str> = line.split(' ').collect();
         let [id, serves, resident, descriptors] = fields[..] else { return None };
-        let serves = serves != "0";
+        let serves = serves == "gcp-wif-serve";
         Some(Process {
             id: id.to_owned(),
             serves,

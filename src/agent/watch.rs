@@ -1,0 +1,119 @@
+//! One agent for each node, and the process that brings its serving one back.
+#![forbid(unsafe_code)]
+
+use std::fs::{File, OpenOptions};
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rustix::fs::FlockOperation;
+use rustix::process::WaitStatus;
+use rustix::thread::set_name;
+
+use super::keep::{self, Sockets};
+use super::serve::Endpoints;
+use super::{client, run};
+use crate::fs::RuntimeDirectory;
+use crate::lifecycle::Site;
+use crate::report::Failure;
+use crate::sys;
+
+/// How long a new agent waits for the lock of one that is about to end.
+const LOCK: Duration = Duration::from_secs(5);
+/// A serving process that lives shorter is followed by the next one after a pause.
+const SHORT: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Starts the agent, which stays in the background until no job needs it. One that runs already is enough.
+///
+/// # Errors
+/// When it cannot start.
+pub fn start(config_path: &Path) -> Result<(), Failure> {
+    sys::guard_secrets();
+    let site = Site::load(config_path)?;
+    let runtime_dir = site.config.runtime_dir;
+    RuntimeDirectory::open(&runtime_dir)?;
+    let Some(_lock) = only_one(&runtime_dir)? else { return Ok(()) };
+    let mut sockets = keep::inherited();
+    // A process that has just started has most of its program in memory, a copy of it what it uses. The lock is the
+    // copy's as well.
+    sys::fork(|| {
+        sys::leave_session();
+        watch(config_path, &runtime_dir, &mut sockets)
+    })?;
+    Ok(())
+}
+
+/// The serving process becomes the beginning of a new agent.
+pub(super) fn start_over<'a>(
+    config_path: &Path,
+    sockets: impl Iterator<Item = (u16, BorrowedFd<'a>)>,
+) -> std::io::Error {
+    let program = match std::env::current_exe() {
+        Ok(program) => program,
+        Err(error) => return error,
+    };
+    let mut start = Command::new(program);
+    start.args(["agent", "--config"]).arg(config_path);
+    keep::hand_down(sockets, &mut start);
+    start.exec()
+}
+
+/// The right to be the node's agent; none if another one has it and answers.
+fn only_one(runtime_dir: &Path) -> Result<Option<File>, Failure> {
+    let path = runtime_dir.join("agent.lock");
+    let problem = |error: std::io::Error| Failure::of_agent(&format!("{}: {error}", path.display()));
+    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(problem)?;
+    let end = Instant::now() + LOCK;
+    loop {
+        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            return Ok(Some(file));
+        }
+        if client::is_running(runtime_dir) || Instant::now() >= end {
+            return Ok(None);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Brings the serving process back whenever it dies.
+fn watch(config_path: &Path, runtime_dir: &Path, sockets: &mut Sockets) -> i32 {
+    // For ps; both have the same arguments.
+    let _ = set_name(c"gcp-wif-watch");
+    loop {
+        let begun = Instant::now();
+        let ended = keep::run(sockets, |sockets, watcher| {
+            let _ = set_name(c"gcp-wif-serve");
+            match run::serve(config_path, runtime_dir, Endpoints::new(sockets, watcher)) {
+                Ok(()) => 0,
+                Err(error) => {
+                    run::log(runtime_dir, &format!("gcp-wif: agent: {error}"));
+                    1
+                }
+            }
+        });
+        match ended {
+            Ok(status) if status.exit_status() == Some(0) => return 0,
+            Ok(status) => {
+                run::log(runtime_dir, &format!("gcp-wif: agent: the serving process ended ({})", ending(status)));
+            }
+            Err(error) => {
+                run::log(runtime_dir, &format!("gcp-wif: agent: {error}"));
+                std::thread::sleep(SHORT);
+            }
+        }
+        if begun.elapsed() < SHORT {
+            std::thread::sleep(PAUSE);
+        }
+    }
+}
+
+fn ending(status: WaitStatus) -> String {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (_, signal) => format!("signal {}", signal.unwrap_or_default()),
+    }
+}
