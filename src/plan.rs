@@ -12,14 +12,20 @@ use crate::exchange::Instant;
 use crate::exchange::credential_configuration::{CredentialConfiguration, SubjectTokenFormat, TOKEN_TYPE_JWT};
 use crate::names::{self, InvalidName};
 use crate::record::{Endpoint, Issued};
+use crate::report::Failure;
 use crate::secret::Secret;
 
 /// The file that always holds a valid access token.
 pub const ACCESS_TOKEN_FILE: &str = "access_token";
 /// The job's handle, which its own token endpoint takes for a subject token.
 pub const HANDLE_FILE: &str = "handle";
+/// How the last refresh went, for people and scripts: [`status`].
+pub const STATUS_FILE: &str = "status";
 /// The job's credential configuration.
 pub const CREDENTIALS_FILE: &str = "credentials.json";
+
+/// Longer than Google lets a subject be (127 bytes).
+const LONGEST_NAME: usize = 300;
 
 /// Which of the variables are ours: each name with a fingerprint of the value that we gave it. By it a value made
 /// for another job is told from the user's own, also on a login node that knows no configuration.
@@ -111,6 +117,17 @@ pub fn served(
         impersonation: None,
         ..configuration.clone()
     })
+}
+
+/// The text of the status file: `state=fresh` or `state=failing`, `identity`, the access token's `expiry` and, after a
+/// refresh that failed, the `failure`, a line each.
+pub fn status(issued: &Issued, failure: Option<&Failure>) -> String {
+    let (state, failure) = match failure {
+        None => ("fresh", String::new()),
+        Some(failure) => ("failing", format!("failure={failure}\n")),
+    };
+    let (identity, expiry) = (names::clip(&issued.name, LONGEST_NAME), rfc3339(issued.expires_at));
+    format!("state={state}\nidentity={identity}\nexpiry={expiry}\n{failure}")
 }
 
 /// Takes enroot's directory out of an environment: the user's own stays in force.

@@ -5,17 +5,16 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::exchange::Instant;
-use crate::fs::{Lock, RuntimeDirectory};
+use crate::fs::RuntimeDirectory;
 use crate::lifecycle::{Host, Issuance, Node, Site};
 use crate::names::{Identity, JobId};
-use crate::plan::{self, Change};
+use crate::plan::Change;
 use crate::record::JobRecord;
 use crate::report::Failure;
 use crate::request::Options;
 
 /// How long a refresh waits for a step or the epilog that works on the same job.
 const LOCK: Duration = Duration::from_secs(5);
-const STATUS: &str = "status";
 
 /// When a token is due: at half of its life, up to a tenth earlier by `jitter`, so that the jobs of a thousand nodes
 /// that began together do not come back together. Of a life of more than twelve minutes that leaves more than six.
@@ -47,24 +46,9 @@ pub(crate) fn refresh(
     if record.issued_for(identity).is_none_or(|issued| issued.issued_at != issued_at) {
         return Ok(());
     }
-    let (uid, gid) = (record.facts.uid, record.facts.gid);
-    let expires_at = record.issued_for(identity).map_or(0, |issued| issued.expires_at);
     let budget = site.config.timeout();
     let mut issuance = Issuance { node, host, site: &site, runtime: &runtime, lock: &lock, record, budget };
-    let result = issuance.renew(identity);
-    let status = match &result {
-        Ok(issued) => format!("state=fresh expiry={}\n", plan::rfc3339(issued.expires_at)),
-        Err(failure) => format!("state=failing expiry={} {failure}\n", plan::rfc3339(expires_at)),
-    };
-    write_status(&runtime, job, uid, gid, &status, &lock);
-    result.map(drop)
-}
-
-/// A neighbour of access_token's that says how the last refresh went.
-fn write_status(runtime: &RuntimeDirectory, job: JobId, uid: u32, gid: u32, text: &str, lock: &Lock) {
-    let place = crate::fs::Place { job, below: None };
-    // It is a help to people; what it tells is in the log as well.
-    let _ = runtime.publish(&place, uid, gid, &[crate::fs::NewFile { name: STATUS, content: text }], lock);
+    issuance.renew(identity).map(drop)
 }
 
 /// The agent has a log and no job's environment.

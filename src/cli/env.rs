@@ -3,30 +3,26 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::plugstack::Plugstack;
 use super::{Screen, Status};
 use crate::config::{Adc, Config, DEFAULT_RUNTIME_DIR};
-use crate::exchange::credential_configuration::CredentialConfiguration;
-use crate::exchange::subject_token::SubjectToken;
 use crate::fs::read_limited;
-use crate::names::{JobId, ServiceAccountEmail, clip};
-use crate::plan::{self, ACCESS_TOKEN_FILE, CREDENTIALS_FILE, Change, Environment};
+use crate::names::{JobId, clip};
+use crate::plan::{self, ACCESS_TOKEN_FILE, CREDENTIALS_FILE, Change, Environment, STATUS_FILE};
 use crate::secret::Secret;
 
 /// A token has at most 12 KiB, a credential configuration less.
 const LONGEST: u64 = 64 << 10;
-/// The agent answers at once or not at all.
-const PATIENCE: Duration = Duration::from_secs(2);
 /// What a step has besides, which stays as it is where this shell is one of the job's own.
-const KEPT: [&str; 2] = ["ENROOT_CONFIG_PATH", "GCP_WIF_SERVICE_ACCOUNT"];
+const KEPT: &str = "ENROOT_CONFIG_PATH";
+/// What the status file tells, and the variables for it.
+const STATUS: [(&str, &str); 2] =
+    [("identity", "GCP_WIF_SERVICE_ACCOUNT"), ("expiry", "GOOGLE_OAUTH_ACCESS_TOKEN_EXPIRES_AT")];
 const METADATA: [&str; 3] = ["GCE_METADATA_HOST", "GCE_METADATA_ROOT", "GCE_METADATA_IP"];
 
 /// Print the current job's variables, for a shell that came in by ssh: eval "$(gcp-wif env)"
@@ -124,8 +120,8 @@ impl Shell<'_> {
         let own = (self.variable)("GCP_WIF_ACCESS_TOKEN_FILE").map(PathBuf::from);
         if let Some(step) = own.as_deref().and_then(Path::parent).filter(|step| step.starts_with(&directory)) {
             directory = step.to_owned();
-            let ours = KEPT.into_iter().filter(|name| plan::is_ours(name, self.variable));
-            environment.extend(ours.filter_map(|name| Some((name, Secret::new((self.variable)(name)?)))));
+            let kept = (self.variable)(KEPT).filter(|_| plan::is_ours(KEPT, self.variable));
+            environment.extend(kept.map(|value| (KEPT, Secret::new(value))));
         }
         let read = |name: &str| {
             let refused =
@@ -140,14 +136,13 @@ impl Shell<'_> {
             environment.insert("GOOGLE_APPLICATION_CREDENTIALS", path(CREDENTIALS_FILE));
         }
         environment.insert("CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE", path(CREDENTIALS_FILE));
-        let credentials = read(CREDENTIALS_FILE)?;
-        match metadata_address(credentials.expose(), &directory) {
-            Some(address) => {
-                environment.extend(METADATA.map(|name| (name, Secret::new(address.to_string()))));
-                environment.extend(email(address).map(|email| ("GCP_WIF_SERVICE_ACCOUNT", Secret::new(email.into()))));
-            }
-            None => environment
-                .extend(identity(credentials.expose()).map(|name| ("GCP_WIF_SERVICE_ACCOUNT", Secret::new(name)))),
+        if let Some(address) = metadata_address(read(CREDENTIALS_FILE)?.expose(), &directory) {
+            environment.extend(METADATA.map(|name| (name, Secret::new(address.clone()))));
+        }
+        let status = read(STATUS_FILE)?;
+        for (key, name) in STATUS {
+            let value = status.expose().lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+            environment.extend(value.map(|value| (name, Secret::new(value.to_owned()))));
         }
         if let Some(project) = config.and_then(|config| config.project.as_ref()) {
             environment.extend(plan::PROJECT.map(|name| (name, Secret::new(project.clone()))));
@@ -157,37 +152,11 @@ impl Shell<'_> {
 }
 
 /// Where the agent serves the job: then the job's own directory holds what stands for the subject token.
-fn metadata_address(credentials: &str, directory: &Path) -> Option<SocketAddr> {
+fn metadata_address(credentials: &str, directory: &Path) -> Option<String> {
     let value: Value = serde_json::from_str(credentials).ok()?;
     let source = Path::new(value.pointer("/credential_source/file")?.as_str()?);
     let address = value.get("token_url")?.as_str()?.strip_prefix("http://")?.split('/').next()?;
-    source.starts_with(directory).then_some(address)?.parse().ok()
-}
-
-/// The service account, as the agent tells it. A federated principal has none.
-fn email(address: SocketAddr) -> Option<ServiceAccountEmail> {
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).ok()?;
-    let request = format!(
-        "GET /computeMetadata/v1/instance/service-accounts/default/email HTTP/1.1\r\nHost: {address}\r\n\
-         Metadata-Flavor: Google\r\nConnection: close\r\n\r\n"
-    );
-    stream.write_all(request.as_bytes()).ok()?;
-    let mut answer = String::new();
-    stream.take(LONGEST).read_to_string(&mut answer).ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    head.starts_with("HTTP/1.1 200 ").then(|| ServiceAccountEmail::parse(body.trim()).ok())?
-}
-
-/// Whose credentials they are: the service account, else the subject of a subject token that the user can read.
-fn identity(credentials: &str) -> Option<String> {
-    let value: Value = serde_json::from_str(credentials).ok()?;
-    if let Some(url) = value.get("service_account_impersonation_url") {
-        let (_, method) = url.as_str()?.rsplit_once('/')?;
-        return Some(method.split(':').next()?.to_owned());
-    }
-    let configuration = CredentialConfiguration::parse(credentials.as_bytes()).ok()?;
-    SubjectToken::read(&configuration).ok()?.claims().subject.clone()
+    source.starts_with(directory).then(|| address.to_owned())
 }
 
 /// `job_123` as a part of the path of a cgroup, of either version.
@@ -269,18 +238,19 @@ mod tests {
     #[test]
     fn a_step_of_the_job_keeps_its_own_identity() {
         let directory = crate::testing::directory();
-        let url = "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/b@p.iam.gserviceaccount.com:generateAccessToken";
         let below = directory.join("7/b@p.iam.gserviceaccount.com");
         fs::create_dir_all(&below).unwrap();
         fs::write(below.join("access_token"), "second").unwrap();
-        fs::write(below.join("credentials.json"), json!({"service_account_impersonation_url": url}).to_string())
-            .unwrap();
+        fs::write(below.join("credentials.json"), "{}").unwrap();
+        let status = "state=fresh\nidentity=b@p.iam.gserviceaccount.com\nexpiry=2026-11-23T18:00:00Z\n";
+        fs::write(below.join("status"), status).unwrap();
         let file = below.join("access_token").display().to_string();
         let own = |name: &str| (name == "GCP_WIF_ACCESS_TOKEN_FILE").then(|| file.clone());
         let shell = Shell { jobs: &directory, proc: &directory, variable: &own };
         let environment = shell.environment(JobId(7), None).unwrap();
         assert_eq!(environment["GOOGLE_OAUTH_ACCESS_TOKEN"].expose(), "second");
         assert_eq!(environment["GCP_WIF_SERVICE_ACCOUNT"].expose(), "b@p.iam.gserviceaccount.com");
+        assert_eq!(environment["GOOGLE_OAUTH_ACCESS_TOKEN_EXPIRES_AT"].expose(), "2026-11-23T18:00:00Z");
         assert!(shell.environment(JobId(70), None).unwrap_err().starts_with("job 70 has no credentials for you"));
     }
 
@@ -290,7 +260,7 @@ mod tests {
             json!({"token_url": "http://127.0.0.1:4321/v1/token", "credential_source": {"file": file}}).to_string()
         };
         let address = |file: &str| metadata_address(&text(file), Path::new("/run/gcp-wif/jobs/7"));
-        assert_eq!(address("/run/gcp-wif/jobs/7/handle"), "127.0.0.1:4321".parse().ok());
+        assert_eq!(address("/run/gcp-wif/jobs/7/handle"), Some("127.0.0.1:4321".to_owned()));
         assert_eq!(address("/var/run/secrets/tokens/token"), None);
         assert_eq!(address("/run/gcp-wif/jobs/70/handle"), None);
     }

@@ -8,7 +8,7 @@ use crate::config::{ConfigError, Delivery};
 use crate::fs::{Lock, NewFile, Place, RuntimeDirectory};
 use crate::identity::JobFacts;
 use crate::names::{Identity, ServiceAccountEmail};
-use crate::plan::{self, ACCESS_TOKEN_FILE, CREDENTIALS_FILE, HANDLE_FILE};
+use crate::plan::{self, ACCESS_TOKEN_FILE, CREDENTIALS_FILE, HANDLE_FILE, STATUS_FILE};
 use crate::record::{Issued, JobRecord};
 use crate::report::Failure;
 use crate::rules::{self, Grant};
@@ -102,6 +102,7 @@ impl Issuance<'_> {
             }
             Err(failure) => {
                 self.record.remember_failure(identity, failure.clone(), exchanger.now());
+                self.publish_failure(place, identity, &failure);
                 // Where even that cannot be written, the step asks again and tells the failure that it sees.
                 let _ = self.save();
                 Err(failure)
@@ -138,8 +139,10 @@ impl Issuance<'_> {
             Failure::from(ConfigError::Content { path: config.credential_configuration.clone(), problem })
         })?;
         let credentials = format!("{credentials:#}\n");
+        let status = plan::status(issued, None);
         let mut files = vec![
             NewFile { name: ACCESS_TOKEN_FILE, content: issued.token().expose() },
+            NewFile { name: STATUS_FILE, content: &status },
             NewFile { name: CREDENTIALS_FILE, content: &credentials },
         ];
         if let Some(endpoint) = &issued.endpoint {
@@ -147,6 +150,15 @@ impl Issuance<'_> {
         }
         let facts = &self.record.facts;
         Ok(self.runtime.publish(place, facts.uid, facts.gid, &files, self.lock)?)
+    }
+
+    /// Says beside an older access token why there is no newer one.
+    fn publish_failure(&self, place: &Place, identity: &Identity, failure: &Failure) {
+        let Some(old) = self.record.issued_for(identity) else { return };
+        let (facts, status) = (&self.record.facts, plan::status(old, Some(failure)));
+        let file = NewFile { name: STATUS_FILE, content: &status };
+        // It is a help to people; what it tells is in the log as well.
+        let _ = self.runtime.publish(place, facts.uid, facts.gid, &[file], self.lock);
     }
 }
 

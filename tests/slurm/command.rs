@@ -98,7 +98,10 @@ fn env_gives_a_shell_on_the_node_its_jobs_variables() {
     let (job, id) = site.running_job();
     let names = "GOOGLE_APPLICATION_CREDENTIALS CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE GCP_WIF_ACCESS_TOKEN_FILE \
                  GCP_WIF_SERVICE_ACCOUNT GOOGLE_CLOUD_PROJECT GCLOUD_PROJECT CLOUDSDK_CORE_PROJECT";
-    let line = format!("eval \"$(gcp-wif env)\" && printenv {names} && {}", site.list());
+    let line = format!(
+        "eval \"$(gcp-wif env)\" && printenv {names} && {} && date -d \"$GOOGLE_OAUTH_ACCESS_TOKEN_EXPIRES_AT\" +expires=%s",
+        site.list()
+    );
     let directory = format!("/run/gcp-wif/jobs/{id}");
     let expected = format!(
         "{directory}/credentials.json\n{directory}/credentials.json\n{directory}/access_token\n{SERVICE_ACCOUNT}\n\
@@ -108,6 +111,8 @@ fn env_gives_a_shell_on_the_node_its_jobs_variables() {
     for number in [Some(id.as_str()), None] {
         let run = shell(&site, number, &line).ok();
         assert!(run.stdout.starts_with(&expected) && run.stdout.contains(OBJECT), "{}{}", run.stdout, run.stderr);
+        let expires: i64 = run.stdout.trim_end().rsplit_once("expires=").unwrap().1.parse().unwrap();
+        assert!(expires > site.google.state.now(), "{}", run.stdout);
     }
     let run = shell(&site, Some(&id), "GOOGLE_CLOUD_PROJECT=alices gcp-wif env").ok();
     assert!(
@@ -146,6 +151,11 @@ fn env_under_the_agent_has_the_metadata_endpoint() {
         "{}",
         run.stdout
     );
+    site.cancel(job);
+    site.trust(&Source::file(TOKEN_FILE).direct());
+    let (job, id) = site.running_job();
+    let run = shell(&site, Some(&id), "eval \"$(gcp-wif env)\" && printenv GCP_WIF_SERVICE_ACCOUNT").ok();
+    assert_eq!(run.stdout.trim_end(), SUBJECT);
     site.cancel(job);
     site.finish();
 }
