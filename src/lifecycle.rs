@@ -35,7 +35,6 @@ use crate::record::{Issued, JobRecord};
 use crate::report::Failure;
 use crate::request::{Options, Request};
 use crate::rules::Grant;
-use containers::Containers;
 pub(crate) use issuance::Issuance;
 use processes::Processes;
 
@@ -273,8 +272,7 @@ impl Node<'_> {
         let enroot = runtime.path_of_tree(job, &name);
         let mut environment = plan::environment(&site.config, &issued, &runtime.path_of(&place), &enroot);
         let mut warning = issuance.order_of_plugins();
-        let containers = Containers { node: self, host, site, runtime: &runtime, lock: &lock };
-        if let Err(failure) = containers.prepare(&facts, &name, &issued, &changes(&environment)) {
+        if let Err(failure) = issuance.prepare_containers(&facts, &name, &issued, &changes(&environment)) {
             host.log(&format!("{failure} (job {job})"));
             environment = plan::without_enroot(environment);
             warning = Some(failure);

@@ -3,11 +3,11 @@
 
 use std::path::Path;
 
-use super::{Host, Node, Site};
+use super::{Issuance, Site};
 use crate::config::Delivery;
 use crate::enroot::source::{SUBDIRECTORIES, Search, Source};
 use crate::enroot::{Mounts, Overlay, registries};
-use crate::fs::{Lock, NewFile, NewTree, RuntimeDirectory};
+use crate::fs::{NewFile, NewTree};
 use crate::identity::JobFacts;
 use crate::plan::{self, Change};
 use crate::record::Issued;
@@ -16,18 +16,9 @@ use crate::report::Failure;
 /// The node's own configuration of enroot.
 const SYSTEM: &str = "/etc/enroot/enroot.conf";
 
-/// A step whose job's lock is held.
-pub(super) struct Containers<'a> {
-    pub(super) node: &'a Node<'a>,
-    pub(super) host: &'a dyn Host,
-    pub(super) site: &'a Site,
-    pub(super) runtime: &'a RuntimeDirectory,
-    pub(super) lock: &'a Lock,
-}
-
-impl Containers<'_> {
+impl Issuance<'_> {
     /// Makes the step's enroot configuration from the user's own.
-    pub(super) fn prepare(
+    pub(super) fn prepare_containers(
         &self,
         facts: &JobFacts,
         name: &str,
