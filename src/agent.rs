@@ -8,14 +8,17 @@
 //! watch      one agent for each node; the watcher that brings a dead serving process back
 //! keep       the listening sockets, which outlive the process that serves them
 //! run        the serving process: what it looks at, and when
-//! serve      a loopback port for each identity of each job, answered to its user only
+//! serve      a loopback port for each identity of each job
+//! caller     answered to the job's user and to root only
 //! metadata, token    what is answered
 //! refresh    new tokens at half of the old one's life
+//! journal    agent.log
 //! ```
 #![forbid(unsafe_code)]
 
 pub mod caller;
 pub mod client;
+mod journal;
 mod keep;
 pub mod metadata;
 pub(crate) mod refresh;

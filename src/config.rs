@@ -39,8 +39,8 @@ pub enum Adc {
     Metadata,
 }
 
-/// How much the agent logs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+/// How much the agent logs: each level has the lines of those before it as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs)]
 pub enum LogLevel {
@@ -48,6 +48,17 @@ pub enum LogLevel {
     Warn,
     Info,
     Debug,
+}
+
+impl std::fmt::Display for LogLevel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+        })
+    }
 }
 
 /// A user or a group in a rule: its name, or its number in digits.

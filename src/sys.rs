@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FileType;
 use rustix::io::Errno;
-use rustix::process::{Gid, Pid, Signal, Uid, WaitOptions, WaitStatus};
+use rustix::process::{Gid, Pid, Resource, Rlimit, Signal, Uid, WaitOptions, WaitStatus, getrlimit, setrlimit};
 
 pub use users::{Group, User, groups, named_groups, user, user_name, user_named};
 
@@ -170,6 +170,13 @@ pub fn inherited_descriptor(number: i32) -> Option<OwnedFd> {
 /// A process that will hold tokens: no core dump, no ptrace by the user.
 pub fn guard_secrets() {
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+}
+
+/// Lets this process have as many descriptors as it may.
+pub fn allow_descriptors() {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
 /// Closes every pipe, socket and terminal of this process.

@@ -9,12 +9,15 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::process::Command;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::{FdFlags, retry_on_intr};
+use rustix::io::{Errno, FdFlags, retry_on_intr};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, WaitOptions, WaitStatus, pidfd_open, waitpid};
+
+use tokio::net::unix::pipe::Receiver;
 
 use crate::sys;
 
@@ -50,16 +53,20 @@ pub(super) fn hand_down<'a>(sockets: impl Iterator<Item = (u16, BorrowedFd<'a>)>
 /// It is a copy of this process, not a program that starts: that has half as much in memory.
 pub(super) fn run(sockets: &mut Sockets, serve: impl FnOnce(Sockets, Watcher) -> i32) -> Result<WaitStatus> {
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    let (mut ours, mut theirs) = (Some(ours), Some(theirs));
+    // The kernel closes it when this process ends, however that comes about.
+    let (ends, alive) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (mut kept, mut watcher) = (Some((ours, alive)), Watcher { link: Some(theirs), ends: Some(ends) });
     let child = sys::fork(|| {
-        ours = None;
-        serve(std::mem::take(sockets), Watcher(theirs.take()))
+        kept = None;
+        serve(std::mem::take(sockets), std::mem::take(&mut watcher))
     });
-    drop(theirs);
+    drop(watcher);
     let child = child.map_err(|error| std::io::Error::other(error.to_string()))?;
-    if let Some(ours) = ours {
-        // Without this help serving goes on all the same.
-        let _ = attend(child, &ours, sockets);
+    let Some((ours, _alive)) = kept else { return Err(Errno::CHILD.into()) };
+    let attended = attend(child, &ours, sockets);
+    if attended.is_err() {
+        // Serving goes on without this help, and must not wait for it.
+        drop(ours);
     }
     loop {
         if let Some((_, status)) = retry_on_intr(|| waitpid(Some(child), WaitOptions::empty()))? {
@@ -73,7 +80,7 @@ fn attend(child: Pid, ours: &OwnedFd, sockets: &mut Sockets) -> Result<()> {
     loop {
         let mut events = [PollFd::new(&child, PollFlags::IN), PollFd::new(ours, PollFlags::IN)];
         match poll(&mut events, None) {
-            Err(rustix::io::Errno::INTR) => continue,
+            Err(Errno::INTR) => continue,
             result => result?,
         };
         let ended = !events[0].revents().is_empty();
@@ -102,14 +109,22 @@ fn receive(ours: &OwnedFd) -> Option<(u16, Option<OwnedFd>)> {
     (message.bytes == port.len()).then(|| (u16::from_ne_bytes(port), socket))
 }
 
-/// The serving process's end of what ties it to its watcher.
+/// The serving process's ends of what ties it to its watcher.
 #[derive(Default)]
-pub(super) struct Watcher(Option<OwnedFd>);
+pub(super) struct Watcher {
+    link: Option<OwnedFd>,
+    ends: Option<OwnedFd>,
+}
 
 impl Watcher {
+    /// To be told of its end. Needs the runtime.
+    pub(super) fn end(&mut self) -> Option<Receiver> {
+        Receiver::from_owned_fd(self.ends.take()?).ok()
+    }
+
     /// Tells of a new socket, or that a port is no longer served. Without a watcher it is told to nobody.
     pub(super) fn tell(&self, port: u16, socket: Option<BorrowedFd<'_>>) {
-        let Some(link) = &self.0 else { return };
+        let Some(link) = &self.link else { return };
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         let sockets = socket.map(|socket| [socket]);
@@ -117,5 +132,14 @@ impl Watcher {
             control.push(SendAncillaryMessage::ScmRights(sockets));
         }
         let _ = sendmsg(link, &[IoSlice::new(&port.to_ne_bytes())], &mut control, SendFlags::NOSIGNAL);
+    }
+}
+
+/// Waits for the watcher's end.
+pub(super) async fn ended(watcher: Option<&Receiver>) {
+    match watcher {
+        // Nothing is ever written to it.
+        Some(pipe) => drop(pipe.readable().await),
+        None => std::future::pending().await,
     }
 }

@@ -1,9 +1,11 @@
 //! New tokens at half of the old one's life.
 #![forbid(unsafe_code)]
 
-use std::path::Path;
+use std::cell::RefCell;
 use std::time::Duration;
 
+use super::journal::Journal;
+use crate::config::LogLevel;
 use crate::exchange::Instant;
 use crate::fs::RuntimeDirectory;
 use crate::lifecycle::{Host, Issuance, Node, Site};
@@ -22,6 +24,27 @@ pub(crate) fn due(issued_at: Instant, expires_at: Instant, jitter: f64) -> Insta
     let life = expires_at.saturating_sub(issued_at);
     let earlier = (life as f64 * 0.1 * jitter) as Instant;
     issued_at.saturating_add(life / 2).saturating_sub(earlier)
+}
+
+/// [`refresh`], with a line in the journal. Whether it succeeded.
+pub(super) fn refresh_and_tell(
+    node: &Node<'_>,
+    journal: &Journal,
+    job: JobId,
+    identity: &Identity,
+    issued_at: Instant,
+) -> bool {
+    let log = Log::default();
+    let result = refresh(node, &log, job, identity, issued_at);
+    let level = if result.is_ok() { LogLevel::Info } else { LogLevel::Error };
+    let lines = log.0.take();
+    if let (true, Err(failure)) = (lines.is_empty(), &result) {
+        journal.write(level, format_args!("{failure} (job {job})"));
+    }
+    for line in lines {
+        journal.write(level, line);
+    }
+    result.is_ok()
 }
 
 /// Renews what was issued to one identity of a job. A token that somebody else renewed meanwhile is left alone.
@@ -51,10 +74,11 @@ pub(crate) fn refresh(
     issuance.renew(identity).map(drop)
 }
 
-/// The agent has a log and no job's environment.
-pub(super) struct Log<'a>(pub(super) &'a Path);
+/// The agent has a log and no job's environment. How much its lines matter is known when the work is done.
+#[derive(Default)]
+struct Log(RefCell<Vec<String>>);
 
-impl Host for Log<'_> {
+impl Host for Log {
     fn options(&self) -> Options {
         Options::default()
     }
@@ -74,7 +98,7 @@ impl Host for Log<'_> {
     }
 
     fn log(&self, line: &str) {
-        super::run::log(self.0, line);
+        self.0.borrow_mut().push(line.to_owned());
     }
 
     fn pyxis_is_earlier(&self) -> bool {

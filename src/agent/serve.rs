@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
@@ -16,7 +17,9 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use percent_encoding::percent_decode_str;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
@@ -30,9 +33,21 @@ use crate::lifecycle::Site;
 use crate::worker::{self, SystemClock};
 
 /// Requests are short: a form with a handle in it.
-const LONGEST: usize = 64 << 10;
+const LONGEST: usize = 16 << 10;
 /// How long a client may take to send its request.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 10 });
+/// How many connections a user may have open at once, over all of his jobs. More wait to be accepted.
+const CONNECTIONS: usize = 512;
+/// Who asks at another user's port is told so. Beyond this many at once he just sees the connection end.
+const STRANGERS: usize = 16;
+/// How long a stranger may take to read that.
+const STRANGERS_TIME: Duration = Duration::from_secs(1);
+const TO_STRANGERS: &str = "HTTP/1.1 403 Forbidden\r\ncontent-type: application/text\r\ncontent-length: 33\r\n\
+    metadata-flavor: Google\r\nconnection: close\r\n\r\nthis endpoint is another user's\r\n";
+/// Browsers name the page that a request comes from, or how it comes about. Not Sec-Fetch-Mode: Node's fetch says it, too.
+const FROM_PAGES: [&str; 4] = ["origin", "referer", "sec-fetch-site", "sec-fetch-dest"];
+/// How many OpenID tokens are fetched at once. Refreshes of tokens need threads as well.
+static IDENTITIES: Semaphore = Semaphore::const_new(2);
 
 /// What is served on each port.
 #[derive(Default)]
@@ -44,15 +59,45 @@ pub(super) struct Endpoints {
 }
 
 struct Endpoint {
+    /// Its connections do not own it: one that outlives the job is answered no more.
     served: Rc<RefCell<Served>>,
-    listener: Rc<TcpListener>,
-    listening: JoinHandle<()>,
+    user: Rc<User>,
+    /// None while another process has the port. The job's files are kept fresh all the same.
+    listening: Option<Listening>,
 }
 
-impl Drop for Endpoint {
+struct Listening {
+    listener: Rc<TcpListener>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Listening {
     fn drop(&mut self) {
-        self.listening.abort();
+        self.task.abort();
     }
+}
+
+/// What a user may take of the agent at once, so that something is left for the others.
+struct User {
+    connections: Arc<Semaphore>,
+    identities: Semaphore,
+}
+
+impl Default for User {
+    fn default() -> Self {
+        Self { connections: Arc::new(Semaphore::new(CONNECTIONS)), identities: Semaphore::new(1) }
+    }
+}
+
+/// What has changed with a port.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    /// It is served from now on.
+    Served,
+    /// It cannot be had.
+    Taken,
+    /// Its job is over.
+    Ended,
 }
 
 impl Endpoints {
@@ -61,33 +106,58 @@ impl Endpoints {
         Self { left, watcher, ..Self::default() }
     }
 
-    /// Serves exactly these from now on. Returns the ports that cannot be had.
-    pub(super) async fn set(&mut self, wanted: BTreeMap<u16, Served>) -> Vec<u16> {
-        self.served.retain(|port, _| {
-            let stays = wanted.contains_key(port);
+    /// What ties this process to its watcher.
+    pub(super) fn watcher(&mut self) -> &mut Watcher {
+        &mut self.watcher
+    }
+
+    /// Serves exactly these from now on.
+    pub(super) async fn set(&mut self, wanted: BTreeMap<u16, Served>) -> Vec<(u16, Event)> {
+        let mut events = Vec::new();
+        self.served.retain(|port, endpoint| {
+            let old = endpoint.served.borrow();
+            let stays = wanted.get(port).is_some_and(|new| (new.job, new.uid) == (old.job, old.uid));
             if !stays {
                 self.watcher.tell(*port, None);
+                events.push((*port, Event::Ended));
             }
             stays
         });
-        let mut refused = Vec::new();
         for (port, served) in wanted {
-            if let Some(endpoint) = self.served.get(&port) {
-                *endpoint.served.borrow_mut() = served;
-                continue;
-            }
-            let Ok(listener) = self.listen(port).await else {
-                refused.push(port);
-                continue;
+            let uid = served.uid;
+            let (served, user, is_new) = match self.served.get(&port) {
+                Some(Endpoint { served: old, listening: Some(_), .. }) => {
+                    *old.borrow_mut() = served;
+                    continue;
+                }
+                Some(Endpoint { served: old, user, listening: None }) => {
+                    *old.borrow_mut() = served;
+                    (Rc::clone(old), Rc::clone(user), false)
+                }
+                None => (Rc::new(RefCell::new(served)), self.user(uid), true),
             };
-            let (served, listener) = (Rc::new(RefCell::new(served)), Rc::new(listener));
-            let listening = tokio::task::spawn_local(accept(Rc::clone(&listener), Rc::clone(&served)));
-            self.served.insert(port, Endpoint { served, listener, listening });
+            let listening = self.listen(port).await.ok().map(|listener| {
+                let listener = Rc::new(listener);
+                let task = accept(Rc::clone(&listener), Rc::downgrade(&served), Rc::clone(&user));
+                Listening { listener, task: tokio::task::spawn_local(task) }
+            });
+            match &listening {
+                Some(_) => events.push((port, Event::Served)),
+                None if is_new => events.push((port, Event::Taken)),
+                None => {}
+            }
+            self.served.insert(port, Endpoint { served, user, listening });
         }
         for port in std::mem::take(&mut self.left).into_keys() {
             self.watcher.tell(port, None);
         }
-        refused
+        events
+    }
+
+    /// A user's share, the same for all of his jobs.
+    fn user(&self, uid: u32) -> Rc<User> {
+        let theirs = self.served.values().find(|endpoint| endpoint.served.borrow().uid == uid);
+        theirs.map(|endpoint| Rc::clone(&endpoint.user)).unwrap_or_default()
     }
 
     async fn listen(&mut self, port: u16) -> std::io::Result<TcpListener> {
@@ -103,7 +173,7 @@ impl Endpoints {
 
     /// The sockets, for another process.
     pub(super) fn sockets(&self) -> impl Iterator<Item = (u16, BorrowedFd<'_>)> {
-        self.served.iter().map(|(port, endpoint)| (*port, endpoint.listener.as_fd()))
+        self.served.iter().filter_map(|(port, endpoint)| Some((*port, endpoint.listening.as_ref()?.listener.as_fd())))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -116,30 +186,50 @@ impl Endpoints {
     }
 }
 
-async fn accept(listener: Rc<TcpListener>, served: Rc<RefCell<Served>>) {
+async fn accept(listener: Rc<TcpListener>, served: Weak<RefCell<Served>>, user: Rc<User>) {
+    let strangers = Rc::new(());
     loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => drop(tokio::task::spawn_local(connection(stream, peer, Rc::clone(&served)))),
+        let Ok((stream, peer)) = listener.accept().await else {
             // Out of descriptors, or a client that went: the next one may do better.
-            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let Ok(here) = stream.local_addr() else { continue };
+        let Some(uid) = served.upgrade().map(|served| served.borrow().uid) else { return };
+        // Before anything is read: a stranger costs next to nothing, however many connections he opens.
+        let is_allowed = caller::owner(peer, here).is_some_and(|owner| owner == uid || owner == 0);
+        if !is_allowed {
+            if Rc::strong_count(&strangers) <= STRANGERS {
+                tokio::task::spawn_local(turn_away(stream, Rc::clone(&strangers)));
+            }
+            continue;
         }
+        let Ok(place) = Arc::clone(&user.connections).acquire_owned().await else { return };
+        tokio::task::spawn_local(connection(stream, here, Weak::clone(&served), Rc::clone(&user), place));
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, served: Rc<RefCell<Served>>) {
-    let Ok(here) = stream.local_addr() else { return };
-    let uid = served.borrow().uid;
-    let allowed = caller::owner(peer, here).is_some_and(|owner| owner == uid || owner == 0);
+async fn turn_away(mut stream: TcpStream, _one_of_them: Rc<()>) {
+    let told = async {
+        stream.write_all(TO_STRANGERS.as_bytes()).await?;
+        stream.shutdown().await?;
+        // To close before his request is in would take the answer back.
+        while stream.read(&mut [0; 1024]).await? > 0 {}
+        std::io::Result::Ok(())
+    };
+    let _ = tokio::time::timeout(STRANGERS_TIME, told).await;
+}
+
+async fn connection(
+    stream: TcpStream,
+    here: SocketAddr,
+    served: Weak<RefCell<Served>>,
+    user: Rc<User>,
+    _place: OwnedSemaphorePermit,
+) {
     let service = service_fn(move |request| {
-        let served = Rc::clone(&served);
-        async move {
-            let reply = if allowed {
-                answer(request, here, &served).await
-            } else {
-                Reply::refuse(403, "this endpoint is another user's")
-            };
-            Ok::<_, Infallible>(response(reply))
-        }
+        let (served, user) = (Weak::clone(&served), Rc::clone(&user));
+        async move { Ok::<_, Infallible>(response(answer(request, here, &served, &user).await)) }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(LONGEST);
@@ -147,7 +237,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, served: Rc<RefCell<Serv
     let _ = http.serve_connection(TokioIo::new(stream), service).await;
 }
 
-async fn answer(request: Request<Incoming>, here: SocketAddr, served: &RefCell<Served>) -> Reply {
+async fn answer(request: Request<Incoming>, here: SocketAddr, served: &Weak<RefCell<Served>>, user: &User) -> Reply {
     let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if request.headers().contains_key("x-forwarded-for") {
         return Reply::refuse(403, "requests are not taken from proxies");
@@ -156,8 +246,7 @@ async fn answer(request: Request<Incoming>, here: SocketAddr, served: &RefCell<S
     if !hosts.iter().any(|host| host == header("host")) {
         return Reply::refuse(403, "another host is meant");
     }
-    // Browsers name the page that a request comes from.
-    if request.headers().contains_key("origin") {
+    if FROM_PAGES.iter().any(|name| request.headers().contains_key(*name)) {
         return Reply::refuse(403, "requests are not taken from pages");
     }
     let has_flavor = header("metadata-flavor") == "Google";
@@ -170,8 +259,12 @@ async fn answer(request: Request<Incoming>, here: SocketAddr, served: &RefCell<S
     let body = Zeroizing::new(body.to_bytes().to_vec());
     let call = Call { method: method.to_string(), path, query, body, content_type, has_flavor };
     // A copy: what is served may change while a request waits for Google.
-    let (served, now) = (served.borrow().clone(), SystemClock.now());
+    let Some(served) = served.upgrade().map(|served| served.borrow().clone()) else {
+        return Reply::refuse(403, "the job is over");
+    };
+    let now = SystemClock.now();
     if let Some(audience) = metadata::wants_identity(&call, &served) {
+        let (_his, _all) = (user.identities.acquire().await, IDENTITIES.acquire().await);
         return identity(served, audience).await;
     }
     match (method, call.path.as_str()) {
@@ -205,5 +298,11 @@ fn response(mut reply: Reply) -> Response<Full<Bytes>> {
     headers.insert("metadata-flavor", hyper::header::HeaderValue::from_static("Google"));
     headers.insert("server", hyper::header::HeaderValue::from_static("Metadata Server for VM"));
     headers.insert("cache-control", hyper::header::HeaderValue::from_static("no-store"));
+    if reply.status == 403 {
+        headers.insert("connection", hyper::header::HeaderValue::from_static("close"));
+    }
     response
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,9 +13,11 @@ use rustix::fs::FlockOperation;
 use rustix::process::WaitStatus;
 use rustix::thread::set_name;
 
+use super::journal::Journal;
 use super::keep::{self, Sockets};
 use super::serve::Endpoints;
 use super::{client, run};
+use crate::config::LogLevel;
 use crate::fs::RuntimeDirectory;
 use crate::lifecycle::Site;
 use crate::report::Failure;
@@ -33,7 +35,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// When it cannot start.
 pub fn start(config_path: &Path) -> Result<(), Failure> {
     sys::guard_secrets();
+    sys::allow_descriptors();
     let site = Site::load(config_path)?;
+    let journal = Journal::of(&site.config);
     let runtime_dir = site.config.runtime_dir;
     RuntimeDirectory::open(&runtime_dir)?;
     let Some(_lock) = only_one(&runtime_dir)? else { return Ok(()) };
@@ -42,7 +46,7 @@ pub fn start(config_path: &Path) -> Result<(), Failure> {
     // copy's as well.
     sys::fork(|| {
         sys::leave_session();
-        watch(config_path, &runtime_dir, &mut sockets)
+        watch(config_path, &runtime_dir, &mut sockets, &journal)
     })?;
     Ok(())
 }
@@ -80,17 +84,17 @@ fn only_one(runtime_dir: &Path) -> Result<Option<File>, Failure> {
 }
 
 /// Brings the serving process back whenever it dies.
-fn watch(config_path: &Path, runtime_dir: &Path, sockets: &mut Sockets) -> i32 {
+fn watch(config_path: &Path, runtime_dir: &Path, sockets: &mut Sockets, journal: &Journal) -> i32 {
     // For ps; both have the same arguments.
     let _ = set_name(c"gcp-wif-watch");
     loop {
         let begun = Instant::now();
         let ended = keep::run(sockets, |sockets, watcher| {
             let _ = set_name(c"gcp-wif-serve");
-            match run::serve(config_path, runtime_dir, Endpoints::new(sockets, watcher)) {
+            match run::serve(config_path, runtime_dir, Endpoints::new(sockets, watcher), journal.clone()) {
                 Ok(()) => 0,
                 Err(error) => {
-                    run::log(runtime_dir, &format!("gcp-wif: agent: {error}"));
+                    journal.write(LogLevel::Error, format_args!("gcp-wif: agent: {error}"));
                     1
                 }
             }
@@ -98,10 +102,13 @@ fn watch(config_path: &Path, runtime_dir: &Path, sockets: &mut Sockets) -> i32 {
         match ended {
             Ok(status) if status.exit_status() == Some(0) => return 0,
             Ok(status) => {
-                run::log(runtime_dir, &format!("gcp-wif: agent: the serving process ended ({})", ending(status)));
+                journal.write(
+                    LogLevel::Warn,
+                    format_args!("gcp-wif: agent: the serving process ended ({})", ending(status)),
+                );
             }
             Err(error) => {
-                run::log(runtime_dir, &format!("gcp-wif: agent: {error}"));
+                journal.write(LogLevel::Error, format_args!("gcp-wif: agent: {error}"));
                 std::thread::sleep(SHORT);
             }
         }

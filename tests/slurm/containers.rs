@@ -72,8 +72,8 @@ fn a_step_has_an_enroot_configuration_of_its_own_and_it_goes_with_the_step() {
     let line = format!("{list}; {list}");
     let run = site.cluster.as_user("alice").command(["salloc", "-Q", "-w", "n1", "bash", "-c", &line]).run().ok();
     let listed: Vec<&str> = run.stdout.lines().collect();
-    let files = ["access_token", "credentials.json"];
-    assert_eq!(listed, [&files[..], &["enroot-0"], &files[..], &["enroot-1"]].concat());
+    let files = |tree| ["access_token", "credentials.json", tree, "status"];
+    assert_eq!(listed, [files("enroot-0"), files("enroot-1")].concat());
     site.finish();
 }
 
