@@ -6,6 +6,7 @@
 //! ```text
 //! client     the plugin's side: wake the agent, or start it
 //! watch      one agent for each node; the watcher that brings a dead serving process back
+//! cgroups    out of the cgroup of the step that has started it
 //! keep       the listening sockets, which outlive the process that serves them
 //! run        the serving process: what it looks at, and when
 //! serve      a loopback port for each identity of each job
@@ -17,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 pub mod caller;
+mod cgroups;
 pub mod client;
 mod journal;
 mod keep;

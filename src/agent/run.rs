@@ -195,7 +195,7 @@ impl Agent {
             tokio::task::spawn_local(async move {
                 let (job, identity) = key.clone();
                 let work = move || {
-                    let processes = Proc { root: "/proc".into(), parent: 1, config_path: config_path.clone() };
+                    let processes = Proc::new(config_path.clone());
                     let node = Node { config_path: &config_path, exchanger: &Worker, processes: &processes };
                     refresh::refresh_and_tell(&node, &journal, job, &identity, served.issued_at)
                 };

@@ -5,7 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -16,10 +16,12 @@ use rustix::thread::set_name;
 use super::journal::Journal;
 use super::keep::{self, Sockets};
 use super::serve::Endpoints;
-use super::{client, run};
+use super::{cgroups, client, run};
 use crate::config::LogLevel;
 use crate::fs::RuntimeDirectory;
 use crate::lifecycle::Site;
+use crate::lifecycle::processes::Proc;
+use crate::record::JobRecord;
 use crate::report::Failure;
 use crate::sys;
 
@@ -39,8 +41,14 @@ pub fn start(config_path: &Path) -> Result<(), Failure> {
     let site = Site::load(config_path)?;
     let journal = Journal::of(&site.config);
     let runtime_dir = site.config.runtime_dir;
-    RuntimeDirectory::open(&runtime_dir)?;
+    let runtime = RuntimeDirectory::open(&runtime_dir)?;
     let Some(_lock) = only_one(&runtime_dir)? else { return Ok(()) };
+    if let Some(slurmd) = slurmd(&runtime) {
+        // Not everywhere may cgroups be written, and the agent serves from within one as well.
+        let _ = cgroups::join(slurmd).inspect_err(|why| {
+            journal.write(LogLevel::Info, format_args!("gcp-wif: agent: it stays in its cgroup: {why}"));
+        });
+    }
     let mut sockets = keep::inherited();
     // A process that has just started has most of its program in memory, a copy of it what it uses. The lock is the
     // copy's as well.
@@ -64,6 +72,13 @@ pub(super) fn start_over<'a>(
     start.args(["agent", "--config"]).arg(config_path);
     keep::hand_down(sockets, &mut start);
     start.exec()
+}
+
+/// The slurmd that started one of the jobs, if it still runs.
+fn slurmd(runtime: &RuntimeDirectory) -> Option<u32> {
+    let records = runtime.jobs().into_iter().filter_map(|job| JobRecord::parse(&runtime.peek_record(job)?));
+    let proc = Proc::new(PathBuf::new());
+    records.map(|record| record.started_by.slurmd).find(|slurmd| proc.runs(*slurmd)).map(|slurmd| slurmd.pid)
 }
 
 /// The right to be the node's agent; none if another one has it and answers.

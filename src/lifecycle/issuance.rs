@@ -30,8 +30,12 @@ impl Issuance<'_> {
     pub(crate) fn work(&mut self, asked: Option<&ServiceAccountEmail>) {
         self.record.worker = Some(self.node.processes.this());
         // Without a record of it the epilog could not end it.
-        if self.save().is_ok() {
-            let _ = self.obtain(asked);
+        if self.save().is_err() {
+            return;
+        }
+        if let Ok((Issued { endpoint: Some(_), .. }, _)) = self.obtain(asked) {
+            // From here it starts outside of the job's cgroup. If it cannot, the step says why.
+            let _ = self.node.processes.wake_agent(&self.site.config);
         }
     }
 

@@ -63,6 +63,13 @@ pub struct Proc {
 }
 
 impl Proc {
+    /// The node's own.
+    #[must_use]
+    pub fn new(config_path: PathBuf) -> Self {
+        let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_pid().unsigned_abs());
+        Self { root: "/proc".into(), parent, config_path }
+    }
+
     /// When a process started, in clock ticks after the boot.
     fn start(&self, pid: u32) -> Option<u64> {
         let stat = std::fs::read_to_string(self.root.join(format!("{pid}/stat"))).ok()?;
@@ -70,17 +77,13 @@ impl Proc {
         stat.rsplit(')').next()?.split_whitespace().nth(19)?.parse().ok()
     }
 
+    /// Whether a process runs, and is not a later one of its number.
+    pub(crate) fn runs(&self, process: ProcessId) -> bool {
+        self.start(process.pid) == Some(process.start)
+    }
+
     fn process(&self, pid: u32) -> ProcessId {
         ProcessId { pid, start: self.start(pid).unwrap_or(0) }
-    }
-}
-
-impl Proc {
-    /// The node's own, as seen by a hook.
-    #[must_use]
-    pub fn new(config_path: PathBuf) -> Self {
-        let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_pid().unsigned_abs());
-        Self { root: "/proc".into(), parent, config_path }
     }
 }
 
@@ -107,7 +110,7 @@ impl Processes for Proc {
 
     fn end(&self, process: ProcessId) {
         let pid = i32::try_from(process.pid).ok().and_then(Pid::from_raw);
-        if let Some(pid) = pid.filter(|_| self.start(process.pid) == Some(process.start)) {
+        if let Some(pid) = pid.filter(|_| self.runs(process)) {
             let _ = rustix::process::kill_process(pid, Signal::KILL);
         }
     }

@@ -14,6 +14,7 @@ use crate::cluster::{set_mode, wait_until};
 use crate::golden::Golden;
 use crate::google::{Endpoint, Fault, SERVICE_ACCOUNT, Times};
 use crate::site::{OBJECT, Site};
+use crate::skipped::skip;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const COMMAND: &str = env!("CARGO_BIN_EXE_gcp-wif");
@@ -157,6 +158,38 @@ fn a_killed_agent_is_back_and_nothing_is_lost() {
     }
     site.cluster.as_user("bob").command(["srun", "-w", "n1", "--gcp-wif", "true"]).run().ok();
     assert_eq!(node.as_user("alice").shell(&line).run().ok().stdout, SERVICE_ACCOUNT);
+    site.cancel(job);
+    site.finish();
+}
+
+#[test]
+fn an_agent_leaves_the_cgroup_that_it_is_started_in() {
+    let site = site(json!({}), None);
+    let (job, _) = site.running_job();
+    let node = site.cluster.node(1);
+    wait_until(LIMIT, || processes(&node).len() == 2);
+    for process in processes(&node) {
+        node.command(["kill", "-9", &process.id]).run();
+    }
+    // As a step does that finds none.
+    let name = site.cluster.dir().file_name().unwrap().to_str().unwrap();
+    let line = format!(
+        "for place in /sys/fs/cgroup /sys/fs/cgroup/unified /sys/fs/cgroup/freezer; do \
+           [ -e $place/cgroup.procs ] && mkdir $place/{name} && echo $$ >$place/{name}/cgroup.procs && echo $place/{name}; done 2>/dev/null; \
+         exec {COMMAND} agent --config /etc/slurm/gcp-wif.json"
+    );
+    let run = node.as_user("root").shell(&line).run().ok();
+    wait_until(LIMIT, || processes(&node).len() == 2);
+    for process in processes(&node) {
+        let groups = node.command(["cat", &format!("/proc/{}/cgroup", process.id)]).run().ok().stdout;
+        assert!(!groups.contains(name), "{groups}");
+    }
+    for place in run.stdout.lines() {
+        node.command(["rmdir", place]).run().ok();
+    }
+    if run.stdout.is_empty() {
+        skip("no cgroup can be made here");
+    }
     site.cancel(job);
     site.finish();
 }

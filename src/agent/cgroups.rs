@@ -1,0 +1,72 @@
+//! Out of the job: a step that starts the agent does so from the job's cgroup, which would count the agent's memory,
+//! freeze with the job and not go away after it.
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+
+/// Joins the cgroups of another process, in each hierarchy. Returns the first that this could not be done in.
+pub(super) fn join(process: u32) -> Result<(), String> {
+    let read = |path: &str| std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"));
+    let (mounts, ours) = (read("/proc/self/mountinfo")?, read("/proc/self/cgroup")?);
+    let theirs = read(&format!("/proc/{process}/cgroup"))?;
+    let mut result = Ok(());
+    for line in theirs.lines().filter(|line| !ours.lines().any(|own| own == *line)) {
+        let Some(directory) = directory(&mounts, line) else {
+            result = result.and(Err(format!("{line}: it is not mounted")));
+            continue;
+        };
+        let file = directory.join("cgroup.procs");
+        // By 0 the kernel understands who writes it.
+        let joined = std::fs::write(&file, "0\n").map_err(|error| format!("{}: {error}", file.display()));
+        result = result.and(joined);
+    }
+    result
+}
+
+/// Where the cgroup of a line of `/proc/PID/cgroup` is, `HIERARCHY:CONTROLLERS:PATH` (cgroups(7)). Version 2 has no
+/// controllers there.
+fn directory(mountinfo: &str, line: &str) -> Option<PathBuf> {
+    let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+    mountinfo.lines().find_map(|mount| {
+        // proc_pid_mountinfo(5): number, parent, device, root, place, options, ..., a dash, type, source, options.
+        let (before, after) = mount.split_once(" - ")?;
+        let mut before = before.split(' ').skip(3);
+        let (root, place) = (before.next()?, before.next()?);
+        let mut after = after.split(' ');
+        let (kind, options) = (after.next()?, after.nth(1)?);
+        let is_it = if controllers.is_empty() {
+            kind == "cgroup2"
+        } else {
+            kind == "cgroup" && controllers.split(',').all(|wanted| options.split(',').any(|option| option == wanted))
+        };
+        let below = Path::new(path).strip_prefix(root).ok().filter(|_| is_it)?;
+        Some(Path::new(place).join(below))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_hierarchy_has_its_place() {
+        let mounts = "25 1 0:1 / / rw - ext4 /dev/vda rw\n\
+            30 25 0:2 / /sys/fs/cgroup/unified rw,nosuid shared:4 - cgroup2 cgroup2 rw\n\
+            31 25 0:3 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
+            32 25 0:4 /pod /sys/fs/cgroup/freezer rw - cgroup cgroup rw,freezer\n\
+            33 25 0:5 / /sys/fs/cgroup/systemd rw - cgroup systemd rw,xattr,name=systemd\n";
+        for (line, expected) in [
+            ("0::/system.slice/slurmd.service", Some("/sys/fs/cgroup/unified/system.slice/slurmd.service")),
+            ("0::/", Some("/sys/fs/cgroup/unified")),
+            ("4:cpu,cpuacct:/a", Some("/sys/fs/cgroup/cpu,cpuacct/a")),
+            ("4:cpuacct,cpu:/a", Some("/sys/fs/cgroup/cpu,cpuacct/a")),
+            ("9:name=systemd:/x", Some("/sys/fs/cgroup/systemd/x")),
+            ("5:freezer:/pod/slurm", Some("/sys/fs/cgroup/freezer/slurm")),
+            ("5:freezer:/elsewhere", None),
+            ("6:pids:/", None),
+            ("", None),
+        ] {
+            assert_eq!(directory(mounts, line), expected.map(PathBuf::from), "{line}");
+        }
+    }
+}
