@@ -61,9 +61,8 @@ fn account_answer(rest: &[&str], call: &Call, served: &Served, now: Instant) -> 
     }
 }
 
-/// What is left of the token, in whole seconds.
 fn token(served: &Served, now: Instant) -> Reply {
-    let left = served.expires_at.saturating_sub(now);
+    let left = served.left(now);
     if left <= 0 {
         return Reply::refuse(
             503,

@@ -127,11 +127,11 @@ impl Endpoints {
             let uid = served.uid;
             let (served, user, is_new) = match self.served.get(&port) {
                 Some(Endpoint { served: old, listening: Some(_), .. }) => {
-                    *old.borrow_mut() = served;
+                    old.borrow_mut().replace(served);
                     continue;
                 }
                 Some(Endpoint { served: old, user, listening: None }) => {
-                    *old.borrow_mut() = served;
+                    old.borrow_mut().replace(served);
                     (Rc::clone(old), Rc::clone(user), false)
                 }
                 None => (Rc::new(RefCell::new(served)), self.user(uid), true),

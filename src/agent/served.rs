@@ -41,9 +41,23 @@ pub struct Served {
     pub issued_at: Instant,
     /// When it ends.
     pub expires_at: Instant,
+    /// The token before, and its end: who got it a moment ago may ask about it.
+    pub earlier: Option<(Secret, Instant)>,
 }
 
 impl Served {
+    /// From now on it is this.
+    pub fn replace(&mut self, new: Self) {
+        let old = std::mem::replace(self, new);
+        let is_renewed = old.issued_at != self.issued_at;
+        self.earlier = if is_renewed { Some((old.token, old.expires_at)) } else { old.earlier };
+    }
+
+    /// How many whole seconds are left of the token, none of them in doubt: the clock tells no parts of a second.
+    pub fn left(&self, now: Instant) -> i64 {
+        self.expires_at.saturating_sub(now).saturating_sub(1)
+    }
+
     /// What a record says of one identity; none if it has no endpoint.
     pub fn of(record: &JobRecord, issued: &Issued, site: &Site, config_path: &Path) -> Option<(u16, Self)> {
         let endpoint = issued.endpoint.as_ref()?;
@@ -66,6 +80,7 @@ impl Served {
             token: issued.token().clone(),
             issued_at: issued.issued_at,
             expires_at: issued.expires_at,
+            earlier: None,
         };
         Some((endpoint.port, served))
     }
@@ -75,7 +90,7 @@ impl Served {
 pub(crate) mod tests {
     use super::*;
 
-    /// A token that has 600 seconds left at 1000.
+    /// A token that has a little more than 600 seconds left at 1000.
     pub(crate) fn served() -> Served {
         Served {
             job: JobId(7),
@@ -91,7 +106,8 @@ pub(crate) mod tests {
             handle: Secret::new("handle".to_owned()),
             token: Secret::new("ya29.t".to_owned()),
             issued_at: 0,
-            expires_at: 1600,
+            expires_at: 1601,
+            earlier: None,
         }
     }
 }

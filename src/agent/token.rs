@@ -23,7 +23,7 @@ pub fn exchange(call: &Call, served: &Served, now: Instant) -> Reply {
     if !same(given.trim().as_bytes(), served.handle.expose().as_bytes()) {
         return Reply::oauth("invalid_grant", "the subject token is not this job's handle");
     }
-    let left = served.expires_at.saturating_sub(now);
+    let left = served.left(now);
     if left <= 0 {
         let why = "no valid access token: Google could not be asked for a new one";
         return Reply { status: 503, ..Reply::oauth("internal_failure", why) };
@@ -39,13 +39,18 @@ pub fn exchange(call: &Call, served: &Served, now: Instant) -> Reply {
 /// RFC 7662. gcloud keeps tokens by this name, so that it must differ from job to job.
 pub fn introspect(call: &Call, served: &Served, now: Instant) -> Reply {
     let given = fields(call).and_then(|field| field("token", "token")).unwrap_or_default();
-    if !same(given.as_bytes(), served.token.expose().as_bytes()) || served.expires_at <= now {
+    // A client that asks about the token that it just got may come after a refresh.
+    let mut tokens = [(&served.token, served.expires_at)]
+        .into_iter()
+        .chain(served.earlier.iter().map(|(token, expires_at)| (token, *expires_at)));
+    let found = tokens.find(|(token, _)| same(given.as_bytes(), token.expose().as_bytes()));
+    let Some((_, expires_at)) = found.filter(|(_, expires_at)| *expires_at > now) else {
         return Reply::json(&json!({"active": false}));
-    }
+    };
     Reply::json(&json!({
         "active": true,
         "username": format!("{}#slurm-job-{}", served.email, served.job),
-        "exp": served.expires_at,
+        "exp": expires_at,
         "token_type": "Bearer",
     }))
 }
@@ -71,6 +76,7 @@ fn same(one: &[u8], other: &[u8]) -> bool {
 mod tests {
     use super::*;
     use crate::agent::served::tests::served;
+    use crate::secret::Secret;
 
     fn post(content_type: &str, body: &str) -> Call {
         Call {
@@ -106,5 +112,21 @@ mod tests {
         let reply = introspect(&post(FORM, "token=ya29.t"), &served(), 1000);
         assert!(reply.body.contains("a@p.iam.gserviceaccount.com#slurm-job-7"), "{}", *reply.body);
         assert_eq!(*introspect(&post(FORM, "token=other"), &served(), 1000).body, r#"{"active":false}"#);
+    }
+
+    #[test]
+    fn a_token_that_was_renewed_a_moment_ago_is_still_known() {
+        let mut served = served();
+        let new =
+            Served { token: Secret::new("ya29.new".to_owned()), issued_at: 900, expires_at: 2000, ..served.clone() };
+        served.replace(new.clone());
+        // The same again, as for another job's sake.
+        served.replace(new);
+        for (token, now, active) in
+            [("ya29.t", 1000, true), ("ya29.t", 1601, false), ("ya29.new", 1601, true), ("ya29.new", 2000, false)]
+        {
+            let reply = introspect(&post(FORM, &format!("token={token}")), &served, now);
+            assert_eq!(reply.body.contains("slurm-job-7"), active, "{token} {now}");
+        }
     }
 }
