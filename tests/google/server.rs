@@ -124,7 +124,7 @@ fn dispatch(endpoint: Endpoint, request: &Request, state: &State) -> Response {
 }
 
 /// A date as HTTP writes it, RFC 9110 section 5.6.7.
-fn http_date(seconds: i64) -> String {
+pub fn http_date(seconds: i64) -> String {
     let time = OffsetDateTime::from_unix_timestamp(seconds).expect("a time of this age");
     time.format(&Rfc2822).expect("a time that can be written").replace("+0000", "GMT")
 }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::errors;
 use super::iam::rfc3339;
 use super::options::Bucket;
+use super::server::http_date;
 use super::state::{AccessToken, CLOUD_PLATFORM, State};
 use super::wire::{Request, Response};
 
@@ -198,7 +199,11 @@ fn list(bucket: &Bucket, request: &Request) -> Result<Value, Refusal> {
 fn media(request: &Request, body: &[u8]) -> Result<Response, Refusal> {
     let kind = "application/octet-stream";
     let whole = |response: Response| {
-        response.header("X-Goog-Hash", &format!("crc32c={}", crc32c(body))).header("X-Goog-Generation", "1")
+        response
+            .header("X-Goog-Hash", &format!("crc32c={}", crc32c(body)))
+            .header("X-Goog-Generation", "1")
+            .header("ETag", "CAE=")
+            .header("Last-Modified", &http_date(CREATED))
     };
     let range = request.header("range").and_then(|value| value.strip_prefix("bytes="));
     let Some((from, to)) = range.and_then(|range| range.split_once('-')) else {
