@@ -1,7 +1,9 @@
 //! Delivery by the agent: a subject token that the job never sees, credentials that stay fresh.
 
 mod clients;
+mod federated;
 mod load;
+mod metadata;
 mod processes;
 mod world;
 

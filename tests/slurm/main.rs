@@ -9,6 +9,8 @@
 //! kills.rs     processes that die, hang or are cancelled; nothing stays behind
 //! agent.rs     delivery by the agent: refresh, metadata, killed agents
 //!   clients.rs   clients past three expiries
+//!   federated.rs the same without a service account
+//!   metadata.rs  the same without GOOGLE_APPLICATION_CREDENTIALS
 //!   load.rs      killed under load, memory and descriptors with many jobs
 //! attacks.rs   what a user of a shared node might try
 //! readme.rs    the README's commands are run, its troubleshooting holds

@@ -1,13 +1,14 @@
 //! A site whose agent serves short-lived tokens, and clients as its jobs.
 
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::clients::library;
 use crate::cluster::{Background, CommandLine, Run, set_mode};
-use crate::google::{Bucket, Endpoint, Recorded, SERVICE_ACCOUNT};
+use crate::google::{Bucket, Endpoint, Recorded, SERVICE_ACCOUNT, SUBJECT};
 use crate::internet::Internet;
 use crate::site::{OBJECT, OTHER_ACCOUNT, Site};
 
@@ -27,6 +28,8 @@ pub enum Way {
     File,
     /// By GCE_METADATA_HOST and its like alone.
     Metadata,
+    /// By all that the job has.
+    Given,
 }
 
 impl Way {
@@ -35,6 +38,7 @@ impl Way {
         match self {
             Self::File => &["GCE_METADATA_HOST", "GCE_METADATA_ROOT", "GCE_METADATA_IP"],
             Self::Metadata => &["GOOGLE_APPLICATION_CREDENTIALS", "CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE"],
+            Self::Given => &[],
         }
     }
 }
@@ -43,27 +47,46 @@ impl Way {
 pub struct World {
     pub site: Site,
     internet: Internet,
+    /// Whose tokens the clients have unless a job asks for others.
+    identity: String,
 }
 
 impl World {
     #[track_caller]
     pub fn start(life: i64) -> Self {
+        Self::with(life, json!({"rules": [{"service_account": SERVICE_ACCOUNT, "allow": [OTHER_ACCOUNT]}]}))
+    }
+
+    /// A site without a service account: its jobs are the federated principal.
+    #[track_caller]
+    pub fn federated(life: i64) -> Self {
+        let mut world = Self::with(life, json!({}));
+        world.site.trust(&world.site.source().direct());
+        world.identity = world.site.google.principal(SUBJECT);
+        world
+    }
+
+    /// A site with these keys in its configuration besides.
+    #[track_caller]
+    pub fn with(life: i64, keys: Value) -> Self {
         let site = Site::start();
         let internet = Internet::start(&site.google);
-        site.google.configure(|options| options.access_token_life = Some(life));
+        site.google.configure(|options| {
+            options.federated_life = Some(life);
+            options.access_token_life = Some(life);
+        });
         for node in site.cluster.nodes() {
             set_mode(node.tokens_dir(), 0o700);
             let roots = node.config_path().with_file_name("ca.pem");
             fs::write(&roots, site.google.ca_certificate()).unwrap();
             set_mode(&roots, 0o644);
         }
-        site.configure(json!({
-            "delivery": "agent",
-            "command": COMMAND,
-            "project": "demo-project",
-            "rules": [{"service_account": SERVICE_ACCOUNT, "allow": [OTHER_ACCOUNT]}],
-        }));
-        Self { site, internet }
+        let mut config = json!({"delivery": "agent", "command": COMMAND, "project": "demo-project"});
+        for (key, value) in keys.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        site.configure(config);
+        Self { site, internet, identity: SERVICE_ACCOUNT.to_owned() }
     }
 
     /// A job of alice's on the first node, for a client that finds its credentials in one way.
@@ -93,9 +116,43 @@ impl World {
         (bucket, job.env("NODE_PATH", &modules).stdin(include_str!("../../clients/loop.js")))
     }
 
+    /// A client of Rust with one of its libraries; none where they are not installed.
+    pub fn rust<'a>(&self, client: &str, bucket: &'a str, way: Way) -> Option<(&'a str, CommandLine)> {
+        let (program, url) = (library("rust"), self.site.google.http_url());
+        let words = [&*program, client, &url, bucket, OBJECT, STOP];
+        Path::new(&program).exists().then(|| (bucket, self.job(way, &words)))
+    }
+
+    /// None where the library is not installed.
+    pub fn java<'a>(&self, bucket: &'a str, way: Way) -> Option<(&'a str, CommandLine)> {
+        let (java, classes, url) = (library("bin/java"), library("java"), self.site.google.http_url());
+        let path = format!("{classes}:{classes}/*");
+        let words = [&*java, "-cp", &path, "Loop", &url, bucket, STOP];
+        Path::new(&java).exists().then(|| (bucket, self.job(way, &words)))
+    }
+
+    /// Whether jobs can run gcloud.
+    pub fn has_gcloud(&self) -> bool {
+        self.site.cluster.as_user("alice").shell("command -v gcloud").run().status == 0
+    }
+
+    /// A job that asks gcloud for a token again and again.
+    pub fn gcloud(&self, bucket: &str, way: Way, options: &[&str]) -> CommandLine {
+        let line = format!(
+            "until [ -e {STOP} ]; do token=$(gcloud auth print-access-token) || exit 1; \
+               printf 'Authorization: Bearer %s' $token | curl -sS --fail-with-body -H @- -o /dev/null {}/storage/v1/b/{bucket}/o || exit 1; \
+             done; echo read",
+            self.site.google.http_url()
+        );
+        let words: Vec<&str> = options.iter().copied().chain(["bash", "-c", &line]).collect();
+        self.job(way, &words)
+            .env("CLOUDSDK_CORE_DISABLE_USAGE_REPORTING", "true")
+            .env("CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK", "true")
+    }
+
     /// Starts clients, each with the bucket that it reads.
     pub fn spawn<const N: usize>(&self, jobs: [(&str, CommandLine); N]) -> [Background; N] {
-        let readers = [SERVICE_ACCOUNT, OTHER_ACCOUNT];
+        let readers = [SERVICE_ACCOUNT, OTHER_ACCOUNT, SUBJECT];
         self.site.google.configure(|options| {
             options
                 .buckets
@@ -133,12 +190,12 @@ impl World {
         self.wait_for(&mut running, |world| buckets.iter().all(|bucket| world.expiries(bucket) >= EXPIRIES));
         let printed = self.stop(running);
         for bucket in buckets {
-            let account = if bucket.ends_with("-other") { OTHER_ACCOUNT } else { SERVICE_ACCOUNT };
+            let identity = if bucket.ends_with("-other") { OTHER_ACCOUNT } else { &self.identity };
             for request in self.requests(bucket) {
                 // A cut connection has no status, and is the client's to end.
                 assert!(matches!(request.status, Some(200 | 206)), "{bucket}: {:?} {}", request.status, request.target);
                 let token = bearer(&request).and_then(|secret| self.site.google.state.token(secret));
-                assert_eq!(token.map(|token| token.identity.name().to_owned()), Some(account.to_owned()), "{bucket}");
+                assert_eq!(token.map(|token| token.identity.name().to_owned()), Some(identity.to_owned()), "{bucket}");
             }
         }
         printed

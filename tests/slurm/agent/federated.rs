@@ -1,0 +1,38 @@
+//! Clients that outlive their tokens at a site without a service account.
+
+use super::world::{LIFE, Way, World};
+use crate::skipped::skip;
+
+#[test]
+fn python() {
+    let world = World::federated(LIFE);
+    let file = world.python("python-file", Way::File);
+    let metadata = world.python("python-metadata", Way::Metadata);
+    let runs = world.outlive([file, metadata]);
+    assert_eq!(runs, ["google.auth.identity_pool\n", "google.auth.compute_engine.credentials\n"]);
+    world.finish();
+}
+
+#[test]
+fn node() {
+    let world = World::federated(LIFE);
+    let file = world.node("node-file", Way::File);
+    let metadata = world.node("node-metadata", Way::Metadata);
+    assert_eq!(world.outlive([file, metadata]), ["IdentityPoolClient\n", "Compute\n"]);
+    world.finish();
+}
+
+#[test]
+fn gcloud() {
+    let world = World::federated(LIFE);
+    if !world.has_gcloud() {
+        skip("gcloud is not installed");
+        return world.finish();
+    }
+    // It asks the job's own endpoint whose the token is.
+    let file = world.gcloud("gcloud-file", Way::File, &[]);
+    // There it remembers for ten minutes that it found no metadata server.
+    let metadata = world.gcloud("gcloud-metadata", Way::Metadata, &[]).env("CLOUDSDK_CONFIG", "another");
+    assert_eq!(world.outlive([("gcloud-file", file), ("gcloud-metadata", metadata)]), ["read\n"; 2]);
+    world.finish();
+}
