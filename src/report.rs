@@ -60,11 +60,14 @@ pub struct Failure {
     pub stage: Stage,
     /// What, why, and what to do.
     pub text: String,
+    /// Whether Google was asked and will not, so that nobody need ask again.
+    #[serde(default)]
+    pub is_refusal: bool,
 }
 
 impl Failure {
     fn new(stage: Stage, text: impl fmt::Display) -> Self {
-        Self { stage, text: clip(&text.to_string(), LONGEST) }
+        Self { stage, text: clip(&text.to_string(), LONGEST), is_refusal: false }
     }
 
     /// What no other failure describes.
@@ -131,7 +134,11 @@ impl Failure {
                 impersonation_hint(refusal, configuration, claims, identity)
             }
         };
-        Self::new(stage, format_args!("{error}; {hint}"))
+        let is_refusal = match &error.problem {
+            Problem::Refused(refusal) => (400..500).contains(&refusal.status) && !refusal.is_transient(),
+            _ => false,
+        };
+        Self { is_refusal, ..Self::new(stage, format_args!("{error}; {hint}")) }
     }
 }
 

@@ -283,7 +283,8 @@ async fn identity(served: Served, audience: String) -> Reply {
     };
     match tokio::task::spawn_blocking(work).await {
         Ok(Ok(token)) => Reply::text(token.expose()),
-        Ok(Err(failure)) => Reply::refuse(503, &failure.to_string()),
+        // gcloud goes on without where there is none, and stops at every other status.
+        Ok(Err(failure)) => Reply::refuse(if failure.is_refusal { 404 } else { 503 }, &failure.to_string()),
         Err(_) => Reply::refuse(500, "the request could not be served"),
     }
 }

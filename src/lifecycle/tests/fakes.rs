@@ -70,7 +70,7 @@ impl Exchanger for FakeGoogle {
     fn exchange(&self, _: &Site, grant: &Grant, _: &JobFacts, _: std::time::Duration) -> Result<Issued, Failure> {
         self.exchanges.set(self.exchanges.get() + 1);
         if self.fails.get() {
-            return Err(Failure { stage: Stage::TokenExchange, text: "no answer".to_owned() });
+            return Err(Failure { stage: Stage::TokenExchange, text: "no answer".to_owned(), is_refusal: false });
         }
         let name = grant.identity().to_string();
         let token = format!("{name}-{}", self.exchanges.get());

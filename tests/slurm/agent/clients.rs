@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::world::{LIFE, STOP, Way, World};
 use crate::clients::library;
+use crate::google::{Endpoint, Fault, Times};
 use crate::site::{OBJECT, OTHER_ACCOUNT};
 use crate::skipped::skip;
 
@@ -112,6 +113,25 @@ fn java() {
 #[test]
 fn gcloud() {
     let world = World::start(LIFE);
+    if !world.has_gcloud() {
+        skip("gcloud is not installed");
+        return world.finish();
+    }
+    let job = world.gcloud("gcloud-metadata", Way::Metadata, &[]);
+    assert_eq!(world.outlive([("gcloud-metadata", job)]), ["read\n"]);
+    world.finish();
+}
+
+#[test]
+fn gcloud_goes_on_without_an_open_id_token() {
+    let world = World::start(LIFE);
+    let url = "http://$GCE_METADATA_HOST/computeMetadata/v1/instance/service-accounts/default/identity?audience=a";
+    let line = format!("curl -sS -o /dev/null -w '%{{http_code}}' -H 'Metadata-Flavor: Google' {url}");
+    for (status, told) in [(503, "503"), (403, "404")] {
+        world.site.google.clear_faults();
+        world.site.google.inject(Endpoint::IdToken, Fault::status(status), Times::Forever);
+        assert_eq!(world.job(Way::Given, &["bash", "-c", &line]).run().ok().stdout, told);
+    }
     if !world.has_gcloud() {
         skip("gcloud is not installed");
         return world.finish();
