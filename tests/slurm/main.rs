@@ -8,6 +8,7 @@
 //! failures.rs  each fault: the user's line is the golden one, and no node is lost
 //! kills.rs     processes that die, hang or are cancelled; nothing stays behind
 //! agent.rs     delivery by the agent: refresh, metadata, killed agents
+//!   callers.rs   who is answered: other users, namespaces, pages, crowds; files and processes
 //!   clients.rs   clients past three expiries
 //!   federated.rs the same without a service account
 //!   metadata.rs  the same without GOOGLE_APPLICATION_CREDENTIALS

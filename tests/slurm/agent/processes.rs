@@ -10,7 +10,7 @@ pub struct Process {
     /// The one that serves; else the one that watches.
     pub serves: bool,
     resident: u64,
-    descriptors: u64,
+    pub descriptors: u64,
 }
 
 pub fn processes(node: &Node) -> Vec<Process> {
