@@ -329,3 +329,22 @@ fn ending(status: Option<WaitStatus>) -> String {
         None => "no status".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guarded_process_leaves_no_core_and_cannot_be_traced() {
+        let told = in_child(Duration::from_secs(20), || {
+            // As slurmd's administrators may have it; where this process may not, it is so already.
+            let _ = setrlimit(Resource::Core, Rlimit { current: Some(1 << 20), maximum: Some(1 << 20) });
+            let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable);
+            guard_secrets();
+            let core = getrlimit(Resource::Core);
+            format!("{:?} {core:?}", rustix::process::dumpable_behavior()).into_bytes()
+        });
+        let expected = "Ok(NotDumpable) Rlimit { current: Some(0), maximum: Some(0) }";
+        assert_eq!(String::from_utf8(told.unwrap()).unwrap(), expected);
+    }
+}
