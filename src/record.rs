@@ -26,6 +26,9 @@ pub struct JobRecord {
     pub started_by: Generation,
     /// What was issued to it. The first identity's files are in the job's directory itself.
     pub issued: Vec<Issued>,
+    /// Ports of what is about to be issued.
+    #[serde(default)]
+    pub reserved: Vec<u16>,
     /// The process that the prolog left to exchange, while it works.
     pub worker: Option<ProcessId>,
     /// Whether the user was told that plugstack.conf has pyxis before this plugin.
@@ -106,7 +109,15 @@ impl Issued {
 impl JobRecord {
     /// A new job's record.
     pub fn new(facts: JobFacts, started_by: Generation) -> Self {
-        Self { facts, started_by, issued: Vec::new(), worker: None, told_order: false, failures: BTreeMap::new() }
+        Self {
+            facts,
+            started_by,
+            issued: Vec::new(),
+            reserved: Vec::new(),
+            worker: None,
+            told_order: false,
+            failures: BTreeMap::new(),
+        }
     }
 
     /// Reads a record; one that cannot be read (a full disk, another version) counts as none.
@@ -129,8 +140,15 @@ impl JobRecord {
         self.issued.first().is_none_or(|first| first.identity == *identity)
     }
 
+    /// The ports that are this job's.
+    pub fn ports(&self) -> impl Iterator<Item = u16> {
+        let issued = self.issued.iter().filter_map(|issued| Some(issued.endpoint.as_ref()?.port));
+        issued.chain(self.reserved.iter().copied())
+    }
+
     /// Remembers what was issued, in place of what was before.
     pub fn remember(&mut self, issued: Issued) {
+        self.reserved.clear();
         self.failures.remove(&issued.identity.to_string());
         match self.issued.iter_mut().find(|old| old.identity == issued.identity) {
             Some(old) => *old = issued,

@@ -79,8 +79,9 @@ impl Processes for FakeProcesses {
         work();
     }
 
-    fn endpoint(&self) -> Result<Endpoint, Failure> {
-        Ok(Endpoint { port: 20_001, handle: Secret::new("handle".to_owned()) })
+    fn endpoint(&self, taken: &BTreeSet<u16>) -> Result<Endpoint, Failure> {
+        let port = (20_001..).find(|port| !taken.contains(port)).unwrap();
+        Ok(Endpoint { port, handle: Secret::new("handle".to_owned()) })
     }
 
     fn wake_agent(&self, _: &Config) -> Result<(), Failure> {

@@ -1,6 +1,7 @@
 //! The plugin's side of the agent: its socket, its start, and new endpoints for it.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
@@ -31,11 +32,11 @@ pub fn socket(runtime_dir: &Path) -> PathBuf {
     runtime_dir.join("agent.sock")
 }
 
-/// A port that is free now, and a handle that nobody can guess.
+/// A port that is free now and not one of those, and a handle that nobody can guess.
 ///
 /// # Errors
 /// When there is none, or no randomness.
-pub fn new_endpoint() -> Result<Endpoint, Failure> {
+pub fn new_endpoint(taken: &BTreeSet<u16>) -> Result<Endpoint, Failure> {
     let mut bytes = zeroize::Zeroizing::new([0; 32]);
     getrandom::getrandom(bytes.as_mut_slice()).map_err(|_| Failure::of_agent("the system has no randomness"))?;
     let handle = Secret::new(URL_SAFE_NO_PAD.encode(bytes.as_slice()));
@@ -45,7 +46,7 @@ pub fn new_endpoint() -> Result<Endpoint, Failure> {
         getrandom::getrandom(&mut bytes).map_err(|_| Failure::of_agent("the system has no randomness"))?;
         let offset = u16::try_from(u64::from_ne_bytes(bytes) % width).unwrap_or_default();
         let port = PORTS.start + offset;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        if !taken.contains(&port) && TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return Ok(Endpoint { port, handle });
         }
     }
@@ -88,4 +89,18 @@ fn ask(socket: &Path) -> std::io::Result<()> {
     stream.set_write_timeout(Some(ANSWER))?;
     stream.write_all(b"r")?;
     stream.read_exact(&mut [0])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_endpoint_has_a_port_that_is_not_taken() {
+        // All but one in ten.
+        let taken: BTreeSet<u16> = PORTS.filter(|port| port % 10 != 0).collect();
+        let ports: BTreeSet<u16> = (0..20).map(|_| new_endpoint(&taken).unwrap().port).collect();
+        assert!(ports.len() > 1 && ports.iter().all(|port| PORTS.contains(port) && port % 10 == 0), "{ports:?}");
+        assert!(new_endpoint(&PORTS.collect()).is_err());
+    }
 }

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! RUNTIME_DIR/          0711 root
-//!   records/            0700 root
+//!   records/            0700 root; the lock for what jobs may not share
 //!     JOBID/record      0600 root; the directory itself is the job's lock
 //!   jobs/               0711 root
 //!     JOBID/            0700 root, and an ACL entry that lets the job's user in, read-only
@@ -14,6 +14,8 @@
 //! Where the file system has no ACLs, the job's directory is 0711: its user can read his files by name, and
 //! nobody can list them.
 #![forbid(unsafe_code)]
+
+mod turn;
 
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;

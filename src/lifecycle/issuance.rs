@@ -1,15 +1,16 @@
 //! Credentials for one job: decided, exchanged, published, remembered.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{Host, Node, Site};
+use super::{Host, Node, PATIENCE, Site};
 use crate::config::{ConfigError, Delivery};
 use crate::fs::{Lock, NewFile, Place, RuntimeDirectory};
 use crate::identity::JobFacts;
 use crate::names::{Identity, ServiceAccountEmail};
 use crate::plan::{self, ACCESS_TOKEN_FILE, CREDENTIALS_FILE, HANDLE_FILE, STATUS_FILE};
-use crate::record::{Issued, JobRecord};
+use crate::record::{Endpoint, Issued, JobRecord};
 use crate::report::Failure;
 use crate::rules::{self, Grant};
 
@@ -91,7 +92,7 @@ impl Issuance<'_> {
         let result = exchanger.exchange(self.site, grant, &self.record.facts, self.budget).and_then(|mut issued| {
             if self.site.config.delivery == Delivery::Agent {
                 let old = self.record.issued_for(identity).and_then(|old| old.endpoint.clone());
-                issued.endpoint = Some(old.map_or_else(|| self.node.processes.endpoint(), Ok)?);
+                issued.endpoint = Some(old.map_or_else(|| self.new_endpoint(), Ok)?);
             }
             self.publish(place, &issued)?;
             Ok(issued)
@@ -112,6 +113,20 @@ impl Issuance<'_> {
                 Err(failure)
             }
         }
+    }
+
+    /// An endpoint at a port that no other job has, or is about to have: the agent listens there only later, and jobs
+    /// that start at the same time would find the same port free.
+    fn new_endpoint(&mut self) -> Result<Endpoint, Failure> {
+        let _turn = self.runtime.turn(PATIENCE)?;
+        let jobs = self.runtime.jobs().into_iter().filter(|job| *job != self.record.facts.job);
+        let others = jobs.filter_map(|job| JobRecord::parse(&self.runtime.peek_record(job)?));
+        let mut taken: BTreeSet<u16> = others.flat_map(|other| other.ports().collect::<Vec<_>>()).collect();
+        taken.extend(self.record.ports());
+        let endpoint = self.node.processes.endpoint(&taken)?;
+        self.record.reserved.push(endpoint.port);
+        self.save()?;
+        Ok(endpoint)
     }
 
     /// Says once for a job, and in slurmd's log, that plugstack.conf has the plugins in the wrong order.

@@ -31,11 +31,11 @@ pub trait Processes {
     fn end(&self, process: ProcessId);
     /// Runs work in a process that outlives the hook.
     fn detach(&self, work: &mut dyn FnMut());
-    /// A new endpoint for the agent to serve.
+    /// A new endpoint for the agent to serve, at none of the ports that are taken.
     ///
     /// # Errors
     /// When there is no free port or no randomness.
-    fn endpoint(&self) -> Result<Endpoint, Failure>;
+    fn endpoint(&self, taken: &BTreeSet<u16>) -> Result<Endpoint, Failure>;
     /// Tells the agent to look at the records again; starts it where it does not run.
     ///
     /// # Errors
@@ -120,8 +120,8 @@ impl Processes for Proc {
         let _ = sys::detach(work);
     }
 
-    fn endpoint(&self) -> Result<Endpoint, Failure> {
-        client::new_endpoint()
+    fn endpoint(&self, taken: &BTreeSet<u16>) -> Result<Endpoint, Failure> {
+        client::new_endpoint(taken)
     }
 
     fn wake_agent(&self, config: &Config) -> Result<(), Failure> {

@@ -9,7 +9,8 @@ use super::*;
 use crate::agent::refresh;
 use crate::plan::{ACCESS_TOKEN_FILE, CREDENTIALS_FILE};
 use crate::report::Stage;
-use fakes::{FakeHost, Machine};
+use crate::testing::FakeProcesses;
+use fakes::{FakeGoogle, FakeHost, Machine};
 
 const JOB: JobId = JobId(7);
 const STEP: StepId = StepId(0);
@@ -260,6 +261,27 @@ fn a_job_of_five_days_has_a_living_token_in_every_minute_and_the_same_endpoint()
         0,
         "a refresh revived the job"
     );
+}
+
+#[test]
+fn jobs_that_start_together_have_ports_of_their_own() {
+    let machine = Machine::new(r#", "delivery": "agent""#);
+    let config_path = &machine.directory.join("site.json");
+    std::thread::scope(|scope| {
+        for number in 1..=20 {
+            scope.spawn(move || {
+                let host = FakeHost { options: wanted(), ..FakeHost::default() };
+                let (google, processes) = (FakeGoogle::default(), FakeProcesses::default());
+                let node = Node { config_path, exchanger: &google, processes: &processes };
+                node.prolog(&host, JobFacts { job: JobId(number), ..facts() });
+            });
+        }
+    });
+    let runtime = RuntimeDirectory::open(&machine.directory.join("run")).unwrap();
+    let record = |job| JobRecord::parse(&runtime.peek_record(job).unwrap()).unwrap();
+    let mut ports: Vec<u16> = runtime.jobs().into_iter().map(|job| record(job).ports().next().unwrap()).collect();
+    ports.sort_unstable();
+    assert_eq!(ports, (20_001..=20_020).collect::<Vec<_>>());
 }
 
 #[test]

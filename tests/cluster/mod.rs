@@ -72,6 +72,8 @@ pub struct Settings {
     pub before: Vec<String>,
     /// Lines of plugstack.conf after the plugin's.
     pub after: Vec<String>,
+    /// Processors of each node, in Slurm's eyes.
+    pub cpus: Option<u32>,
 }
 
 impl Settings {
@@ -122,6 +124,9 @@ impl Cluster {
         up.args(["--plugstack", &settings.after.join("\n")]);
         for line in &settings.conf {
             up.args(["--conf", line]);
+        }
+        if let Some(cpus) = settings.cpus {
+            up.args(["--cpus", &cpus.to_string()]);
         }
         let output = up.stdin(Stdio::null()).output().expect("ci/cluster runs");
         if !output.status.success() {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use self::processes::processes;
-use crate::cluster::{set_mode, wait_until};
+use crate::cluster::{Settings, set_mode, wait_until};
 use crate::golden::Golden;
 use crate::google::{Endpoint, Fault, SERVICE_ACCOUNT, Times};
 use crate::site::{OBJECT, Site};
@@ -24,7 +24,12 @@ const COMMAND: &str = env!("CARGO_BIN_EXE_gcp-wif");
 
 /// A site whose subject tokens only root can read, and whose access tokens live for so long.
 fn site(keys: Value, life: Option<i64>) -> Site {
-    let site = Site::start();
+    site_with(Settings::default(), keys, life)
+}
+
+/// The same with a cluster of these settings.
+fn site_with(settings: Settings, keys: Value, life: Option<i64>) -> Site {
+    let site = Site::with(settings);
     site.google.configure(|options| options.access_token_life = life);
     for node in site.cluster.nodes() {
         set_mode(node.tokens_dir(), 0o700);

@@ -1,47 +1,62 @@
 //! The processes of a node's agent.
 
-use std::time::Duration;
+use std::fmt;
 
-use crate::cluster::Node;
+use super::LIMIT;
+use crate::cluster::{Node, wait_until};
 
 /// A process of a node's agent.
 pub struct Process {
     pub id: String,
     /// The one that serves; else the one that watches.
     pub serves: bool,
-    resident: u64,
+    /// VmRSS: what it has in memory, pages that it shares with others included.
+    pub resident: u64,
+    /// Pss: its share of those.
+    pub proportional: u64,
+    /// What it has for itself.
+    pub private: u64,
     pub descriptors: u64,
+    threads: u64,
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { resident, proportional, private, descriptors, .. } = self;
+        let role = if self.serves { "serving" } else { "watching" };
+        write!(f, "{role}: VmRSS {resident} kB, Pss {proportional} kB, private {private} kB, {descriptors} descriptors")
+    }
 }
 
 pub fn processes(node: &Node) -> Vec<Process> {
     let line = "for process in /proc/[0-9]*; do \
         [[ $(tr '\\0' ' ' <$process/cmdline) == */gcp-wif\\ agent\\ --config\\ * ]] || continue; \
-        echo ${process#/proc/} $(<$process/comm) \
-             $(sed -n 's/^VmRSS:[^0-9]*\\([0-9]*\\) kB/\\1/p' $process/status) $(ls $process/fd | wc -l); done 2>/dev/null";
+        echo ${process#/proc/} $(grep -cx gcp-wif-serve $process/comm) $(ls $process/fd | wc -l) \
+             $(sed -n 's/^\\(VmRSS\\|Threads\\):[^0-9]*\\([0-9]*\\).*/\\2/p' $process/status) \
+             $(awk '/^Pss:/ {pss = $2} /^Private_/ {private += $2} END {print pss, private}' $process/smaps_rollup); \
+        done 2>/dev/null";
     let run = node.as_user("root").shell(line).run();
     let process = |line: &str| {
-        let fields: Vec<&str> = line.split(' ').collect();
-        let [id, serves, resident, descriptors] = fields[..] else { return None };
-        let serves = serves == "gcp-wif-serve";
-        Some(Process {
-            id: id.to_owned(),
-            serves,
-            resident: resident.parse().ok()?,
-            descriptors: descriptors.parse().ok()?,
-        })
+        let (id, fields) = line.split_once(' ')?;
+        let fields: Option<Vec<u64>> = fields.split(' ').map(|field| field.parse().ok()).collect();
+        let [serves, descriptors, resident, threads, proportional, private] = fields?[..] else { return None };
+        let (id, serves) = (id.to_owned(), serves != 0);
+        Some(Process { id, serves, resident, proportional, private, descriptors, threads })
     };
     run.stdout.lines().filter_map(process).collect()
 }
 
-/// The resident memory of a node's agent in kB, and its descriptors, when it has nothing to do.
-pub fn settled(node: &Node) -> (u64, u64) {
-    // Its threads go after a second without work.
-    std::thread::sleep(Duration::from_secs(3));
-    let processes = processes(node);
-    assert_eq!(processes.len(), 2);
-    for process in &processes {
-        let role = if process.serves { "serving" } else { "watching" };
-        eprintln!("{role}: {} kB resident, {} descriptors", process.resident, process.descriptors);
+/// The serving process and the watching one when they have nothing to do, printed.
+pub fn settled(node: &Node, when: &str) -> [Process; 2] {
+    // The threads of its work go after a second without any.
+    let mut found = Vec::new();
+    wait_until(LIMIT, || {
+        found = processes(node);
+        found.len() == 2 && found.iter().all(|process| process.threads == 1)
+    });
+    found.sort_by_key(|process| !process.serves);
+    for process in &found {
+        eprintln!("{when}: {process}");
     }
-    processes.iter().fold((0, 0), |(memory, open), one| (memory + one.resident, open + one.descriptors))
+    found.try_into().unwrap_or_else(|_| panic!("the agent is two processes"))
 }
