@@ -1,16 +1,21 @@
 //! The agent under load: killed again and again, and with as many jobs as a node ever has.
 
-use std::fs;
-use std::net::TcpListener;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::json;
 
-use super::processes::{processes, settled};
+use super::processes::{Process, processes, settled};
+use super::site_with;
 use super::world::{LIMIT, Way, World};
-use crate::cluster::{set_mode, wait_until};
-use crate::google::SERVICE_ACCOUNT;
+use crate::cluster::{JobState, Settings, wait_until};
+use crate::google::{Endpoint, SERVICE_ACCOUNT};
 
+/// As many jobs as a node ever has.
+const JOBS: u32 = 200;
+/// How long Slurm may take with them.
+const LONG: Duration = Duration::from_secs(300);
 /// Seconds that an access token lives: long enough for a refresh that is killed a few times.
 const LONGER_LIFE: i64 = 16;
 /// How often the agent is killed, and how fast.
@@ -46,58 +51,58 @@ fn no_client_fails_while_the_agent_is_killed_again_and_again() {
 }
 
 #[test]
-fn memory_and_descriptors_for_one_job_and_for_two_hundred() {
-    let world = World::start(3600);
-    let (job, id) = world.site.running_job();
-    let node = world.site.cluster.node(1);
-    let one = settled(&node);
-    // The record of a job is all that the agent knows of it.
-    let records = node.run_dir().join("gcp-wif/records");
-    let text = fs::read_to_string(records.join(&id).join("record")).unwrap();
-    let mut record: Value = serde_json::from_str(&text).unwrap();
-    // Below those that clusters and agents take.
-    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    let ports: Vec<u16> = (3000..10_000).filter(is_free).take(199).collect();
-    let first = 1_000_000;
-    for number in first..first + 199_u64 {
-        record["facts"]["job"] = number.into();
-        record["issued"][0]["endpoint"]["port"] = ports[(number - first) as usize].into();
-        let place = records.join(number.to_string());
-        fs::create_dir(&place).unwrap();
-        set_mode(&place, 0o700);
-        fs::write(place.join("record"), record.to_string()).unwrap();
-        set_mode(place.join("record"), 0o600);
-    }
-    let ask = |port: u16| {
-        let line = format!(
-            "curl -sS -H 'Metadata-Flavor: Google' http://127.0.0.1:{port}/computeMetadata/v1/instance/service-accounts/default/email"
-        );
-        node.as_user("alice").shell(&line).run().stdout
-    };
-    wait_until(LIMIT, || ask(ports[198]) == SERVICE_ACCOUNT);
-    // Requests to all of them, as jobs do.
-    let all = ports.iter().map(u16::to_string).collect::<Vec<_>>().join(" ");
-    let line = format!(
-        "for port in {all}; do curl -sS --fail -o /dev/null -H 'Metadata-Flavor: Google' \
-                http://127.0.0.1:$port/computeMetadata/v1/instance/service-accounts/default/token || exit 1; done"
+fn two_hundred_jobs_at_once_have_one_agent() {
+    let site = site_with(Settings { cpus: Some(JOBS + 2), ..Settings::default() }, json!({}), None);
+    let node = site.cluster.node(1);
+    let (first, _) = site.running_job();
+    let one = settled(&node, "one job");
+
+    // Each ends when it has this lock, too. All of them wait for it without a look at the clock.
+    let home = site.cluster.home("alice");
+    let gate = File::create(home.join("gate")).unwrap();
+    gate.lock().unwrap();
+    let begun = Instant::now();
+    let base = "http://$GCE_METADATA_HOST/computeMetadata/v1/instance/service-accounts/default";
+    let script = format!(
+        "#!/bin/bash\n#SBATCH --gcp-wif --array=1-{JOBS} -w n1 -o out\n\
+         answer=$(curl -sS --fail -H 'Metadata-Flavor: Google' {base}/email {base}/token)\n\
+         [[ $answer == {SERVICE_ACCOUNT}*\\\"$GOOGLE_OAUTH_ACCESS_TOKEN\\\"* ]] && own=own || own=$answer\n\
+         echo $SLURM_JOB_ID $GCE_METADATA_HOST $own >>seen\n\
+         flock --shared gate true\n"
     );
-    let run = node.as_user("alice").shell(&line).run();
-    assert_eq!(
-        run.status,
-        0,
-        "{}{}",
-        run.stderr,
-        fs::read_to_string(node.run_dir().join("gcp-wif/agent.log")).unwrap_or_default()
-    );
-    let many = settled(&node);
-    for (what, (memory, descriptors)) in [("one job", one), ("200 endpoints", many)] {
-        eprintln!("agent with {what}: {memory} kB resident, {descriptors} descriptors");
+    let array = site.cluster.batch("alice", &script, &[]);
+    let seen = || fs::read_to_string(home.join("seen")).unwrap_or_default();
+    wait_until(LONG, || seen().lines().count() == JOBS as usize);
+    eprintln!("{JOBS} jobs run after {:.1?}", begun.elapsed());
+    let running = site.cluster.as_user("root").command(["squeue", "-h", "-r", "-t", "R"]).run().ok().stdout;
+    assert_eq!(running.lines().count(), JOBS as usize + 1, "{running}");
+
+    let seen = seen();
+    let jobs: Vec<Vec<&str>> = seen.lines().map(|line| line.split(' ').collect()).collect();
+    assert!(jobs.iter().all(|job| job.len() == 3 && job[2] == "own"), "{seen}");
+    for what in [0, 1] {
+        let different: BTreeSet<&str> = jobs.iter().map(|job| job[what]).collect();
+        assert_eq!(different.len(), JOBS as usize, "{seen}");
     }
-    assert!(one.0 < 32_000 && many.0 < 48_000, "{one:?} {many:?}");
-    assert!(one.1 < 60 && many.1 < 2 * 200 + 80, "{one:?} {many:?}");
-    for number in first..first + 199_u64 {
-        fs::remove_dir_all(records.join(number.to_string())).unwrap();
-    }
-    world.site.cancel(job);
-    world.finish();
+    // One exchange each.
+    assert_eq!(site.google.requests_to(Endpoint::Sts).len(), JOBS as usize + 1);
+
+    let many = settled(&node, &format!("{} jobs", JOBS + 1));
+    let [resident, descriptors] = [|process: &Process| process.resident, |process: &Process| process.descriptors]
+        .map(|of| [one.iter().map(of).sum::<u64>(), many.iter().map(of).sum::<u64>()]);
+    assert!(resident[0] < 32_000 && resident[1] < 48_000, "{resident:?} kB");
+    assert!(descriptors[0] < 60 && descriptors[1] < 2 * u64::from(JOBS) + 80, "{descriptors:?}");
+
+    let begun = Instant::now();
+    gate.unlock().unwrap();
+    wait_until(LONG, || site.cluster.job_states(&array).iter().all(JobState::is_end));
+    eprintln!("they are over after {:.1?}", begun.elapsed());
+    assert!(site.cluster.job_states(&array).iter().all(|state| *state == JobState::Completed));
+    // Their sockets go with them.
+    wait_until(LIMIT, || {
+        processes(&node).iter().all(|now| one.iter().any(|old| now.id == old.id && now.descriptors == old.descriptors))
+    });
+    settled(&node, "one job again");
+    site.cancel(first);
+    site.finish();
 }
