@@ -18,6 +18,11 @@
 //! | quota used up by many steps | EKS, SPIRE limits | one exchange for a job and node: `jobs::many_steps_at_once_make_one_exchange` |
 //! | tokens of two identities mixed up | cache keys without the identity | records by identity: [`two_identities_at_once`] |
 //! | a configuration that others can write | CVE-2010-3380 | refused: `failures::site_configuration` |
+//! | another user's token at a loopback port | kube2iam#17, rolesanywhere serve | the kernel's record of the caller, before anything is read: `agent::callers` |
+//! | a page in a browser that asks a metadata port | DNS rebinding, GCE's design | headers and host checked, no CORS: `agent::callers::another_user_is_not_answered` |
+//! | an agent read by its users: /proc, ptrace, sockets, logs | CVE-2020-27746 | root's alone: `agent::callers::files_and_processes_are_closed_to_users` |
+//! | a port taken over when its agent dies | handles are sent to it | the watcher keeps the socket, a handle is nothing to others: `agent::callers::a_dead_agents_port_is_kept_or_of_no_use` |
+//! | an agent starved by connections | slow loris | strangers cost nothing, users have shares: `agent::callers::a_crowd_does_not_keep_a_job_from_its_token` |
 //! | a helper that hangs | sybil | deadlines, and the epilog ends it: `kills` |
 
 use std::fs;

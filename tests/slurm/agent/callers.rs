@@ -128,7 +128,7 @@ fn another_user_is_not_answered() {
 
 #[test]
 fn a_user_who_tries_every_port_gets_nothing() {
-    let site = site(json!({}), None);
+    let site = site(json!({"log_level": "debug"}), None);
     let (job, id) = site.running_job();
     let node = site.cluster.node(1);
     let door = Door::of(&node, &id);
@@ -141,6 +141,8 @@ fn a_user_who_tries_every_port_gets_nothing() {
         ours += usize::from(line == format!("{} HTTP/1.1 403 Fo none", door.port));
     }
     assert_eq!(ours, 3, "{}", run.stdout);
+    let log = fs::read_to_string(node.run_dir().join("gcp-wif/agent.log")).unwrap();
+    assert!(log.contains(&format!(" debug gcp-wif: agent: port {} is served\n", door.port)), "{log}");
     site.cancel(job);
     site.finish();
 }
