@@ -265,9 +265,7 @@ impl Node<'_> {
         };
         let mut issuance = Issuance { node: self, host, site, runtime: &runtime, lock: &lock, record, budget };
         let (issued, place) = issuance.obtain(asked(request))?;
-        if issued.endpoint.is_some() {
-            self.processes.wake_agent(&site.config)?;
-        }
+        let issued = issuance.serve(issued, &place)?;
         let name = format!("enroot-{step}");
         let enroot = runtime.path_of_tree(job, &name);
         let mut environment = plan::environment(&site.config, &issued, &runtime.path_of(&place), &enroot);

@@ -51,12 +51,18 @@ pub(crate) fn jwt(payload: &str) -> String {
 pub(crate) struct FakeProcesses {
     pub(crate) generation: Generation,
     pub(crate) living: BTreeSet<JobId>,
+    /// Ports that other programs take.
+    pub(crate) foreign: BTreeSet<u16>,
 }
 
 impl Default for FakeProcesses {
     fn default() -> Self {
         let slurmd = ProcessId { pid: 1, start: 1 };
-        Self { generation: Generation { boot: "boot".to_owned(), slurmd }, living: BTreeSet::new() }
+        Self {
+            generation: Generation { boot: "boot".to_owned(), slurmd },
+            living: BTreeSet::new(),
+            foreign: BTreeSet::new(),
+        }
     }
 }
 
@@ -86,6 +92,10 @@ impl Processes for FakeProcesses {
 
     fn wake_agent(&self, _: &Config) -> Result<(), Failure> {
         Ok(())
+    }
+
+    fn is_served(&self, port: u16) -> bool {
+        !self.foreign.contains(&port)
     }
 
     fn tell_agent(&self, _: &Path) {}

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use super::caller;
 use crate::config::Config;
 use crate::fs;
 use crate::record::Endpoint;
@@ -83,6 +84,12 @@ pub fn is_running(runtime_dir: &Path) -> bool {
     ask(&socket(runtime_dir)).is_ok()
 }
 
+/// Whether it is root, as this process is, who listens at a port.
+pub fn is_served(port: u16) -> bool {
+    let (here, anyone) = (SocketAddr::from(([127, 0, 0, 1], port)), SocketAddr::from(([0, 0, 0, 0], 0)));
+    caller::owner(here, anyone) == Some(rustix::process::geteuid().as_raw())
+}
+
 fn ask(socket: &Path) -> std::io::Result<()> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(ANSWER))?;
@@ -102,5 +109,22 @@ mod tests {
         let ports: BTreeSet<u16> = (0..20).map(|_| new_endpoint(&taken).unwrap().port).collect();
         assert!(ports.len() > 1 && ports.iter().all(|port| PORTS.contains(port) && port % 10 == 0), "{ports:?}");
         assert!(new_endpoint(&PORTS.collect()).is_err());
+    }
+
+    #[test]
+    fn a_port_where_we_listen_is_served_and_another_one_is_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let here = listener.local_addr().unwrap();
+        assert!(is_served(here.port()));
+        assert_eq!(
+            caller::look_up(here, SocketAddr::from(([0, 0, 0, 0], 0))),
+            caller::owner(here, "0.0.0.0:0".parse().unwrap())
+        );
+        // One that is bound, for nobody else to have it, and does not listen.
+        let socket =
+            rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None).unwrap();
+        rustix::net::bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let port = SocketAddr::try_from(rustix::net::getsockname(&socket).unwrap()).unwrap().port();
+        assert!(!is_served(port));
     }
 }

@@ -14,6 +14,9 @@ use crate::record::{Endpoint, Issued, JobRecord};
 use crate::report::Failure;
 use crate::rules::{self, Grant};
 
+/// How many ports a step tries that other programs are faster to take.
+const PORTS: usize = 5;
+
 /// A job whose lock is held.
 pub(crate) struct Issuance<'a> {
     pub(crate) node: &'a Node<'a>,
@@ -92,7 +95,7 @@ impl Issuance<'_> {
         let result = exchanger.exchange(self.site, grant, &self.record.facts, self.budget).and_then(|mut issued| {
             if self.site.config.delivery == Delivery::Agent {
                 let old = self.record.issued_for(identity).and_then(|old| old.endpoint.clone());
-                issued.endpoint = Some(old.map_or_else(|| self.new_endpoint(), Ok)?);
+                issued.endpoint = Some(old.map_or_else(|| self.new_endpoint(&BTreeSet::new()), Ok)?);
             }
             self.publish(place, &issued)?;
             Ok(issued)
@@ -115,14 +118,33 @@ impl Issuance<'_> {
         }
     }
 
+    /// Has the agent serve what was issued. A port that another program took before the agent could is given up, with
+    /// the handle: no step begins with a port that is another user's.
+    pub(crate) fn serve(&mut self, mut issued: Issued, place: &Place) -> Result<Issued, Failure> {
+        let mut given_up = BTreeSet::new();
+        while given_up.len() < PORTS {
+            let Some(endpoint) = &issued.endpoint else { return Ok(issued) };
+            self.node.processes.wake_agent(&self.site.config)?;
+            if self.node.processes.is_served(endpoint.port) {
+                return Ok(issued);
+            }
+            given_up.insert(endpoint.port);
+            issued.endpoint = Some(self.new_endpoint(&given_up)?);
+            self.publish(place, &issued)?;
+            self.record.remember(issued.clone());
+            self.save()?;
+        }
+        Err(Failure::of_agent("other programs take the ports of 127.0.0.1 before it can"))
+    }
+
     /// An endpoint at a port that no other job has, or is about to have: the agent listens there only later, and jobs
     /// that start at the same time would find the same port free.
-    fn new_endpoint(&mut self) -> Result<Endpoint, Failure> {
+    fn new_endpoint(&mut self, given_up: &BTreeSet<u16>) -> Result<Endpoint, Failure> {
         let _turn = self.runtime.turn(PATIENCE)?;
         let jobs = self.runtime.jobs().into_iter().filter(|job| *job != self.record.facts.job);
         let others = jobs.filter_map(|job| JobRecord::parse(&self.runtime.peek_record(job)?));
         let mut taken: BTreeSet<u16> = others.flat_map(|other| other.ports().collect::<Vec<_>>()).collect();
-        taken.extend(self.record.ports());
+        taken.extend(self.record.ports().chain(given_up.iter().copied()));
         let endpoint = self.node.processes.endpoint(&taken)?;
         self.record.reserved.push(endpoint.port);
         self.save()?;

@@ -41,6 +41,8 @@ pub trait Processes {
     /// # Errors
     /// When it does not answer.
     fn wake_agent(&self, config: &Config) -> Result<(), Failure>;
+    /// Whether a port is the agent's, and no other program's.
+    fn is_served(&self, port: u16) -> bool;
     /// Tells the agent, if it runs, to look at the records again.
     fn tell_agent(&self, runtime_dir: &Path);
     /// Runs work in a process that has become the job's user, and brings what it returns.
@@ -126,6 +128,10 @@ impl Processes for Proc {
 
     fn wake_agent(&self, config: &Config) -> Result<(), Failure> {
         client::wake(config, &self.config_path)
+    }
+
+    fn is_served(&self, port: u16) -> bool {
+        client::is_served(port)
     }
 
     fn tell_agent(&self, runtime_dir: &Path) {

@@ -285,6 +285,25 @@ fn jobs_that_start_together_have_ports_of_their_own() {
 }
 
 #[test]
+fn a_step_gives_up_a_port_that_another_program_took() {
+    let machine = Machine::new(r#", "delivery": "agent""#);
+    machine.prolog(&wanted());
+    let (host, config_path) =
+        (FakeHost { options: wanted(), ..FakeHost::default() }, machine.directory.join("site.json"));
+    let step = |foreign: std::ops::RangeInclusive<u16>| {
+        let processes = FakeProcesses { foreign: foreign.collect(), ..FakeProcesses::default() };
+        Node { config_path: &config_path, exchanger: &machine.google, processes: &processes }.step(&host, facts(), STEP)
+    };
+    assert!(is_issued(&step(20_001..=20_003)));
+    assert_eq!(host.environment.borrow()["GCE_METADATA_HOST"], "127.0.0.1:20004");
+    assert_eq!(machine.record().ports().collect::<Vec<_>>(), [20_004]);
+    assert!(machine.file("credentials.json").unwrap().contains("127.0.0.1:20004/"));
+    // It does not go on for ever.
+    let failed = step(20_001..=30_000);
+    assert!(failed.ends_tasks() && failed.line().unwrap().contains("gcp-wif: agent: other programs"), "{failed:?}");
+}
+
+#[test]
 fn the_files_belong_to_the_jobs_user() {
     let machine = Machine::new("");
     machine.prolog(&wanted());

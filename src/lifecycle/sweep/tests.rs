@@ -1,5 +1,3 @@
-use std::collections::BTreeSet;
-
 use super::*;
 use crate::exchange::AccessToken;
 use crate::fs::{NewFile, Place};
@@ -36,7 +34,11 @@ fn leftover(started_by: Generation, expires_at: Instant) -> (Directory, RuntimeD
 /// Whether the old job's files, and whether its record, are there after a sweep.
 fn swept(started_by: Generation, expires_at: Instant, living: &[JobId]) -> (bool, bool) {
     let (directory, runtime) = leftover(started_by, expires_at);
-    let fake = FakeProcesses { generation: generation("this boot", 1), living: living.iter().copied().collect() };
+    let fake = FakeProcesses {
+        generation: generation("this boot", 1),
+        living: living.iter().copied().collect(),
+        ..FakeProcesses::default()
+    };
     sweep(&runtime, NEW, &fake.generation, &fake, NOW);
     let run = directory.join("run");
     (run.join("jobs/1/access_token").exists(), run.join("records/1/record").exists())
@@ -61,7 +63,7 @@ fn what_is_over_goes_and_what_lives_stays() {
 fn a_job_without_a_readable_record_goes() {
     let (directory, runtime) = leftover(generation("this boot", 1), NOW + 60);
     std::fs::write(directory.join("run/records/1/record"), "{").unwrap();
-    let fake = FakeProcesses { generation: generation("this boot", 1), living: BTreeSet::new() };
+    let fake = FakeProcesses { generation: generation("this boot", 1), ..FakeProcesses::default() };
     sweep(&runtime, NEW, &fake.generation, &fake, NOW);
     assert_eq!(runtime.jobs(), []);
 }

@@ -238,15 +238,12 @@ fn a_dead_agents_port_is_kept_or_of_no_use() {
     let node = site.cluster.node(1);
     let door = Door::of(&node, &id);
     let port = door.port.to_string();
-    let squat = || {
-        node.as_user("bob").command(["python3", "-", &port]).stdin(include_str!("../../clients/squatter.py")).spawn()
-    };
 
     // The serving process dies, and nobody brings it back: the watcher has the socket.
     let (serving, watching): (Vec<_>, Vec<_>) = processes(&node).into_iter().partition(|process| process.serves);
     node.command(["kill", "-STOP", &watching[0].id]).run().ok();
     node.command(["kill", "-KILL", &serving[0].id]).run().ok();
-    let run = squat().wait(LIMIT);
+    let run = squat(&node, door.port).wait(LIMIT);
     assert_eq!((run.status, run.stdout.as_str(), run.stderr.trim()), (1, "", "EADDRINUSE"));
     node.command(["kill", "-CONT", &watching[0].id]).run().ok();
     assert_answered(&door.token(&node, "alice", ""));
@@ -255,7 +252,7 @@ fn a_dead_agents_port_is_kept_or_of_no_use() {
     wait_until(LIMIT, || processes(&node).len() == 2);
     let both = processes(&node).into_iter().map(|process| process.id);
     node.command(["kill", "-KILL"].map(str::to_owned).into_iter().chain(both)).run().ok();
-    let squatter = squat();
+    let squatter = squat(&node, door.port);
     wait_until(LIMIT, || squatter.stdout() == "taken\n");
     // Now he learns the handle, but gets no token for it.
     assert!(door.exchange(&node, "alice").contains("of-bob"));
@@ -277,6 +274,39 @@ fn a_dead_agents_port_is_kept_or_of_no_use() {
     assert!(log.contains(" info gcp-wif: issuance ") && !log.contains(" debug "), "{log}");
     site.cancel(job);
     site.finish();
+}
+
+#[test]
+fn a_step_does_not_begin_with_another_users_port() {
+    let site = site(json!({}), None);
+    let (job, id) = site.running_job();
+    let node = site.cluster.node(1);
+    let before = Door::of(&node, &id);
+    let both = processes(&node).into_iter().map(|process| process.id);
+    node.command(["kill", "-KILL"].map(str::to_owned).into_iter().chain(both)).run().ok();
+    let squatter = squat(&node, before.port);
+    wait_until(LIMIT, || squatter.stdout() == "taken\n");
+
+    let line = "curl -sS --fail -H 'Metadata-Flavor: Google' \
+                http://$GCE_METADATA_HOST/computeMetadata/v1/instance/service-accounts/default/email";
+    let words = ["srun", "--overlap", &format!("--jobid={id}"), "--gcp-wif", "bash", "-c", line];
+    assert_eq!(site.cluster.as_user("alice").command(words).run().ok().stdout, SERVICE_ACCOUNT);
+    // What has run for longer finds the new port in the job's file, and a new handle.
+    let door = Door::of(&node, &id);
+    assert!(door.port != before.port && door.handle != before.handle);
+    let credentials = fs::read_to_string(node.job_dir(&id).join("credentials.json")).unwrap();
+    assert!(credentials.contains(&format!("127.0.0.1:{}/v1/token", door.port)), "{credentials}");
+    assert_answered(&door.exchange(&node, "alice"));
+    assert_eq!(squatter.stdout(), "taken\n");
+    drop(squatter);
+    site.cancel(job);
+    site.finish();
+}
+
+/// Bob takes a port, and answers.
+fn squat(node: &Node, port: u64) -> Background {
+    let script = include_str!("../../clients/squatter.py");
+    node.as_user("bob").command(["python3", "-", &port.to_string()]).stdin(script).spawn()
 }
 
 #[test]
