@@ -90,12 +90,8 @@ impl Processes for FakeProcesses {
         Ok(Endpoint { port, handle: Secret::new("handle".to_owned()) })
     }
 
-    fn wake_agent(&self, _: &Config) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    fn is_served(&self, port: u16) -> bool {
-        !self.foreign.contains(&port)
+    fn wake_agent(&self, _: &Config) -> Result<BTreeSet<u16>, Failure> {
+        Ok((0..=u16::MAX).filter(|port| !self.foreign.contains(port)).collect())
     }
 
     fn tell_agent(&self, _: &Path) {}

@@ -15,7 +15,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 /// one has the sockets of programs that speak IPv6 alone, which reach IPv4 by an address like `::ffff:127.0.0.1`.
 const TABLES: [&str; 2] = ["/proc/net/tcp", "/proc/net/tcp6"];
 
-/// The user that owns the socket at `peer` which is connected to `here`, or which listens where `here` is nowhere.
+/// The user that owns the socket at `peer` which is connected to `here`.
 pub fn owner(peer: SocketAddr, here: SocketAddr) -> Option<u32> {
     // Without the kernel's sock_diag, which few kernels are built without, it answers as for a socket that is not there.
     static ANSWERS: AtomicBool = AtomicBool::new(false);
@@ -68,7 +68,7 @@ fn owner_in(answer: &[u8]) -> Result<Option<u32>, Errno> {
     Ok((inode != 0).then_some(uid))
 }
 
-pub(super) fn look_up(peer: SocketAddr, here: SocketAddr) -> Option<u32> {
+fn look_up(peer: SocketAddr, here: SocketAddr) -> Option<u32> {
     TABLES.iter().find_map(|table| find(&std::fs::read_to_string(Path::new(table)).ok()?, peer, here))
 }
 

@@ -2,8 +2,8 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::io::Read;
+use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::caller;
 use crate::config::Config;
 use crate::fs;
 use crate::record::Endpoint;
@@ -24,6 +23,8 @@ const PORTS: std::ops::Range<u16> = 20_000..32_000;
 const TRIES: u32 = 200;
 /// How long an agent may take to answer.
 const ANSWER: Duration = Duration::from_secs(2);
+/// Room for every port that there is.
+const LONGEST_ANSWER: u64 = 1 << 17;
 /// How long a new one may take to start.
 const START: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(20);
@@ -54,14 +55,15 @@ pub fn new_endpoint(taken: &BTreeSet<u16>) -> Result<Endpoint, Failure> {
     Err(Failure::of_agent("no loopback port is free"))
 }
 
-/// Has the agent look at the records, and waits until it did. One that does not answer is started.
+/// Has the agent look at the records, and waits until it did. One that does not answer is started. Returns the ports that
+/// it serves.
 ///
 /// # Errors
 /// When none answers in time.
-pub fn wake(config: &Config, config_path: &Path) -> Result<(), Failure> {
+pub fn wake(config: &Config, config_path: &Path) -> Result<BTreeSet<u16>, Failure> {
     let socket = socket(&config.runtime_dir);
-    if ask(&socket).is_ok() {
-        return Ok(());
+    if let Ok(ports) = ask(&socket) {
+        return Ok(ports);
     }
     // What root runs must be root's own.
     fs::check_trusted(&config.command)
@@ -71,8 +73,8 @@ pub fn wake(config: &Config, config_path: &Path) -> Result<(), Failure> {
         .map_err(|error| Failure::of_agent(&format!("{}: {error}", config.command.display())))?;
     let end = Instant::now() + START;
     while Instant::now() < end {
-        if ask(&socket).is_ok() {
-            return Ok(());
+        if let Ok(ports) = ask(&socket) {
+            return Ok(ports);
         }
         std::thread::sleep(LOOK);
     }
@@ -84,18 +86,21 @@ pub fn is_running(runtime_dir: &Path) -> bool {
     ask(&socket(runtime_dir)).is_ok()
 }
 
-/// Whether it is root, as this process is, who listens at a port.
-pub fn is_served(port: u16) -> bool {
-    let (here, anyone) = (SocketAddr::from(([127, 0, 0, 1], port)), SocketAddr::from(([0, 0, 0, 0], 0)));
-    caller::owner(here, anyone) == Some(rustix::process::geteuid().as_raw())
+/// The agent's answer to whoever has woken it: the ports that it serves, on a line.
+pub(super) fn answer(ports: impl Iterator<Item = u16>) -> String {
+    let ports: Vec<String> = ports.map(|port| port.to_string()).collect();
+    format!("{}\n", ports.join(" "))
 }
 
-fn ask(socket: &Path) -> std::io::Result<()> {
-    let mut stream = UnixStream::connect(socket)?;
+fn ask(socket: &Path) -> std::io::Result<BTreeSet<u16>> {
+    // To come is to ask.
+    let stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(ANSWER))?;
-    stream.set_write_timeout(Some(ANSWER))?;
-    stream.write_all(b"r")?;
-    stream.read_exact(&mut [0])
+    let mut answer = String::new();
+    stream.take(LONGEST_ANSWER).read_to_string(&mut answer)?;
+    // An agent that dies cuts it off.
+    let ports = answer.strip_suffix('\n').ok_or(std::io::ErrorKind::UnexpectedEof)?;
+    Ok(ports.split_whitespace().filter_map(|port| port.parse().ok()).collect())
 }
 
 #[cfg(test)]
@@ -109,22 +114,5 @@ mod tests {
         let ports: BTreeSet<u16> = (0..20).map(|_| new_endpoint(&taken).unwrap().port).collect();
         assert!(ports.len() > 1 && ports.iter().all(|port| PORTS.contains(port) && port % 10 == 0), "{ports:?}");
         assert!(new_endpoint(&PORTS.collect()).is_err());
-    }
-
-    #[test]
-    fn a_port_where_we_listen_is_served_and_another_one_is_not() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let here = listener.local_addr().unwrap();
-        assert!(is_served(here.port()));
-        assert_eq!(
-            caller::look_up(here, SocketAddr::from(([0, 0, 0, 0], 0))),
-            caller::owner(here, "0.0.0.0:0".parse().unwrap())
-        );
-        // One that is bound, for nobody else to have it, and does not listen.
-        let socket =
-            rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None).unwrap();
-        rustix::net::bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
-        let port = SocketAddr::try_from(rustix::net::getsockname(&socket).unwrap()).unwrap().port();
-        assert!(!is_served(port));
     }
 }

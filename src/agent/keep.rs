@@ -83,14 +83,14 @@ fn attend(child: Pid, ours: &OwnedFd, sockets: &mut Sockets) -> Result<()> {
             Err(Errno::INTR) => continue,
             result => result?,
         };
-        let ended = !events[0].revents().is_empty();
+        let (ended, broken) = (!events[0].revents().is_empty(), events[1].revents().contains(PollFlags::HUP));
         while let Some((port, socket)) = receive(ours) {
             match socket {
                 Some(socket) => sockets.insert(port, socket),
                 None => sockets.remove(&port),
             };
         }
-        if ended {
+        if ended || broken {
             return Ok(());
         }
     }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant as Moment};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixListener;
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use super::journal::Journal;
 use super::serve::{Endpoints, Event};
@@ -99,10 +100,18 @@ impl Agent {
             let next = self.refresh();
             tokio::select! {
                 accepted = listener.accept() => match accepted {
-                    Ok((mut stream, _)) => {
+                    Ok((stream, _)) => {
+                        let mut waiting = vec![stream];
+                        // One look serves all who have come by now.
+                        while let Ok(Ok((stream, _))) = timeout(Duration::ZERO, listener.accept()).await {
+                            waiting.push(stream);
+                        }
                         self.reload().await;
-                        // The plugin that waits for it may be gone.
-                        let _ = stream.write_all(b"k").await;
+                        let answer = client::answer(self.endpoints.borrow().sockets().map(|(port, _)| port));
+                        for mut stream in waiting {
+                            // It may be gone, and is not waited for.
+                            let _ = timeout(PAUSE, stream.write_all(answer.as_bytes())).await;
+                        }
                     }
                     Err(_) => tokio::time::sleep(PAUSE).await,
                 },
@@ -178,7 +187,8 @@ impl Agent {
         let now = SystemClock.now();
         let served = self.endpoints.borrow().served();
         self.pauses.borrow_mut().retain(|(job, _), _| served.iter().any(|served| served.job == *job));
-        let mut next = now.saturating_add(LOOK);
+        // A port that is taken may be free soon.
+        let mut next = now.saturating_add(if self.endpoints.borrow().is_complete() { LOOK } else { 1 });
         for served in served {
             let key = (served.job, served.identity.clone());
             let paused = self.pauses.borrow().get(&key).map_or(Instant::MIN, |(until, _)| *until);

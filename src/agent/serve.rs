@@ -180,6 +180,11 @@ impl Endpoints {
         self.served.is_empty()
     }
 
+    /// Whether all of them listen.
+    pub(super) fn is_complete(&self) -> bool {
+        self.served.values().all(|endpoint| endpoint.listening.is_some())
+    }
+
     /// What is served now.
     pub(super) fn served(&self) -> Vec<Served> {
         self.served.values().map(|endpoint| endpoint.served.borrow().clone()).collect()

@@ -124,8 +124,7 @@ impl Issuance<'_> {
         let mut given_up = BTreeSet::new();
         while given_up.len() < PORTS {
             let Some(endpoint) = &issued.endpoint else { return Ok(issued) };
-            self.node.processes.wake_agent(&self.site.config)?;
-            if self.node.processes.is_served(endpoint.port) {
+            if self.node.processes.wake_agent(&self.site.config)?.contains(&endpoint.port) {
                 return Ok(issued);
             }
             given_up.insert(endpoint.port);

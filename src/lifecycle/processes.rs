@@ -36,13 +36,11 @@ pub trait Processes {
     /// # Errors
     /// When there is no free port or no randomness.
     fn endpoint(&self, taken: &BTreeSet<u16>) -> Result<Endpoint, Failure>;
-    /// Tells the agent to look at the records again; starts it where it does not run.
+    /// Tells the agent to look at the records again; starts it where it does not run. Returns the ports that it serves.
     ///
     /// # Errors
     /// When it does not answer.
-    fn wake_agent(&self, config: &Config) -> Result<(), Failure>;
-    /// Whether a port is the agent's, and no other program's.
-    fn is_served(&self, port: u16) -> bool;
+    fn wake_agent(&self, config: &Config) -> Result<BTreeSet<u16>, Failure>;
     /// Tells the agent, if it runs, to look at the records again.
     fn tell_agent(&self, runtime_dir: &Path);
     /// Runs work in a process that has become the job's user, and brings what it returns.
@@ -126,12 +124,8 @@ impl Processes for Proc {
         client::new_endpoint(taken)
     }
 
-    fn wake_agent(&self, config: &Config) -> Result<(), Failure> {
+    fn wake_agent(&self, config: &Config) -> Result<BTreeSet<u16>, Failure> {
         client::wake(config, &self.config_path)
-    }
-
-    fn is_served(&self, port: u16) -> bool {
-        client::is_served(port)
     }
 
     fn tell_agent(&self, runtime_dir: &Path) {

@@ -30,7 +30,7 @@ impl fmt::Display for Process {
 
 pub fn processes(node: &Node) -> Vec<Process> {
     let line = "for process in /proc/[0-9]*; do \
-        [[ $(tr '\\0' ' ' <$process/cmdline) == */gcp-wif\\ agent\\ --config\\ * ]] || continue; \
+        [[ $(<$process/comm) == gcp-wif-@(serve|watch) ]] || continue; \
         echo ${process#/proc/} $(grep -cx gcp-wif-serve $process/comm) $(ls $process/fd | wc -l) \
              $(sed -n 's/^\\(VmRSS\\|Threads\\):[^0-9]*\\([0-9]*\\).*/\\2/p' $process/status) \
              $(awk '/^Pss:/ {pss = $2} /^Private_/ {private += $2} END {print pss, private}' $process/smaps_rollup); \
