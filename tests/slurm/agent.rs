@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use self::processes::processes;
+use self::processes::{kill_agent, processes};
 use crate::cluster::{Settings, set_mode, wait_until};
 use crate::golden::Golden;
 use crate::google::{Endpoint, Fault, SERVICE_ACCOUNT, Times};
@@ -134,9 +134,7 @@ fn a_killed_agent_is_back_and_nothing_is_lost() {
         assert_eq!(run.stdout, SERVICE_ACCOUNT, "{}", run.stderr);
     }
     // Both at once: the next step finds none and starts one.
-    for process in processes(&node) {
-        node.command(["kill", "-9", &process.id]).run();
-    }
+    kill_agent(&node);
     site.cluster.as_user("bob").command(["srun", "-w", "n1", "--gcp-wif", "true"]).run().ok();
     assert_eq!(node.as_user("alice").shell(&line).run().ok().stdout, SERVICE_ACCOUNT);
     site.cancel(job);
@@ -149,9 +147,7 @@ fn an_agent_leaves_the_cgroup_that_it_is_started_in() {
     let (job, _) = site.running_job();
     let node = site.cluster.node(1);
     wait_until(LIMIT, || processes(&node).len() == 2);
-    for process in processes(&node) {
-        node.command(["kill", "-9", &process.id]).run();
-    }
+    kill_agent(&node);
     // As a step does that finds none.
     let name = site.cluster.dir().file_name().unwrap().to_str().unwrap();
     let line = format!(

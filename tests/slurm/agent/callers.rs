@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use super::processes::processes;
+use super::processes::{kill_agent, processes};
 use super::{LIMIT, site};
 use crate::cluster::{Background, Node, Run, wait_until};
 use crate::google::SERVICE_ACCOUNT;
@@ -158,8 +158,8 @@ fn files_and_processes_are_closed_to_users() {
     node.command(["kill", "-KILL", &serving.id]).run().ok();
     wait_until(LIMIT, || processes(&node).iter().any(|process| process.serves && process.id != serving.id));
     assert_answered(&Door::of(&node, &id).token(&node, "alice", ""));
+    wait_until(LIMIT, || processes(&node).len() == 2);
     let agent: Vec<String> = processes(&node).into_iter().map(|process| process.id).collect();
-    assert_eq!(agent.len(), 2);
     // The job's own, and the slurmstepd that started them.
     let list = format!("pgrep -u alice; pgrep -f '^slurmstepd: .{id}[.]'");
     let jobs = node.command(["bash", "-c", &list]).run().ok().stdout;
@@ -252,8 +252,7 @@ fn a_dead_agents_port_is_kept_or_of_no_use() {
 
     // Both die, which only root can bring about, and bob is faster than the next step.
     wait_until(LIMIT, || processes(&node).len() == 2);
-    let both = processes(&node).into_iter().map(|process| process.id);
-    node.command(["kill", "-KILL"].map(str::to_owned).into_iter().chain(both)).run().ok();
+    kill_agent(&node);
     let squatter = squat(&node, door.port);
     wait_until(LIMIT, || squatter.stdout() == "taken\n");
     // Now he learns the handle, but gets no token for it.
@@ -284,9 +283,7 @@ fn a_step_does_not_begin_with_another_users_port() {
     let (job, id) = site.running_job();
     let node = site.cluster.node(1);
     let before = Door::of(&node, &id);
-    wait_until(LIMIT, || processes(&node).len() == 2);
-    let both = processes(&node).into_iter().map(|process| process.id);
-    node.command(["kill", "-KILL"].map(str::to_owned).into_iter().chain(both)).run().ok();
+    kill_agent(&node);
     let squatter = squat(&node, before.port);
     wait_until(LIMIT, || squatter.stdout() == "taken\n");
 

@@ -64,7 +64,7 @@ fn two_hundred_jobs_at_once_have_one_agent() {
     let begun = Instant::now();
     let base = "http://$GCE_METADATA_HOST/computeMetadata/v1/instance/service-accounts/default";
     let script = format!(
-        "#!/bin/bash\n#SBATCH --gcp-wif --array=1-{JOBS} -w n1 -o out\n\
+        "#!/bin/bash\n#SBATCH --gcp-wif --array=1-{JOBS} -w n1 -o out --open-mode=append\n\
          answer=$(curl -sS --fail -H 'Metadata-Flavor: Google' {base}/email {base}/token)\n\
          [[ $answer == {SERVICE_ACCOUNT}*\\\"$GOOGLE_OAUTH_ACCESS_TOKEN\\\"* ]] && own=own || own=$answer\n\
          echo $SLURM_JOB_ID $GCE_METADATA_HOST $own >>seen\n\
@@ -72,7 +72,9 @@ fn two_hundred_jobs_at_once_have_one_agent() {
     );
     let array = site.cluster.batch("alice", &script, &[]);
     let seen = || fs::read_to_string(home.join("seen")).unwrap_or_default();
-    wait_until(LONG, || seen().lines().count() == JOBS as usize);
+    let output = || fs::read_to_string(home.join("out")).unwrap_or_default();
+    wait_until(LONG, || seen().lines().count() == JOBS as usize || output().contains("gcp-wif: "));
+    assert_eq!(output(), "");
     eprintln!("{JOBS} jobs run after {:.1?}", begun.elapsed());
     let running = site.cluster.as_user("root").command(["squeue", "-h", "-r", "-t", "R"]).run().ok().stdout;
     assert_eq!(running.lines().count(), JOBS as usize + 1, "{running}");

@@ -30,7 +30,7 @@ impl fmt::Display for Process {
 
 pub fn processes(node: &Node) -> Vec<Process> {
     let line = "for process in /proc/[0-9]*; do \
-        [[ $(<$process/comm) == gcp-wif-@(serve|watch) ]] || continue; \
+        [[ $(tr '\\0' ' ' <$process/cmdline) == */gcp-wif\\ agent\\ --config\\ * ]] || continue; \
         echo ${process#/proc/} $(grep -cx gcp-wif-serve $process/comm) $(ls $process/fd | wc -l) \
              $(sed -n 's/^\\(VmRSS\\|Threads\\):[^0-9]*\\([0-9]*\\).*/\\2/p' $process/status) \
              $(awk '/^Pss:/ {pss = $2} /^Private_/ {private += $2} END {print pss, private}' $process/smaps_rollup); \
@@ -59,4 +59,14 @@ pub fn settled(node: &Node, when: &str) -> [Process; 2] {
         eprintln!("{when}: {process}");
     }
     found.try_into().unwrap_or_else(|_| panic!("the agent is two processes"))
+}
+
+/// Ends both processes of the agent, and what they have started.
+pub fn kill_agent(node: &Node) {
+    wait_until(LIMIT, || {
+        let ids: Vec<String> = processes(node).into_iter().map(|process| process.id).collect();
+        // One of them may have ended by itself.
+        node.command(["kill", "-KILL"].map(str::to_owned).into_iter().chain(ids.clone())).run();
+        ids.is_empty()
+    });
 }
