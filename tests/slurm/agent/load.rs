@@ -9,11 +9,15 @@ use serde_json::json;
 use super::processes::{Process, processes, settled};
 use super::site_with;
 use super::world::{LIMIT, Way, World};
-use crate::cluster::{JobState, Settings, wait_until};
+use crate::cluster::{JobState, Settings, plugin_path, wait_until};
 use crate::google::{Endpoint, SERVICE_ACCOUNT};
+use crate::skipped::skip;
 
 /// As many jobs as a node ever has.
 const JOBS: u32 = 200;
+/// What both processes of the agent may have in memory together, in kB.
+const MEMORY_OF_ONE: u64 = 4 << 10;
+const MEMORY_OF_ALL: u64 = 8 << 10;
 /// How long Slurm may take with them.
 const LONG: Duration = Duration::from_secs(300);
 /// Seconds that an access token lives: long enough for a refresh that is killed a few times.
@@ -52,7 +56,10 @@ fn no_client_fails_while_the_agent_is_killed_again_and_again() {
 
 #[test]
 fn two_hundred_jobs_at_once_have_one_agent() {
-    let site = site_with(Settings { cpus: Some(JOBS + 2), ..Settings::default() }, json!({}), None);
+    // As it is installed, if it is built: other builds take what they like.
+    let installed = plugin_path().with_file_name("gcp-wif");
+    let command = if installed.exists() { json!({"command": installed}) } else { json!({}) };
+    let site = site_with(Settings { cpus: Some(JOBS + 2), ..Settings::default() }, command, None);
     let node = site.cluster.node(1);
     let (first, _) = site.running_job();
     let one = settled(&node, "one job");
@@ -90,10 +97,16 @@ fn two_hundred_jobs_at_once_have_one_agent() {
     assert_eq!(site.google.requests_to(Endpoint::Sts).len(), JOBS as usize + 1);
 
     let many = settled(&node, &format!("{} jobs", JOBS + 1));
-    let [resident, descriptors] = [|process: &Process| process.resident, |process: &Process| process.descriptors]
-        .map(|of| [one.iter().map(of).sum::<u64>(), many.iter().map(of).sum::<u64>()]);
-    assert!(resident[0] < 32_000 && resident[1] < 48_000, "{resident:?} kB");
-    assert!(descriptors[0] < 60 && descriptors[1] < 2 * u64::from(JOBS) + 80, "{descriptors:?}");
+    let sum = |processes: &[Process], of: fn(&Process) -> u64| processes.iter().map(of).sum::<u64>();
+    let descriptors = [&one, &many].map(|when| sum(when, |process| process.descriptors));
+    assert!(descriptors[0] < 40 && descriptors[1] < 2 * u64::from(JOBS) + 40, "{descriptors:?}");
+    if installed.exists() {
+        // Each page once: what the watcher shares it shares with the serving process, whose copy it is.
+        let resident = [&one, &many].map(|[serving, watching]| serving.resident + watching.private);
+        assert!(resident[0] <= MEMORY_OF_ONE && resident[1] <= MEMORY_OF_ALL, "{resident:?} kB");
+    } else {
+        skip("there is no release build of gcp-wif: the agent's memory");
+    }
 
     let begun = Instant::now();
     gate.unlock().unwrap();
