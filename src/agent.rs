@@ -4,7 +4,6 @@
 //! stopped. The plugin writes the records and wakes the agent; what the agent renews it writes under the job's lock.
 //!
 //! ```text
-//! client     the plugin's side: wake the agent, or start it
 //! watch      one agent for each node; the watcher that brings a dead serving process back
 //! cgroups    out of the cgroup of the step that has started it
 //! keep       the listening sockets, which outlive the process that serves them
@@ -19,7 +18,6 @@
 
 pub mod caller;
 mod cgroups;
-pub mod client;
 mod journal;
 mod keep;
 pub mod metadata;

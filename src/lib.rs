@@ -12,7 +12,7 @@
 //! ```text
 //! 5 faces       plugin/src/{lib,options,host}  the hooks of Slurm, each a few lines: facts in, a call, an outcome out
 //!               cli, cli/*                 the companion command: its arguments, what it prints
-//! 4 the life    agent/*                    the node agent: what it serves, refresh, the watcher (client: the plugin's side)
+//! 4 the life    agent/*                    the node agent: what it serves, refresh, the watcher
 //!               lifecycle, lifecycle/*     what each hook does with a job, what a failure means, what is swept
 //!               enroot/*                   a step's enroot configuration, merged with the user's own
 //!               worker                     the exchange in a process of its own

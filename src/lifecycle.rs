@@ -16,6 +16,7 @@
 //! lives for milliseconds, whatever Google does.
 #![forbid(unsafe_code)]
 
+pub(crate) mod agent;
 mod containers;
 mod issuance;
 pub mod processes;

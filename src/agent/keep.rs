@@ -3,9 +3,11 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
-use std::io::{IoSlice, IoSliceMut, Result};
+use std::io::{Error, IoSlice, IoSliceMut, Result};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -40,12 +42,24 @@ pub(super) fn inherited() -> Sockets {
 }
 
 /// Lets the program that `command` becomes have the sockets.
-pub(super) fn hand_down<'a>(sockets: impl Iterator<Item = (u16, BorrowedFd<'a>)>, command: &mut Command) {
+fn hand_down<'a>(sockets: impl Iterator<Item = (u16, BorrowedFd<'a>)>, command: &mut Command) {
     let pairs = sockets.filter_map(|(port, socket)| {
         rustix::io::fcntl_setfd(socket, FdFlags::empty()).ok()?;
         Some(format!("{port}:{}", socket.as_raw_fd()))
     });
     command.env(SOCKETS, pairs.collect::<Vec<_>>().join(","));
+}
+
+/// The serving process becomes the beginning of a new agent.
+pub(super) fn start_over<'a>(config_path: &Path, sockets: impl Iterator<Item = (u16, BorrowedFd<'a>)>) -> Error {
+    let program = match std::env::current_exe() {
+        Ok(program) => program,
+        Err(error) => return error,
+    };
+    let mut start = Command::new(program);
+    start.args(["agent", "--config"]).arg(config_path);
+    hand_down(sockets, &mut start);
+    start.exec()
 }
 
 /// Runs a serving process to its end, which has the sockets and tells of new ones.
@@ -61,7 +75,7 @@ pub(super) fn run(sockets: &mut Sockets, serve: impl FnOnce(Sockets, Watcher) ->
         serve(std::mem::take(sockets), std::mem::take(&mut watcher))
     });
     drop(watcher);
-    let child = child.map_err(|error| std::io::Error::other(error.to_string()))?;
+    let child = child.map_err(|error| Error::other(error.to_string()))?;
     let Some((ours, _alive)) = kept else { return Err(Errno::CHILD.into()) };
     let attended = attend(child, &ours, sockets);
     if attended.is_err() {

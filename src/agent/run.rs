@@ -17,13 +17,13 @@ use tokio::time::timeout;
 use super::journal::Journal;
 use super::serve::{Endpoints, Event};
 use super::served::Served;
-use super::{client, keep, refresh, watch};
+use super::{keep, refresh};
 use crate::config::LogLevel;
 use crate::exchange::Instant;
 use crate::exchange::run::Clock;
 use crate::fs::RuntimeDirectory;
 use crate::lifecycle::processes::Proc;
-use crate::lifecycle::{Node, Site};
+use crate::lifecycle::{Node, Site, agent};
 use crate::names::{Identity, JobId};
 use crate::record::JobRecord;
 use crate::worker::{SystemClock, Worker};
@@ -91,7 +91,7 @@ impl Agent {
 
     async fn run(self: Rc<Self>) -> std::io::Result<()> {
         let watcher = self.endpoints.borrow_mut().watcher().end();
-        let socket = client::socket(&self.runtime_dir);
+        let socket = agent::socket(&self.runtime_dir);
         self.reload().await;
         let listener = listen(&socket)?;
         let mut busy = Moment::now();
@@ -107,7 +107,7 @@ impl Agent {
                             waiting.push(stream);
                         }
                         self.reload().await;
-                        let answer = client::answer(self.endpoints.borrow().sockets().map(|(port, _)| port));
+                        let answer = agent::answer(self.endpoints.borrow().sockets().map(|(port, _)| port));
                         for mut stream in waiting {
                             // It may be gone, and is not waited for.
                             let _ = timeout(PAUSE, stream.write_all(answer.as_bytes())).await;
@@ -118,7 +118,7 @@ impl Agent {
                 () = self.renewed.notified() => self.reload().await,
                 () = keep::ended(watcher.as_ref()) => {
                     self.log(LogLevel::Warn, "the watcher ended");
-                    let error = watch::start_over(&self.config_path, self.endpoints.borrow().sockets());
+                    let error = keep::start_over(&self.config_path, self.endpoints.borrow().sockets());
                     self.log(LogLevel::Error, error);
                     tokio::time::sleep(LONG_PAUSE).await;
                 }

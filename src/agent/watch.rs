@@ -2,11 +2,8 @@
 #![forbid(unsafe_code)]
 
 use std::fs::{File, OpenOptions};
-use std::os::fd::BorrowedFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
@@ -16,11 +13,11 @@ use rustix::thread::set_name;
 use super::journal::Journal;
 use super::keep::{self, Sockets};
 use super::serve::Endpoints;
-use super::{cgroups, client, run};
+use super::{cgroups, run};
 use crate::config::LogLevel;
 use crate::fs::RuntimeDirectory;
-use crate::lifecycle::Site;
 use crate::lifecycle::processes::Proc;
+use crate::lifecycle::{Site, agent};
 use crate::record::JobRecord;
 use crate::report::Failure;
 use crate::sys;
@@ -59,21 +56,6 @@ pub fn start(config_path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The serving process becomes the beginning of a new agent.
-pub(super) fn start_over<'a>(
-    config_path: &Path,
-    sockets: impl Iterator<Item = (u16, BorrowedFd<'a>)>,
-) -> std::io::Error {
-    let program = match std::env::current_exe() {
-        Ok(program) => program,
-        Err(error) => return error,
-    };
-    let mut start = Command::new(program);
-    start.args(["agent", "--config"]).arg(config_path);
-    keep::hand_down(sockets, &mut start);
-    start.exec()
-}
-
 /// The slurmd that started one of the jobs, if it still runs.
 fn slurmd(runtime: &RuntimeDirectory) -> Option<u32> {
     let records = runtime.jobs().into_iter().filter_map(|job| JobRecord::parse(&runtime.peek_record(job)?));
@@ -91,7 +73,7 @@ fn only_one(runtime_dir: &Path) -> Result<Option<File>, Failure> {
         if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
             return Ok(Some(file));
         }
-        if client::is_running(runtime_dir) || Instant::now() >= end {
+        if agent::is_running(runtime_dir) || Instant::now() >= end {
             return Ok(None);
         }
         std::thread::sleep(Duration::from_millis(20));

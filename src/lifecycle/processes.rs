@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
 
-use crate::agent::client;
+use super::agent;
 use crate::config::Config;
 use crate::identity::JobFacts;
 use crate::names::JobId;
@@ -121,15 +121,15 @@ impl Processes for Proc {
     }
 
     fn endpoint(&self, taken: &BTreeSet<u16>) -> Result<Endpoint, Failure> {
-        client::new_endpoint(taken)
+        agent::new_endpoint(taken)
     }
 
     fn wake_agent(&self, config: &Config) -> Result<BTreeSet<u16>, Failure> {
-        client::wake(config, &self.config_path)
+        agent::wake(config, &self.config_path)
     }
 
     fn tell_agent(&self, runtime_dir: &Path) {
-        client::is_running(runtime_dir);
+        agent::is_running(runtime_dir);
     }
 
     fn as_user(

@@ -1,4 +1,4 @@
-//! The plugin's side of the agent: its socket, its start, and new endpoints for it.
+//! The agent as a hook sees it: its socket, its start, and new endpoints for it.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
@@ -30,7 +30,7 @@ const START: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// The agent's socket in the runtime directory; root's alone.
-pub fn socket(runtime_dir: &Path) -> PathBuf {
+pub(crate) fn socket(runtime_dir: &Path) -> PathBuf {
     runtime_dir.join("agent.sock")
 }
 
@@ -38,7 +38,7 @@ pub fn socket(runtime_dir: &Path) -> PathBuf {
 ///
 /// # Errors
 /// When there is none, or no randomness.
-pub fn new_endpoint(taken: &BTreeSet<u16>) -> Result<Endpoint, Failure> {
+pub(crate) fn new_endpoint(taken: &BTreeSet<u16>) -> Result<Endpoint, Failure> {
     let mut bytes = zeroize::Zeroizing::new([0; 32]);
     getrandom::getrandom(bytes.as_mut_slice()).map_err(|_| Failure::of_agent("the system has no randomness"))?;
     let handle = Secret::new(URL_SAFE_NO_PAD.encode(bytes.as_slice()));
@@ -60,7 +60,7 @@ pub fn new_endpoint(taken: &BTreeSet<u16>) -> Result<Endpoint, Failure> {
 ///
 /// # Errors
 /// When none answers in time.
-pub fn wake(config: &Config, config_path: &Path) -> Result<BTreeSet<u16>, Failure> {
+pub(crate) fn wake(config: &Config, config_path: &Path) -> Result<BTreeSet<u16>, Failure> {
     let socket = socket(&config.runtime_dir);
     if let Ok(ports) = ask(&socket) {
         return Ok(ports);
@@ -82,12 +82,12 @@ pub fn wake(config: &Config, config_path: &Path) -> Result<BTreeSet<u16>, Failur
 }
 
 /// Whether an agent runs and answers; it has then looked at the records.
-pub fn is_running(runtime_dir: &Path) -> bool {
+pub(crate) fn is_running(runtime_dir: &Path) -> bool {
     ask(&socket(runtime_dir)).is_ok()
 }
 
 /// The agent's answer to whoever has woken it: the ports that it serves, on a line.
-pub(super) fn answer(ports: impl Iterator<Item = u16>) -> String {
+pub(crate) fn answer(ports: impl Iterator<Item = u16>) -> String {
     let ports: Vec<String> = ports.map(|port| port.to_string()).collect();
     format!("{}\n", ports.join(" "))
 }
