@@ -29,7 +29,8 @@ pub(super) fn make_directory(
     mode: Option<u32>,
     owner: u32,
 ) -> Result<OwnedFd> {
-    match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(mode.unwrap_or(0o700))) {
+    let made = rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(mode.unwrap_or(0o700)));
+    match made {
         Ok(()) | Err(Errno::EXIST) => {}
         // A read-only disk answers ROFS even where the directory is there; opening it tells.
         Err(Errno::ROFS) => {}
@@ -38,7 +39,7 @@ pub(super) fn make_directory(
     let directory =
         rustix::fs::openat(parent, name, directory_flags() | OFlags::NOFOLLOW, Mode::empty()).map_err(|errno| {
             match errno {
-                Errno::NOENT => FileError::system(path, "make it", Errno::ROFS),
+                Errno::NOENT if made == Err(Errno::ROFS) => FileError::system(path, "make it", Errno::ROFS),
                 errno => FileError::system(path, "open it", errno),
             }
         })?;

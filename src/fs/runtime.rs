@@ -122,17 +122,22 @@ impl RuntimeDirectory {
         let name = job.to_string();
         let end = Instant::now() + limit;
         loop {
-            let directory = make_directory(&self.records, OsStr::new(&name), &path, Some(0o700), self.owner)?;
-            match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {
-                    // An epilog may have removed the directory while we waited: then the lock is worth nothing.
-                    let stat = rustix::fs::fstat(&directory).map_err(|e| FileError::system(&path, "examine it", e))?;
-                    if stat.st_nlink > 0 {
-                        return Ok(Lock { directory });
+            // An epilog, or the prolog of another job that found it empty, may remove the directory at any moment until
+            // it is locked: then there is none, or the lock is worth nothing.
+            match make_directory(&self.records, OsStr::new(&name), &path, Some(0o700), self.owner) {
+                Ok(directory) => match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+                    Ok(()) => {
+                        let stat =
+                            rustix::fs::fstat(&directory).map_err(|e| FileError::system(&path, "examine it", e))?;
+                        if stat.st_nlink > 0 {
+                            return Ok(Lock { directory });
+                        }
                     }
-                }
-                Err(Errno::WOULDBLOCK) => {}
-                Err(errno) => return Err(FileError::system(&path, "lock it", errno)),
+                    Err(Errno::WOULDBLOCK) => {}
+                    Err(errno) => return Err(FileError::system(&path, "lock it", errno)),
+                },
+                Err(error) if error.is_absent() => {}
+                Err(error) => return Err(error),
             }
             if Instant::now() >= end {
                 return Err(FileError::new(&path, FileProblem::Locked));
