@@ -123,6 +123,12 @@ struct NodeParts {
 
 impl NodeParts {
     fn serve<T>(&self, work: impl FnOnce(&Node<'_>) -> T) -> T {
+        if cfg!(feature = "panics") {
+            #[allow(clippy::panic, reason = "only a test's plugin has it")]
+            {
+                panic!("as a test wishes")
+            }
+        }
         work(&Node { config_path: &self.config_path, exchanger: &self.worker, processes: &self.processes })
     }
 }

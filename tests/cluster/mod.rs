@@ -72,6 +72,8 @@ pub struct Settings {
     pub before: Vec<String>,
     /// Lines of plugstack.conf after the plugin's.
     pub after: Vec<String>,
+    /// Another plugin than [`plugin_path`].
+    pub path: Option<PathBuf>,
     /// Processors of each node, in Slurm's eyes.
     pub cpus: Option<u32>,
 }
@@ -115,7 +117,7 @@ impl Cluster {
             Plugin::Required => Some("required"),
         };
         if let Some(requirement) = requirement {
-            up.arg("--plugin").arg(plugin_path()).args(["--requirement", requirement]);
+            up.arg("--plugin").arg(settings.path.unwrap_or_else(plugin_path)).args(["--requirement", requirement]);
             if !settings.arguments.is_empty() {
                 up.args(["--arguments", &settings.arguments]);
             }

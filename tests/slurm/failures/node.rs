@@ -1,14 +1,37 @@
 //! Faults of the node: configuration, subject token, rules, runtime directory.
 
 use std::fs;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
 use super::{case, check, edit_config, edit_credential, only_line, with_key};
-use crate::cluster::{Plugin, Settings, set_mode, set_owner};
+use crate::cluster::{JobState, Plugin, Settings, set_mode, set_owner};
 use crate::golden::Golden;
 use crate::google::{Claims, Format, SERVICE_ACCOUNT, jwt};
 use crate::site::{Site, credential_path};
+use crate::skipped::skip;
+
+#[test]
+fn a_bug_in_every_hook_costs_no_node_and_lets_no_explicit_request_pass() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/panics.so");
+    if !path.exists() {
+        return skip("there is no plugin with a bug in every hook: ci/test builds it");
+    }
+    for plugin in [Plugin::Optional, Plugin::Required] {
+        let site = Site::with(Settings { path: Some(path.clone()), ..Settings::with(plugin) });
+        let alice = site.cluster.as_user("alice");
+        assert_eq!(alice.command(["srun", "-N2", "echo", "ran"]).run().ok().stdout, "ran\nran\n");
+        let run = alice.command(["srun", "-w", "n1", "--gcp-wif", "echo", "ran"]).run();
+        assert_eq!((run.status, run.stdout.as_str()), (1, ""), "{}", run.stderr);
+        assert!(run.stderr.contains("gcp-wif: "), "{}", run.stderr);
+        let script = "#!/bin/bash\n#SBATCH --gcp-wif\necho ran\n";
+        let job = site.cluster.batch("alice", script, &[]);
+        assert_eq!(site.cluster.wait_job(&job), JobState::Failed);
+        assert!(site.cluster.logs().contains("a bug in gcp-wif, please report it"));
+        site.finish();
+    }
+}
 
 #[test]
 fn site_configuration() {
