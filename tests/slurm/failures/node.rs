@@ -1,12 +1,11 @@
 //! Faults of the node: configuration, subject token, rules, runtime directory.
 
 use std::fs;
-use std::path::Path;
 
 use serde_json::{Value, json};
 
 use super::{case, check, edit_config, edit_credential, only_line, with_key};
-use crate::cluster::{JobState, Plugin, Settings, set_mode, set_owner};
+use crate::cluster::{JobState, Plugin, Settings, plugin_path, set_mode, set_owner};
 use crate::golden::Golden;
 use crate::google::{Claims, Format, SERVICE_ACCOUNT, jwt};
 use crate::site::{Site, credential_path};
@@ -14,7 +13,7 @@ use crate::skipped::skip;
 
 #[test]
 fn a_bug_in_every_hook_costs_no_node_and_lets_no_explicit_request_pass() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/panics.so");
+    let path = plugin_path().with_file_name("panics.so");
     if !path.exists() {
         return skip("there is no plugin with a bug in every hook: ci/test builds it");
     }
