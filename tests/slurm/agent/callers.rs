@@ -297,7 +297,9 @@ fn a_step_does_not_begin_with_another_users_port() {
     let credentials = fs::read_to_string(node.job_dir(&id).join("credentials.json")).unwrap();
     assert!(credentials.contains(&format!("127.0.0.1:{}/v1/token", door.port)), "{credentials}");
     assert_answered(&door.exchange(&node, "alice"));
-    assert_eq!(squatter.stdout(), "taken\n");
+    // Another test, which tries every port, may have come by.
+    let seen = squatter.stdout();
+    assert!(!seen.contains(&before.handle) && !seen.contains(&door.handle), "{seen}");
     drop(squatter);
     site.cancel(job);
     site.finish();

@@ -14,20 +14,30 @@ use crate::skipped::skip;
 #[test]
 fn python() {
     let world = World::start(LIFE);
-    let file = world.python("python-file", Way::File);
-    let metadata = world.python("python-metadata", Way::Metadata);
-    let runs = world.outlive([file, metadata]);
-    assert_eq!(runs, ["google.auth.identity_pool\n", "google.auth.compute_engine.credentials\n"]);
+    python_at(&world);
     world.finish();
 }
 
 #[test]
 fn node() {
     let world = World::start(LIFE);
+    node_at(&world);
+    world.finish();
+}
+
+/// google-auth for Python in both ways.
+pub fn python_at(world: &World) {
+    let file = world.python("python-file", Way::File);
+    let metadata = world.python("python-metadata", Way::Metadata);
+    let runs = world.outlive([file, metadata]);
+    assert_eq!(runs, ["google.auth.identity_pool\n", "google.auth.compute_engine.credentials\n"]);
+}
+
+/// google-auth-library for Node in both ways.
+pub fn node_at(world: &World) {
     let file = world.node("node-file", Way::File);
     let metadata = world.node("node-metadata", Way::Metadata);
     assert_eq!(world.outlive([file, metadata]), ["IdentityPoolClient\n", "Compute\n"]);
-    world.finish();
 }
 
 #[test]

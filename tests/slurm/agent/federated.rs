@@ -1,24 +1,20 @@
 //! Clients that outlive their tokens at a site without a service account.
 
+use super::clients::{node_at, python_at};
 use super::world::{LIFE, Way, World};
 use crate::skipped::skip;
 
 #[test]
 fn python() {
     let world = World::federated(LIFE);
-    let file = world.python("python-file", Way::File);
-    let metadata = world.python("python-metadata", Way::Metadata);
-    let runs = world.outlive([file, metadata]);
-    assert_eq!(runs, ["google.auth.identity_pool\n", "google.auth.compute_engine.credentials\n"]);
+    python_at(&world);
     world.finish();
 }
 
 #[test]
 fn node() {
     let world = World::federated(LIFE);
-    let file = world.node("node-file", Way::File);
-    let metadata = world.node("node-metadata", Way::Metadata);
-    assert_eq!(world.outlive([file, metadata]), ["IdentityPoolClient\n", "Compute\n"]);
+    node_at(&world);
     world.finish();
 }
 
