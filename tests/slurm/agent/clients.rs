@@ -3,6 +3,7 @@
 //!
 //! Each client reads a bucket of its own, by which Google's record tells it from the others.
 
+use std::net::TcpListener;
 use std::path::Path;
 
 use super::world::{LIFE, STOP, Way, World};
@@ -43,10 +44,11 @@ pub fn node_at(world: &World) {
 #[test]
 fn rclone() {
     let world = World::start(LIFE);
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).unwrap();
     // One process that keeps its credentials, as a mount does. 1.60 refuses a token_url that is not Google's.
     let line = format!(
-        "port=$((33000 + RANDOM % 20000)); rclone rcd --rc-no-auth --rc-addr 127.0.0.1:$port & \
-         ask() {{ rclone rc --url http://127.0.0.1:$port/ operations/list fs=:gcs:rclone-metadata remote=; }}; \
+        "rclone rcd --rc-no-auth --rc-addr {free} & \
+         ask() {{ rclone rc --url http://{free}/ operations/list fs=:gcs:rclone-metadata remote=; }}; \
          for i in $(seq 50); do ask >/dev/null 2>&1 && break; sleep 0.1; done; \
          until [ -e {STOP} ]; do ask | grep -q {OBJECT} || exit 1; sleep 0.3; done; kill %1; wait; echo read"
     );
