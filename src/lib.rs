@@ -32,11 +32,11 @@
 //!    the job, and leaves a worker behind if credentials are wanted. slurmd drains a node whose prolog process dies, so
 //!    that process does nothing that takes time.
 //! 3. **worker**: decides, reads the subject token, exchanges it in a child of its own with a deadline, publishes the
-//!    job's files by rename. It holds the job's lock until it is done.
+//!    job's files by rename, and wakes the agent, or starts it. It holds the job's lock until it is done.
 //! 4. **slurmstepd**, `init_post_opt`, root: waits for the lock, takes what the worker got. An option given only now,
 //!    another identity, a token about to end, a worker that died: the work is done here, in a child again. Wakes the
-//!    agent, or starts it. Reads the user's enroot configuration in a child that has become the user, and writes the
-//!    step's own. Sets the environment.
+//!    agent, too, which tells whether it has the job's port. Reads the user's enroot configuration in a child that has
+//!    become the user, and writes the step's own. Sets the environment.
 //! 5. `user_init`: the one line, if something failed. `task_init`: status 1, if what failed was asked for.
 //! 6. **agent**, one for each node: serves each identity of each job on a loopback port, renews tokens at half of their
 //!    life under the job's lock, and rewrites what the job reads.
