@@ -52,12 +52,10 @@ fn hand_down<'a>(sockets: impl Iterator<Item = (u16, BorrowedFd<'a>)>, command: 
 
 /// The serving process becomes the beginning of a new agent.
 pub(super) fn start_over<'a>(config_path: &Path, sockets: impl Iterator<Item = (u16, BorrowedFd<'a>)>) -> Error {
-    let program = match std::env::current_exe() {
-        Ok(program) => program,
-        Err(error) => return error,
-    };
-    let mut start = Command::new(program);
-    start.args(["agent", "--config"]).arg(config_path);
+    // Not by its path: an upgrade may have removed it, or have put another program in its place.
+    let mut start = Command::new("/proc/self/exe");
+    let path = std::env::current_exe().unwrap_or_default().to_string_lossy().into_owned();
+    start.arg0(path.trim_end_matches(" (deleted)")).args(["agent", "--config"]).arg(config_path);
     hand_down(sockets, &mut start);
     start.exec()
 }

@@ -8,6 +8,7 @@ mod metadata;
 mod processes;
 mod world;
 
+use std::fs;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -142,6 +143,24 @@ fn a_killed_agent_is_back_and_nothing_is_lost() {
 }
 
 #[test]
+fn an_agent_whose_program_is_gone_starts_over_all_the_same() {
+    let site = site(json!({}), None);
+    let program = site.cluster.dir().join("gcp-wif");
+    fs::copy(COMMAND, &program).unwrap();
+    site.configure(json!({"delivery": "agent", "command": program}));
+    let (job, _) = site.running_job();
+    let node = site.cluster.node(1);
+    wait_until(LIMIT, || processes(&node).len() == 2);
+    fs::remove_file(&program).unwrap();
+    let watching = processes(&node).into_iter().find(|process| !process.serves).unwrap();
+    node.command(["kill", "-9", &watching.id]).run().ok();
+    let is_new = || processes(&node).iter().any(|process| !process.serves && process.id != watching.id);
+    wait_until(LIMIT, || processes(&node).len() == 2 && is_new());
+    site.cancel(job);
+    site.finish();
+}
+
+#[test]
 fn an_agent_leaves_the_cgroup_that_it_is_started_in() {
     let site = site(json!({}), None);
     let (job, _) = site.running_job();
@@ -178,9 +197,9 @@ fn an_outage_of_google_keeps_what_is_valid_and_shows() {
     site.google.inject(Endpoint::Sts, Fault::status(403), Times::Forever);
     let node = site.cluster.node(1);
     let status = node.job_dir(&id).join("status");
-    wait_until(LIMIT, || std::fs::read_to_string(&status).unwrap_or_default().starts_with("state=failing"));
+    wait_until(LIMIT, || fs::read_to_string(&status).unwrap_or_default().starts_with("state=failing"));
     site.google.clear_faults();
-    wait_until(LIMIT, || std::fs::read_to_string(&status).unwrap_or_default().starts_with("state=fresh"));
+    wait_until(LIMIT, || fs::read_to_string(&status).unwrap_or_default().starts_with("state=fresh"));
     site.cancel(job);
     site.finish();
 }
