@@ -46,6 +46,7 @@ pub fn start(config_path: &Path) -> Result<(), Failure> {
             journal.write(LogLevel::Info, format_args!("gcp-wif: agent: it stays in its cgroup: {why}"));
         });
     }
+    drop(runtime);
     let mut sockets = keep::inherited();
     // A process that has just started has most of its program in memory, a copy of it what it uses. The lock is the
     // copy's as well.
