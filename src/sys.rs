@@ -97,22 +97,17 @@ pub fn remove_own_variable(name: &str) {
 /// # Errors
 /// When no process can be started.
 pub fn detach(work: impl FnOnce()) -> Result<(), ChildError> {
-    // SAFETY: as for `in_child`.
-    let pid = unsafe { libc::fork() };
-    if pid == 0 {
+    let pid = fork(|| {
         // The session must be the new one before this process is waited for, or slurmd's killpg comes first.
         let _ = rustix::process::setsid();
-        // SAFETY: as for `in_child`.
-        if unsafe { libc::fork() } == 0 {
+        let _ = fork(|| {
             guard_secrets();
             let _ = let_go_of_streams();
-            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-        }
-        end_process(0);
-    }
-    let Some(pid) = Pid::from_raw(pid).filter(|pid| pid.as_raw_pid() > 0) else {
-        return Err(ChildError::Start(last_errno()));
-    };
+            work();
+            0
+        });
+        0
+    })?;
     let _ = rustix::io::retry_on_intr(|| rustix::process::waitpid(Some(pid), WaitOptions::empty()));
     Ok(())
 }
