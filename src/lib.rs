@@ -1,76 +1,212 @@
-//! Google Cloud credentials for Slurm jobs by Workload Identity Federation: what the SPANK plugin `gcp_wif` does in
-//! its hooks, and the companion command `gcp-wif`.
+//! The face to Slurm: each hook takes facts in, calls the job's life, and hands the outcome out.
 //!
-//! The plugin itself is the package in `plugin/`, a face of three files over this crate. So this crate is built
-//! without Slurm's headers, the command is the same for all of Slurm's releases, and the linker takes into the plugin
-//! what its hooks can reach, and nothing of the agent's server or of the command.
-//!
-//! # Floors
-//!
-//! A file imports only from floors below its own.
-//!
-//! ```text
-//! 5 faces       plugin/src/{lib,options,host}  the hooks of Slurm, each a few lines: facts in, a call, an outcome out
-//!               cli, cli/*                 the companion command: its arguments, what it prints
-//! 4 the life    agent/*                    the node agent: what it serves, refresh, the watcher
-//!               lifecycle, lifecycle/*     what each hook does with a job, what a failure means, what is swept
-//!               enroot/*                   a step's enroot configuration, merged with the user's own
-//!               worker                     the exchange in a process of its own
-//!               record                     what root remembers of a job between its hooks
-//!               plan                       everything a job will see, as a value
-//!               report                     an error -> the one line that a person reads
-//! 3 who may     config request identity rules    decide() -> Grant; nothing else starts an exchange
-//! 2 protocol    exchange/*                 a state machine without input and output; run.rs drives it
-//! 1 the world   http fs fs/* sys/*         a transport, the only opener of files, what only libc offers
-//! 0 words       names secret               a value of one of these types has been checked
-//! ```
-//!
-//! # One job
-//!
-//! 1. **srun, sbatch, salloc** parse and check the options (`request`). No network, no configuration.
-//! 2. **prolog**, root, a process of Slurm's own for each job and node: sweeps leftovers, records what slurmd says of
-//!    the job, and leaves a worker behind if credentials are wanted. slurmd drains a node whose prolog process dies, so
-//!    that process does nothing that takes time.
-//! 3. **worker**: decides, reads the subject token, exchanges it in a child of its own with a deadline, publishes the
-//!    job's files by rename, and wakes the agent, or starts it. It holds the job's lock until it is done.
-//! 4. **slurmstepd**, `init_post_opt`, root: waits for the lock, takes what the worker got. An option given only now,
-//!    another identity, a token about to end, a worker that died: the work is done here, in a child again. Wakes the
-//!    agent, too, which tells whether it has the job's port. Reads the user's enroot configuration in a child that has
-//!    become the user, and writes the step's own. Sets the environment.
-//! 5. `user_init`: the one line, if something failed. `task_init`: status 1, if what failed was asked for.
-//! 6. **agent**, one for each node: serves each identity of each job on a loopback port, renews tokens at half of their
-//!    life under the job's lock, and rewrites what the job reads.
-//! 7. `exit`: the step's enroot configuration goes. **epilog**, root: ends the worker if it still runs, removes files
-//!    and record, and tells the agent.
-//!
-//! No hook returns an error and none panics: from a `required` plugin Slurm would drain the node.
-//!
-//! # Where things are
-//!
-//! `RUNTIME_DIR/records/JOBID/record` is root's memory of a job, and its directory the job's lock.
-//! `RUNTIME_DIR/jobs/JOBID/` is what the job's user can read. [`fs`] draws the tree with owners and modes.
-//!
-//! # Unsafe code
-//!
-//! Only the plugin's face and [`sys`] have any, each block with its reason; every other file forbids it.
+//! No hook ever returns an error: from a `required` plugin Slurm would drain the node (`spank(8)`, Errors). And
+//! none lets a panic out, because it would poison slurm-spank's state and fail every later hook.
 
-pub mod agent;
-pub mod cli;
-pub mod config;
-pub mod enroot;
-pub mod exchange;
-pub mod fs;
-pub mod http;
-pub mod identity;
-pub mod lifecycle;
-pub mod names;
-pub mod plan;
-pub mod record;
-pub mod report;
-pub mod request;
-pub mod rules;
-pub mod secret;
-pub mod sys;
-#[cfg(test)]
-mod testing;
-pub mod worker;
+#![allow(missing_docs, reason = "SPANK_PLUGIN! exports statics, and nothing else is public")]
+
+mod host;
+mod options;
+
+use std::error::Error;
+use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+
+use once_cell::unsync::OnceCell;
+use slurm_spank::{Context, LogLevel, Plugin, SPANK_PLUGIN, SpankHandle, slurm_spank_log, spank_log};
+
+use gcp_wif_core::job::lifecycle::{self, Node, Outcome};
+use gcp_wif_core::job::processes::Proc;
+use gcp_wif_core::job::worker::Worker;
+use gcp_wif_core::plan::environment::Change;
+use gcp_wif_core::plan::report::Failure;
+use gcp_wif_core::policy::config::DEFAULT_PATH;
+use gcp_wif_core::policy::request::{OptionError, Request};
+use gcp_wif_core::words::names::StepId;
+use gcp_wif_core::world::sys;
+use host::{SpankHost, own_variable};
+
+#[allow(unreachable_pub)]
+mod release {
+    include!(concat!(env!("OUT_DIR"), "/slurm_version.rs"));
+}
+
+SPANK_PLUGIN!(b"gcp_wif", release::SLURM_VERSION_NUMBER, GcpWif);
+
+#[derive(Default)]
+struct GcpWif {
+    config_path: OnceCell<PathBuf>,
+    outcome: Outcome,
+    /// What the first component of a heterogeneous job asks for.
+    first_request: Option<Request>,
+}
+
+type HookResult = Result<(), Box<dyn Error>>;
+
+// SAFETY: the task hooks run in a child forked by slurmstepd; ours only read memory and call _exit there, and no
+// thread of ours lives in the parent.
+unsafe impl Plugin for GcpWif {
+    fn setup(&mut self, _: &mut SpankHandle) -> HookResult {
+        // The default would send the debug lines of every crate to slurmd's log.
+        Ok(())
+    }
+
+    fn report_error(&self, _: &mut SpankHandle, error: &dyn Error) {
+        spank_log(LogLevel::Error, &format!("gcp-wif: {error}"));
+    }
+
+    fn init(&mut self, spank: &mut SpankHandle) -> HookResult {
+        self.guard(|_| match spank.context() {
+            Ok(Context::Local | Context::Allocator | Context::Remote) => options::register(spank),
+            _ => Ok(()),
+        })
+    }
+
+    fn init_post_opt(&mut self, spank: &mut SpankHandle) -> HookResult {
+        self.guard(|plugin| match spank.context() {
+            Ok(context @ (Context::Local | Context::Allocator)) => plugin.submission(spank, context),
+            Ok(Context::Remote) => plugin.step(spank),
+            _ => Ok(()),
+        })
+    }
+
+    fn job_prolog(&mut self, spank: &mut SpankHandle) -> HookResult {
+        self.guard(|plugin| {
+            let facts = host::prolog_facts(spank)?;
+            plugin.node(spank)?.serve(|node| node.prolog(&SpankHost(spank), facts));
+            Ok(())
+        })
+    }
+
+    fn user_init(&mut self, _: &mut SpankHandle) -> HookResult {
+        self.guard(|plugin| {
+            plugin.outcome.line().inspect(|line| slurm_spank_log(line));
+            Ok(())
+        })
+    }
+
+    fn task_init(&mut self, _: &mut SpankHandle) -> HookResult {
+        self.guard(|plugin| if plugin.outcome.ends_tasks() { sys::end_process(1) } else { Ok(()) })
+    }
+
+    fn exit(&mut self, spank: &mut SpankHandle) -> HookResult {
+        self.guard(|plugin| match (spank.context(), &plugin.outcome) {
+            (Ok(Context::Remote), Outcome::Issued { directory, .. }) => {
+                plugin.node(spank)?.serve(|node| node.step_exit(&SpankHost(spank), directory));
+                Ok(())
+            }
+            (Ok(Context::Remote), _) if StepId(spank.job_stepid()?) == StepId::EXTERN => {
+                let job = host::job_id(spank)?;
+                plugin.node(spank)?.serve(|node| node.extern_exit(&SpankHost(spank), job));
+                Ok(())
+            }
+            _ => Ok(()),
+        })
+    }
+
+    fn job_epilog(&mut self, spank: &mut SpankHandle) -> HookResult {
+        self.guard(|plugin| {
+            let job = host::job_id(spank)?;
+            plugin.node(spank)?.serve(|node| node.epilog(&SpankHost(spank), job));
+            Ok(())
+        })
+    }
+}
+
+/// What a [`Node`] borrows.
+struct NodeParts {
+    config_path: PathBuf,
+    worker: Worker,
+    processes: Proc,
+}
+
+impl NodeParts {
+    fn serve<T>(&self, work: impl FnOnce(&Node<'_>) -> T) -> T {
+        if cfg!(feature = "panics") {
+            #[allow(clippy::panic, reason = "only a test's plugin has it")]
+            {
+                panic!("as a test wishes")
+            }
+        }
+        work(&Node { config_path: &self.config_path, exchanger: &self.worker, processes: &self.processes })
+    }
+}
+
+impl GcpWif {
+    /// Runs a hook's work; what goes wrong is logged and nothing more.
+    fn guard(&mut self, work: impl FnOnce(&mut Self) -> HookResult) -> HookResult {
+        let problem = match catch_unwind(AssertUnwindSafe(|| work(self))) {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "a bug in gcp-wif, please report it".to_owned(),
+        };
+        spank_log(LogLevel::Error, &format!("gcp-wif: {problem}"));
+        Ok(())
+    }
+
+    fn submission(&mut self, spank: &SpankHandle, context: Context) -> HookResult {
+        let (all, inherited) = (options::all(spank), options::inherited(&own_variable));
+        let (request, changes) = match lifecycle::submission(&all, &inherited, &own_variable) {
+            Ok(accepted) => accepted,
+            Err(failure) => refuse(&failure),
+        };
+        for change in changes {
+            match change {
+                Change::Set(name, value) => sys::set_own_variable(name, value.expose()),
+                Change::Unset(name) => sys::remove_own_variable(name),
+            }
+        }
+        if context == Context::Allocator {
+            options::forget_overruled(spank, &all, &inherited);
+            let explicit = request.is_explicit();
+            let first = self.first_request.get_or_insert(request);
+            if explicit && !first.is_explicit() {
+                refuse(&OptionError::LaterComponent.into());
+            }
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, spank: &SpankHandle) -> HookResult {
+        // Should anything below go wrong unforeseen, an explicit request must not run without credentials.
+        self.outcome = match options::all(spank).request() {
+            Ok(request) if !request.is_explicit() => Outcome::None,
+            _ => Outcome::Failed { failure: Failure::internal(), explicit: true },
+        };
+        options::forget_given(spank);
+        let (facts, step) = (host::step_facts(spank)?, StepId(spank.job_stepid()?));
+        self.outcome = self.node(spank)?.serve(|node| node.step(&SpankHost(spank), facts, step));
+        Ok(())
+    }
+
+    fn node(&self, spank: &SpankHandle) -> Result<NodeParts, Box<dyn Error>> {
+        let config_path = self.config_path.get_or_try_init(|| config_path(&spank.plugin_argv()?))?.clone();
+        let processes = Proc::new(config_path.clone());
+        Ok(NodeParts { config_path, worker: Worker, processes })
+    }
+}
+
+/// The plugin's only argument in plugstack.conf.
+fn config_path(arguments: &[&str]) -> Result<PathBuf, Box<dyn Error>> {
+    let mut path = PathBuf::from(DEFAULT_PATH);
+    for argument in arguments {
+        match argument.strip_prefix("config=") {
+            Some(value) if value.starts_with('/') => path = value.into(),
+            _ => {
+                let argument = gcp_wif_core::words::names::clip(argument, 100);
+                return Err(format!(
+                    "configuration: plugstack.conf: \"{argument}\" is not an argument (config=/PATH is the only one)"
+                )
+                .into());
+            }
+        }
+    }
+    Ok(path)
+}
+
+/// Ends srun, sbatch or salloc. Under `optional` Slurm would ignore an error of the hook.
+fn refuse(failure: &Failure) -> ! {
+    let _ = writeln!(std::io::stderr(), "{failure}");
+    sys::end_process(1)
+}

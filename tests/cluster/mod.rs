@@ -32,6 +32,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -248,6 +249,17 @@ pub fn plugin_path() -> PathBuf {
         .into_iter()
         .find(|path| path.exists())
         .unwrap_or_else(|| panic!("no plugin in {}: cargo build --release", target.display()))
+}
+
+/// The companion command that is tested: `GCP_WIF_COMMAND`, else the one that was built beside the plugin.
+pub fn command_path() -> &'static str {
+    static PATH: LazyLock<String> = LazyLock::new(|| {
+        let set = std::env::var_os("GCP_WIF_COMMAND").map(PathBuf::from);
+        let path = set.unwrap_or_else(|| plugin_path().with_file_name("gcp-wif"));
+        assert!(path.exists(), "no {}: cargo build --release", path.display());
+        path.display().to_string()
+    });
+    &PATH
 }
 
 /// The last lines of a text.

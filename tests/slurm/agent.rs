@@ -14,14 +14,13 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use self::processes::{kill_agent, processes};
-use crate::cluster::{Settings, set_mode, wait_until};
+use crate::cluster::{Settings, command_path, set_mode, wait_until};
 use crate::golden::Golden;
 use crate::google::{Endpoint, Fault, SERVICE_ACCOUNT, Times};
 use crate::site::{OBJECT, Site};
 use crate::skipped::skip;
 
 const LIMIT: Duration = Duration::from_secs(60);
-const COMMAND: &str = env!("CARGO_BIN_EXE_gcp-wif");
 
 /// A site whose subject tokens only root can read, and whose access tokens live for so long.
 fn site(keys: Value, life: Option<i64>) -> Site {
@@ -35,7 +34,7 @@ fn site_with(settings: Settings, keys: Value, life: Option<i64>) -> Site {
     for node in site.cluster.nodes() {
         set_mode(node.tokens_dir(), 0o700);
     }
-    let mut config = json!({"delivery": "agent", "command": COMMAND, "project": "demo-project"});
+    let mut config = json!({"delivery": "agent", "command": command_path(), "project": "demo-project"});
     for (key, value) in keys.as_object().unwrap() {
         config[key] = value.clone();
     }
@@ -146,7 +145,7 @@ fn a_killed_agent_is_back_and_nothing_is_lost() {
 fn an_agent_whose_program_is_gone_starts_over_all_the_same() {
     let site = site(json!({}), None);
     let program = site.cluster.dir().join("gcp-wif");
-    fs::copy(COMMAND, &program).unwrap();
+    fs::copy(command_path(), &program).unwrap();
     site.configure(json!({"delivery": "agent", "command": program}));
     let (job, _) = site.running_job();
     let node = site.cluster.node(1);
@@ -168,11 +167,12 @@ fn an_agent_leaves_the_cgroup_that_it_is_started_in() {
     wait_until(LIMIT, || processes(&node).len() == 2);
     kill_agent(&node);
     // As a step does that finds none.
+    let command = command_path();
     let name = site.cluster.dir().file_name().unwrap().to_str().unwrap();
     let line = format!(
         "for place in /sys/fs/cgroup /sys/fs/cgroup/unified /sys/fs/cgroup/freezer; do \
            [ -e $place/cgroup.procs ] && mkdir $place/{name} && echo $$ >$place/{name}/cgroup.procs && echo $place/{name}; done 2>/dev/null; \
-         exec {COMMAND} agent --config /etc/slurm/gcp-wif.json"
+         exec {command} agent --config /etc/slurm/gcp-wif.json"
     );
     let run = node.as_user("root").shell(&line).run().ok();
     wait_until(LIMIT, || processes(&node).len() == 2);

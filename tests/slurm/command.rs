@@ -7,18 +7,17 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::cluster::{JobState, Run, set_mode, wait_until};
+use crate::cluster::{JobState, Run, command_path, set_mode, wait_until};
 use crate::google::{SERVICE_ACCOUNT, SUBJECT, Source};
 use crate::readme::commands;
 use crate::site::{OBJECT, OTHER_ACCOUNT, Site, TOKEN_FILE};
 
 /// The command as cargo has built it; nodes see it at the same path.
-const COMMAND: &str = env!("CARGO_BIN_EXE_gcp-wif");
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A shell of alice's on n1 that Slurm did not start, as one that came in by ssh.
 fn shell(site: &Site, job: Option<&str>, line: &str) -> Run {
-    let shell = site.cluster.node(1).as_user("alice").shell(&line.replace("gcp-wif", COMMAND));
+    let shell = site.cluster.node(1).as_user("alice").shell(&line.replace("gcp-wif", command_path()));
     match job {
         Some(job) => shell.env("SLURM_JOB_ID", job).run(),
         None => shell.run(),
@@ -26,7 +25,7 @@ fn shell(site: &Site, job: Option<&str>, line: &str) -> Run {
 }
 
 fn explain(site: &Site, user: &str, options: &str) -> Run {
-    let line = format!("{COMMAND} explain --user {user} {options}");
+    let line = format!("{} explain --user {user} {options}", command_path());
     site.cluster.node(1).command(["bash", "-c", &line]).run()
 }
 
@@ -35,7 +34,8 @@ fn the_readmes_commands() {
     let site = Site::start();
     site.configure(json!({"delivery": "direct", "rules": [{"users": ["alice"], "partitions": ["gpu"]}]}));
     let [doctor, explain, env] = commands("node")[..] else { panic!("three commands") };
-    let root = |line: &str| site.cluster.node(1).command(["bash", "-c", &line.replace("gcp-wif", COMMAND)]).run().ok();
+    let root =
+        |line: &str| site.cluster.node(1).command(["bash", "-c", &line.replace("gcp-wif", command_path())]).run().ok();
     assert!(root(doctor).stdout.contains("\nok       impersonation "));
     assert!(root(explain).stdout.ends_with(&format!("granted    {SERVICE_ACCOUNT}\n")));
     site.configure(json!({"delivery": "direct"}));
@@ -131,7 +131,7 @@ fn env_gives_a_shell_on_the_node_its_jobs_variables() {
 #[test]
 fn env_under_the_agent_has_the_metadata_endpoint() {
     let site = Site::start();
-    site.configure(json!({"delivery": "agent", "command": COMMAND}));
+    site.configure(json!({"delivery": "agent", "command": command_path()}));
     set_mode(site.cluster.node(1).tokens_dir().join("token"), 0o600);
     let (job, id) = site.running_job();
     let names = "GCP_WIF_SERVICE_ACCOUNT GCE_METADATA_HOST GCE_METADATA_ROOT GCE_METADATA_IP";
@@ -145,7 +145,7 @@ fn env_under_the_agent_has_the_metadata_endpoint() {
     assert_eq!((lines[0], lines[1]), (SERVICE_ACCOUNT, lines[2]), "{}", run.stdout);
     assert!(lines[1].starts_with("127.0.0.1:") && lines[1] == lines[3], "{}", run.stdout);
     assert!(lines[4].starts_with(SERVICE_ACCOUNT) && run.stdout.contains(OBJECT), "{}", run.stdout);
-    let run = site.cluster.node(1).command([COMMAND, "doctor"]).run().ok();
+    let run = site.cluster.node(1).command([command_path(), "doctor"]).run().ok();
     assert!(
         !run.stdout.contains("failed ") && run.stdout.contains("  mode                      0600\n"),
         "{}",
@@ -173,7 +173,7 @@ fn env_refuses_what_it_cannot_know() {
     for (job, why) in
         [(one.as_str(), "permission denied"), ("99", "no such file or directory"), ("../1", "not a job's number")]
     {
-        let bob = site.cluster.node(1).as_user("bob").command([COMMAND, "env"]).env("SLURM_JOB_ID", job);
+        let bob = site.cluster.node(1).as_user("bob").command([command_path(), "env"]).env("SLURM_JOB_ID", job);
         let run = bob.run().expect_status(1);
         assert!(run.stdout.is_empty() && run.stderr.contains(why), "{job}: {}", run.stderr);
     }
@@ -187,10 +187,10 @@ fn env_inside_a_job_renews_what_the_step_has() {
     let site = Site::start();
     site.configure(json!({"delivery": "direct", "rules": [{"allow": [OTHER_ACCOUNT]}]}));
     // The job's one identity, another one of a step's own, and the federated principal.
-    let list = site.list();
+    let (list, command) = (site.list(), command_path());
     let line = format!(
         "old=$GOOGLE_OAUTH_ACCESS_TOKEN enroot=$ENROOT_CONFIG_PATH; export GOOGLE_OAUTH_ACCESS_TOKEN=stale; \
-         eval \"$({COMMAND} env)\"; [ \"$old\" = \"$GOOGLE_OAUTH_ACCESS_TOKEN\" ] && echo same; \
+         eval \"$({command} env)\"; [ \"$old\" = \"$GOOGLE_OAUTH_ACCESS_TOKEN\" ] && echo same; \
          [ \"$enroot\" = \"$ENROOT_CONFIG_PATH\" ] && echo kept; echo $GCP_WIF_SERVICE_ACCOUNT; {list}"
     );
     let other = format!("--gcp-wif-service-account={OTHER_ACCOUNT}");

@@ -131,7 +131,7 @@ fn the_google_side() {
         assert!(asked.contains(expected), "{expected} is not in\n{asked}");
     }
     let written = fs::read(directory.path().join("credential-configuration.json")).unwrap();
-    let parsed = gcp_wif::exchange::credential_configuration::CredentialConfiguration::parse(&written);
+    let parsed = gcp_wif_core::exchange::credential_configuration::CredentialConfiguration::parse(&written);
     assert!(parsed.is_ok_and(|configuration| configuration.impersonation.is_some()));
 }
 

@@ -7,12 +7,11 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::clients::library;
-use crate::cluster::{Background, CommandLine, Run, set_mode};
+use crate::cluster::{Background, CommandLine, Run, command_path, set_mode};
 use crate::google::{Bucket, Endpoint, Recorded, SERVICE_ACCOUNT, SUBJECT};
 use crate::internet::Internet;
 use crate::site::{OBJECT, OTHER_ACCOUNT, Site};
 
-const COMMAND: &str = env!("CARGO_BIN_EXE_gcp-wif");
 /// Seconds that an access token lives: less than any client's margin, so that each asks the agent again and again.
 pub const LIFE: i64 = 5;
 pub const LIMIT: Duration = Duration::from_secs(100);
@@ -81,7 +80,7 @@ impl World {
             fs::write(&roots, site.google.ca_certificate()).unwrap();
             set_mode(&roots, 0o644);
         }
-        let mut config = json!({"delivery": "agent", "command": COMMAND, "project": "demo-project"});
+        let mut config = json!({"delivery": "agent", "command": command_path(), "project": "demo-project"});
         for (key, value) in keys.as_object().unwrap() {
             config[key] = value.clone();
         }

@@ -5,8 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::{Value, json};
 
-use super::COMMAND;
-use crate::cluster::{Run, set_mode, set_owner};
+use crate::cluster::{Run, command_path, set_mode, set_owner};
 use crate::failures::{edit_credential, reset, with_key};
 use crate::golden::Golden;
 use crate::google::{Body, Claims, Endpoint, Fault, Times};
@@ -70,7 +69,7 @@ fn good(site: &Site) {
 }
 
 fn doctor(site: &Site, options: &[&str]) -> Run {
-    site.cluster.node(1).command([COMMAND, "doctor"].iter().chain(options).copied()).run()
+    site.cluster.node(1).command([command_path(), "doctor"].iter().chain(options).copied()).run()
 }
 
 /// The lines that do not say ok, without those of this machine's enroot.
@@ -105,10 +104,10 @@ fn a_good_node_passes_each_check() {
     // A job's directory on the node changes nothing.
     site.cluster.as_user("alice").command(["srun", "-w", "n1", "--gcp-wif", "true"]).run().ok();
     assert_eq!(complaints(&doctor(&site, &[]).ok()), [warning]);
-    let short = format!("set -o pipefail; {COMMAND} doctor | head -n 1");
+    let short = format!("set -o pipefail; {} doctor | head -n 1", command_path());
     let run = site.cluster.node(1).command(["bash", "-c", &short]).run().ok();
     assert!(run.stdout.starts_with("ok ") && run.stderr.is_empty(), "{}", run.stderr);
-    let run = site.cluster.node(1).as_user("alice").command([COMMAND, "doctor"]).run().expect_status(2);
+    let run = site.cluster.node(1).as_user("alice").command([command_path(), "doctor"]).run().expect_status(2);
     assert_eq!(run.stderr, "gcp-wif doctor: it must run as root, because it reads what only root may read\n");
     site.finish();
 }
@@ -124,7 +123,7 @@ fn each_check_says_what_is_wrong_and_the_fix() {
     for case in cases() {
         good(&site);
         (case.sabotage)(&site);
-        let words = [COMMAND, "doctor"].iter().chain(&case.options).copied();
+        let words = [command_path(), "doctor"].into_iter().chain(case.options.iter().copied());
         let mut command = site.cluster.node(1).command(words);
         if let Some((name, path)) = case.variable {
             let value = site.cluster.dir().join(path).display().to_string();
@@ -242,7 +241,7 @@ fn cases() -> Vec<Case> {
         case("only root reads the subject token", move |site| set_mode(node(site).tokens_dir().join("token"), 0o600))
             .warns(),
         case("everybody reads the subject token that the agent keeps", |site| {
-            reset(site, json!({"delivery": "agent", "command": COMMAND, "project": "demo-project"}));
+            reset(site, json!({"delivery": "agent", "command": command_path(), "project": "demo-project"}));
         }),
         case("an agent's program that is missing", move |site| {
             reset(site, json!({"delivery": "agent", "command": "/usr/bin/none", "project": "demo-project"}));

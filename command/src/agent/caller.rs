@@ -1,0 +1,165 @@
+//! Who is at the other end of a loopback connection, by the kernel's own record of the socket's owner.
+//!
+//! A process inside a container or a user namespace shows up as the user that it is outside. A socket that its process
+//! has closed has no owner any more: the kernel then says root, and nobody is meant.
+#![forbid(unsafe_code)]
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with};
+
+/// The kernel's tables of sockets of this network namespace, proc_net_tcp.txt in the kernel's documentation. The second
+/// one has the sockets of programs that speak IPv6 alone, which reach IPv4 by an address like `::ffff:127.0.0.1`.
+const TABLES: [&str; 2] = ["/proc/net/tcp", "/proc/net/tcp6"];
+
+/// The user that owns the socket at `peer` which is connected to `here`.
+pub(crate) fn owner(peer: SocketAddr, here: SocketAddr) -> Option<u32> {
+    // Without the kernel's sock_diag, which few kernels are built without, it answers as for a socket that is not there.
+    static ANSWERS: AtomicBool = AtomicBool::new(false);
+    let asked = ask(peer, here);
+    if asked.is_ok() {
+        ANSWERS.store(true, Ordering::Relaxed);
+    }
+    if ANSWERS.load(Ordering::Relaxed) { asked.ok().flatten() } else { look_up(peer, here) }
+}
+
+/// Asks for the one socket, sock_diag(7): the tables cost milliseconds each time, which any user could have us spend.
+fn ask(peer: SocketAddr, here: SocketAddr) -> Result<Option<u32>, Errno> {
+    let (IpAddr::V4(from), IpAddr::V4(to)) = (peer.ip(), here.ip()) else { return Err(Errno::AFNOSUPPORT) };
+    // struct inet_diag_req_v2: family, protocol, two bytes that are not needed, every state, the socket's two ends with
+    // room for IPv6, any interface, no cookie.
+    let mut body = vec![2, 6, 0, 0];
+    body.extend(u32::MAX.to_ne_bytes());
+    body.extend(peer.port().to_be_bytes());
+    body.extend(here.port().to_be_bytes());
+    for address in [from, to] {
+        body.extend(address.octets());
+        body.extend([0; 12]);
+    }
+    body.extend([0; 4]);
+    body.extend([0xff; 8]);
+    // struct nlmsghdr: length, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, a number and a sender that are not needed.
+    let mut question = u32::try_from(16 + body.len()).unwrap_or_default().to_ne_bytes().to_vec();
+    question.extend(20_u16.to_ne_bytes());
+    question.extend(1_u16.to_ne_bytes());
+    question.extend([0; 8]);
+    question.extend(body);
+
+    let socket =
+        socket_with(AddressFamily::NETLINK, SocketType::DGRAM, SocketFlags::CLOEXEC, Some(netlink::SOCK_DIAG))?;
+    send(&socket, &question, SendFlags::empty())?;
+    let mut answer = [0; 512];
+    // It is there when the question is sent.
+    let (_, length) = recv(&socket, &mut answer, RecvFlags::DONTWAIT)?;
+    owner_in(answer.get(..length).unwrap_or_default())
+}
+
+/// The owner in the kernel's answer: struct nlmsghdr, then struct inet_diag_msg, whose last words they are.
+fn owner_in(answer: &[u8]) -> Result<Option<u32>, Errno> {
+    let word = |at: usize| Some(u32::from_ne_bytes(answer.get(at..at + 4)?.try_into().ok()?));
+    // Else it is NLMSG_ERROR.
+    if answer.get(4..6) != Some(&20_u16.to_ne_bytes()) {
+        return Err(Errno::NOENT);
+    }
+    let (uid, inode) = (word(80).ok_or(Errno::BADMSG)?, word(84).ok_or(Errno::BADMSG)?);
+    Ok((inode != 0).then_some(uid))
+}
+
+fn look_up(peer: SocketAddr, here: SocketAddr) -> Option<u32> {
+    TABLES.iter().find_map(|table| find(&std::fs::read_to_string(Path::new(table)).ok()?, peer, here))
+}
+
+fn find(table: &str, peer: SocketAddr, here: SocketAddr) -> Option<u32> {
+    let (local, remote) = (hexadecimal(peer)?, hexadecimal(here)?);
+    // The end of an address is the same in both tables.
+    let is = |field: &str, address: &str| field == address || field.strip_prefix(MAPPED) == Some(address);
+    table.lines().skip(1).find_map(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        let (here, there) = (fields.next()?, fields.next()?);
+        if !(is(here, &local) && is(there, &remote)) {
+            return None;
+        }
+        // Between the addresses and the owner: state, queues, timer, retransmissions; then one more before the inode.
+        let uid = fields.nth(4)?.parse().ok()?;
+        (fields.nth(1)? != "0").then_some(uid)
+    })
+}
+
+/// `::ffff:0:0/96` as the table has it.
+const MAPPED: &str =
+    if cfg!(target_endian = "little") { "0000000000000000FFFF0000" } else { "00000000000000000000FFFF" };
+
+/// An address as the table has it: in the machine's byte order, in hexadecimal.
+fn hexadecimal(address: SocketAddr) -> Option<String> {
+    let IpAddr::V4(ip) = address.ip() else { return None };
+    Some(format!("{:08X}:{:04X}", u32::from_ne_bytes(Ipv4Addr::octets(&ip)), address.port()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Shutdown, TcpListener, TcpStream};
+
+    fn this_user() -> u32 {
+        rustix::process::geteuid().as_raw()
+    }
+
+    #[test]
+    fn a_real_connection_has_its_owner() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let here = listener.local_addr().unwrap();
+        let client = TcpStream::connect(here).unwrap();
+        let (_accepted, peer) = listener.accept().unwrap();
+        let stranger = "127.0.0.1:1".parse().unwrap();
+        for way in [owner, look_up, |peer, here| ask(peer, here).ok().flatten()] {
+            assert_eq!(way(peer, here), Some(this_user()));
+            assert_eq!(way(stranger, here), None);
+        }
+        // A client that has sent all it wants to is still there.
+        client.shutdown(Shutdown::Write).unwrap();
+        for way in [owner, look_up] {
+            assert_eq!(way(peer, here), Some(this_user()));
+        }
+    }
+
+    #[test]
+    fn a_client_that_speaks_ipv6_only_has_its_owner() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let here = listener.local_addr().unwrap();
+        let Ok(_client) = TcpStream::connect(("::ffff:127.0.0.1", here.port())) else { return };
+        let (_accepted, peer) = listener.accept().unwrap();
+        for way in [owner, look_up] {
+            assert_eq!(way(peer, here), Some(this_user()));
+        }
+    }
+
+    #[test]
+    fn a_closed_socket_is_nobodys() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let here = listener.local_addr().unwrap();
+        let client = TcpStream::connect(here).unwrap();
+        let (_accepted, peer) = listener.accept().unwrap();
+        drop(client);
+        // The kernel still has the connection, as root's.
+        assert!(ask(peer, here).is_ok());
+        for way in [owner, look_up] {
+            assert_eq!(way(peer, here), None);
+        }
+    }
+
+    #[test]
+    fn the_client_end_is_looked_at_and_not_ours() {
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
+            0: 0100007F:1F90 0100007F:C350 01 00000000:00000000 00:00000000 00000000     0        0 5 1\n\
+            1: 0100007F:C350 0100007F:1F90 01 00000000:00000000 00:00000000 00000000  1000        0 6 1\n\
+            2: 0100007F:C351 0100007F:1F90 06 00000000:00000000 00:00000000 00000000     0        0 0 1\n";
+        let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        assert_eq!(find(table, at(50_000), at(8080)), Some(1000));
+        assert_eq!(find(table, at(8080), at(50_000)), Some(0));
+        assert_eq!(find(table, at(50_001), at(8080)), None);
+        assert_eq!(find("", at(50_000), at(8080)), None);
+    }
+}

@@ -1,0 +1,226 @@
+use super::*;
+use crate::agent::served::tests::served;
+
+const GET: &str =
+    "GET /computeMetadata/v1/instance/service-accounts/default/token HTTP/1.1\r\nMetadata-Flavor: Google\r\n";
+
+fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, test);
+}
+
+/// What a job of this process's own user is served.
+fn ours() -> Served {
+    let uid = rustix::process::geteuid().as_raw();
+    Served { uid, expires_at: Instant::MAX, ..served() }
+}
+
+type Instant = gcp_wif_core::exchange::Instant;
+
+/// Endpoints with one, at a port of the kernel's.
+async fn endpoints(served: Served) -> (Endpoints, u16) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut endpoints = Endpoints::new(Sockets::from([(port, listener.into())]), Watcher::default());
+    assert_eq!(endpoints.set(BTreeMap::from([(port, served)])).await, [(port, Event::Served)]);
+    (endpoints, port)
+}
+
+async fn connect(port: u16) -> TcpStream {
+    TcpStream::connect(("127.0.0.1", port)).await.unwrap()
+}
+
+/// Sends a request with further headers, and reads what comes before the next one can be sent.
+async fn ask(stream: &mut TcpStream, port: u16, headers: &str) -> String {
+    stream.write_all(format!("{GET}Host: 127.0.0.1:{port}\r\n{headers}\r\n").as_bytes()).await.unwrap();
+    let mut bytes = [0; 4096];
+    let length = stream.read(&mut bytes).await.unwrap();
+    String::from_utf8_lossy(&bytes[..length]).into_owned()
+}
+
+async fn rest(mut stream: TcpStream) -> String {
+    let mut bytes = Vec::new();
+    let _ = stream.read_to_end(&mut bytes).await;
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[test]
+fn the_user_is_answered_and_what_comes_from_a_page_or_a_proxy_is_not() {
+    run(async {
+        let (_endpoints, port) = endpoints(ours()).await;
+        // What Node's fetch sends of its own accord.
+        for header in ["", "Sec-Fetch-Mode: cors\r\n", "User-Agent: x\r\nAccept: */*\r\n"] {
+            let answer = ask(&mut connect(port).await, port, header).await;
+            assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("ya29.t"), "{header:?}: {answer}");
+            assert!(!answer.to_lowercase().contains("access-control"), "{answer}");
+        }
+        for header in [
+            "Origin: null",
+            "Origin: http://127.0.0.1:8888",
+            "Referer: http://localhost:8888/lab",
+            "Sec-Fetch-Site: none",
+            "Sec-Fetch-Dest: image",
+            "X-Forwarded-For: 127.0.0.1",
+        ] {
+            let answer = ask(&mut connect(port).await, port, &format!("{header}\r\n")).await;
+            assert!(answer.starts_with("HTTP/1.1 403") && !answer.contains("ya29"), "{header:?}: {answer}");
+        }
+        for host in ["evil.example", "127.0.0.1", "127.0.0.1:1", "localhost.evil.example", ""] {
+            let mut stream = connect(port).await;
+            stream.write_all(format!("{GET}Host: {host}\r\n\r\n").as_bytes()).await.unwrap();
+            let answer = rest(stream).await;
+            assert!(answer.starts_with("HTTP/1.1 403") && !answer.contains("ya29"), "{host:?}: {answer}");
+        }
+    });
+}
+
+/// A connection of another user's: a thread of this process can be one.
+async fn connect_as_stranger(port: u16) -> TcpStream {
+    let stranger = std::thread::spawn(move || {
+        gcp_wif_core::world::sys::become_user(61_001, 61_001, &[]).unwrap();
+        std::net::TcpStream::connect(("127.0.0.1", port)).unwrap()
+    });
+    let stream = stranger.join().unwrap();
+    stream.set_nonblocking(true).unwrap();
+    TcpStream::from_std(stream).unwrap()
+}
+
+#[test]
+fn a_stranger_is_refused_before_he_has_said_anything() {
+    run(async {
+        let (_endpoints, port) = endpoints(ours()).await;
+        let answer = rest(connect_as_stranger(port).await).await;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
+        assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{head}");
+        // However many there are, they are rid of.
+        let mut crowd = Vec::new();
+        for _ in 0..4 * STRANGERS {
+            crowd.push(connect_as_stranger(port).await);
+        }
+        for stream in crowd {
+            rest(stream).await;
+        }
+    });
+}
+
+#[test]
+fn root_is_answered_at_every_port() {
+    run(async {
+        let (_endpoints, port) = endpoints(Served { uid: 61_001, ..ours() }).await;
+        assert!(ask(&mut connect(port).await, port, "").await.contains("ya29.t"));
+        assert!(ask(&mut connect_as_stranger(port).await, port, "").await.contains("ya29.t"));
+    });
+}
+
+#[test]
+fn a_connection_that_outlives_its_job_gets_no_token() {
+    run(async {
+        let (mut endpoints, port) = endpoints(ours()).await;
+        let mut stream = connect(port).await;
+        assert!(ask(&mut stream, port, "").await.contains("ya29.t"));
+        assert_eq!(endpoints.set(BTreeMap::new()).await, [(port, Event::Ended)]);
+        let answer = ask(&mut stream, port, "").await;
+        assert!(answer.starts_with("HTTP/1.1 403") && !answer.contains("ya29"), "{answer}");
+        assert_eq!(rest(stream).await, "");
+        assert!(TcpStream::connect(("127.0.0.1", port)).await.is_err());
+    });
+}
+
+#[test]
+fn a_port_that_passes_to_another_job_takes_no_connection_along() {
+    run(async {
+        let (mut endpoints, port) = endpoints(ours()).await;
+        let mut stream = connect(port).await;
+        assert!(ask(&mut stream, port, "").await.contains("ya29.t"));
+        let other = Served { job: gcp_wif_core::words::names::JobId(8), uid: ours().uid + 1, ..ours() };
+        endpoints.set(BTreeMap::from([(port, other)])).await;
+        let answer = ask(&mut stream, port, "").await;
+        assert!(!answer.contains("ya29"), "{answer}");
+    });
+}
+
+#[test]
+fn a_port_that_is_taken_is_told_once_and_had_when_it_is_free() {
+    run(async {
+        let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = other.local_addr().unwrap().port();
+        let wanted = || BTreeMap::from([(port, ours())]);
+        let mut endpoints = Endpoints::default();
+        assert_eq!(endpoints.set(wanted()).await, [(port, Event::Taken)]);
+        assert_eq!(endpoints.set(wanted()).await, []);
+        // Its job's files are kept fresh all the same.
+        assert_eq!((endpoints.served().len(), endpoints.sockets().count()), (1, 0));
+        drop(other);
+        assert_eq!(endpoints.set(wanted()).await, [(port, Event::Served)]);
+        assert_eq!(endpoints.set(wanted()).await, []);
+        assert!(ask(&mut connect(port).await, port, "").await.contains("ya29.t"));
+    });
+}
+
+#[test]
+fn what_a_user_has_open_is_bounded_and_ends_with_his_patience() {
+    run(async {
+        let (endpoints, port) = endpoints(ours()).await;
+        let free = || endpoints.served[&port].user.connections.available_permits();
+        let mut stream = connect(port).await;
+        assert!(ask(&mut stream, port, "").await.contains("ya29.t"));
+        assert_eq!(free(), CONNECTIONS - 1);
+        assert_eq!(rest(stream).await, "", "an idle connection is ended");
+        while free() != CONNECTIONS {
+            tokio::task::yield_now().await;
+        }
+        // A second job of the same user's shares them.
+        assert!(Rc::ptr_eq(&endpoints.user(ours().uid), &endpoints.served[&port].user));
+        assert!(!Rc::ptr_eq(&endpoints.user(ours().uid + 1), &endpoints.served[&port].user));
+    });
+}
+
+#[test]
+fn a_user_with_too_many_connections_waits_for_one_of_them() {
+    run(async {
+        let (endpoints, port) = endpoints(ours()).await;
+        let user = Rc::clone(&endpoints.served[&port].user);
+        let all = Arc::clone(&user.connections).try_acquire_many_owned(CONNECTIONS as u32).unwrap();
+        let mut stream = connect(port).await;
+        let waiting = tokio::time::timeout(Duration::from_millis(200), ask(&mut stream, port, "")).await;
+        assert!(waiting.is_err(), "{waiting:?}");
+        drop(all);
+        let mut bytes = [0; 4096];
+        let length = stream.read(&mut bytes).await.unwrap();
+        assert!(String::from_utf8_lossy(&bytes[..length]).contains("ya29.t"));
+    });
+}
+
+#[test]
+fn malformed_and_oversized_requests_are_refused_and_harm_nobody() {
+    run(async {
+        let (_endpoints, port) = endpoints(ours()).await;
+        let host = format!("Host: 127.0.0.1:{port}\r\n");
+        let long = "x".repeat(2 * LONGEST);
+        for request in [
+            "\r\n\r\n\0\0\0\u{1b}[2J\r\n\r\n".to_owned(),
+            format!("GET /{long} HTTP/1.1\r\n{host}\r\n"),
+            format!("GET / HTTP/1.1\r\n{host}X: {long}\r\n\r\n"),
+            format!("POST /v1/token HTTP/1.1\r\n{host}Content-Length: {}\r\n\r\n{long}", long.len()),
+            format!("POST /v1/token HTTP/1.1\r\n{host}Content-Length: 18446744073709551616\r\n\r\n"),
+            format!("POST /v1/token HTTP/1.1\r\n{host}Content-Length: 1\r\nContent-Length: 2\r\n\r\nxx"),
+            format!("POST /v1/token HTTP/1.1\r\n{host}Transfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n"),
+            "GET /computeMetadata/v1/instance/service-accounts/default/token HTTP/1.0\r\nMetadata-Flavor: Google\r\n\r\n"
+                .to_owned(),
+        ] {
+            let mut stream = connect(port).await;
+            // It may hang up in the middle of it.
+            let _ = stream.write_all(request.as_bytes()).await;
+            let _ = stream.shutdown().await;
+            let answer = rest(stream).await;
+            let shown: String = request.chars().take(60).collect();
+            let refused = ["HTTP/1.1 4", "HTTP/1.0 4"].iter().any(|start| answer.starts_with(start));
+            assert!(answer.is_empty() || refused, "{shown:?}: {answer}");
+        }
+        let mut stream = connect(port).await;
+        let pipelined = format!("{GET}{host}\r\n").repeat(50) + &format!("{GET}{host}Connection: close\r\n\r\n");
+        stream.write_all(pipelined.as_bytes()).await.unwrap();
+        assert_eq!(rest(stream).await.matches("ya29.t").count(), 51);
+    });
+}

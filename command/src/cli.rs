@@ -1,0 +1,167 @@
+//! The companion command `gcp-wif`: its arguments, its exit status, and the one writer of what it prints.
+#![forbid(unsafe_code)]
+
+mod agent;
+mod doctor;
+mod env;
+mod explain;
+mod plugstack;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use serde_json::Value;
+
+use gcp_wif_core::policy::config::DEFAULT_PATH;
+use plugstack::Plugstack;
+
+/// Google Cloud credentials for Slurm jobs: looks after the plugin spank_gcp_wif.so
+#[derive(Parser)]
+#[command(name = "gcp-wif", version, after_help = "Exit status: 0, 1 (a check failed, denied) or 2 (usage).")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    /// Print one JSON object, for programs
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Doctor(doctor::Arguments),
+    Explain(explain::Arguments),
+    Env(env::Arguments),
+    Agent(agent::Arguments),
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Status {
+    Success,
+    /// A check failed, or the answer is no.
+    Failure,
+    /// It was asked for in a way that has no answer.
+    Usage,
+}
+
+impl From<Status> for ExitCode {
+    fn from(status: Status) -> Self {
+        Self::from(match status {
+            Status::Success => 0,
+            Status::Failure => 1,
+            Status::Usage => 2,
+        })
+    }
+}
+
+/// Where a command prints. A reader that leaves early, such as `head`, is no error.
+struct Screen<'a> {
+    out: &'a mut dyn Write,
+    err: &'a mut dyn Write,
+}
+
+impl Screen<'_> {
+    fn line(&mut self, line: &str) {
+        let _ = writeln!(self.out, "{line}");
+    }
+
+    fn json(&mut self, object: &Value) {
+        self.line(&object.to_string());
+    }
+
+    fn complain(&mut self, line: &str) {
+        let _ = writeln!(self.err, "{line}");
+    }
+}
+
+/// Runs the command that the arguments ask for.
+pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    run(arguments, &mut Screen { out: &mut io::stdout(), err: &mut io::stderr() }).into()
+}
+
+fn run(arguments: impl IntoIterator<Item = OsString>, screen: &mut Screen<'_>) -> Status {
+    match Arguments::try_parse_from(arguments) {
+        Ok(Arguments { command, json }) => match command {
+            Command::Doctor(arguments) => doctor::run(arguments, json, screen),
+            Command::Explain(arguments) => explain::run(&arguments, json, screen),
+            Command::Env(arguments) => env::run(arguments, json, screen),
+            Command::Agent(arguments) => agent::run(&arguments, screen),
+        },
+        // Help and version come this way, too.
+        Err(error) if error.use_stderr() => {
+            screen.complain(error.to_string().trim_end());
+            Status::Usage
+        }
+        Err(text) => {
+            screen.line(text.to_string().trim_end());
+            Status::Success
+        }
+    }
+}
+
+/// The site configuration: the one asked for, else the one that plugstack.conf names, else the usual one.
+fn config_path(asked: Option<PathBuf>, plugstack: Option<&Plugstack>) -> PathBuf {
+    asked.or_else(|| plugstack?.config_path()).unwrap_or_else(|| DEFAULT_PATH.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs the command: status, output, complaints.
+    fn command(words: &[&str]) -> (Status, String, String) {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let status = run(words.iter().map(|word| OsString::from(*word)), &mut Screen { out: &mut out, err: &mut err });
+        (status, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+    }
+
+    #[test]
+    fn each_command_has_help_that_names_its_options() {
+        for (words, expected) in [
+            (&["gcp-wif", "--help"][..], "Usage: gcp-wif"),
+            (&["gcp-wif", "--help"], "Exit status: 0, 1 (a check failed, denied) or 2 (usage)."),
+            (&["gcp-wif", "doctor", "--help"], "--service-account <EMAIL>"),
+            (&["gcp-wif", "explain", "--help"], "--partition <PARTITION>"),
+            (&["gcp-wif", "env", "--help"], "eval \"$(gcp-wif env)\""),
+            (&["gcp-wif", "explain", "--help"], "--json"),
+            (&["gcp-wif", "--version"], concat!("gcp-wif ", env!("CARGO_PKG_VERSION"))),
+        ] {
+            let (status, out, err) = command(words);
+            assert_eq!((status, err.as_str()), (Status::Success, ""), "{words:?}");
+            assert!(out.contains(expected), "{words:?}: {out}");
+        }
+    }
+
+    #[test]
+    fn usage_errors_say_so_with_status_2() {
+        for (words, expected) in [
+            (&["gcp-wif"][..], "Usage: gcp-wif"),
+            (&["gcp-wif", "dcotor"], "unrecognized subcommand 'dcotor'"),
+            (&["gcp-wif", "doctor", "x"], "unexpected argument 'x'"),
+            (&["gcp-wif", "explain"], "--user <USER>"),
+            (&["gcp-wif", "doctor", "--service-account", "alice"], "is not a service account's email"),
+        ] {
+            let (status, out, err) = command(words);
+            assert_eq!((status, out.as_str()), (Status::Usage, ""), "{words:?}");
+            assert!(err.contains(expected), "{words:?}: {err}");
+        }
+    }
+
+    #[test]
+    fn a_reader_that_leaves_is_no_error() {
+        struct Closed;
+        impl Write for Closed {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut screen = Screen { out: &mut Closed, err: &mut Closed };
+        assert_eq!(run(["gcp-wif", "--help"].map(OsString::from), &mut screen), Status::Success);
+    }
+}

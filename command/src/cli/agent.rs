@@ -1,0 +1,26 @@
+//! `gcp-wif agent`: the node agent. The plugin starts it; a person has no need to.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+
+use super::{Screen, Status};
+use crate::agent;
+use gcp_wif_core::policy::config::DEFAULT_PATH;
+
+/// Keep the credentials of this node's jobs fresh, in the background (started by the plugin, as root)
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    /// The site configuration
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_PATH)]
+    config: PathBuf,
+}
+
+pub(super) fn run(arguments: &Arguments, screen: &mut Screen<'_>) -> Status {
+    match agent::watch::start(&arguments.config) {
+        Ok(()) => Status::Success,
+        Err(failure) => {
+            screen.complain(&failure.to_string());
+            Status::Failure
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! The site configuration, the credential configuration, and what they name.
+#![forbid(unsafe_code)]
+
+use std::path::Path;
+
+use super::Report;
+use gcp_wif_core::exchange::credential_configuration::CredentialConfiguration;
+use gcp_wif_core::plan::report::Stage;
+use gcp_wif_core::policy::config::{Config, ConfigError, Rule};
+use gcp_wif_core::world::http::{Client, ClientError};
+
+const NEEDS_CONFIG: &str = "needs the site configuration";
+
+pub(super) fn site(report: &mut Report<'_, '_>, path: &Path) -> Option<Config> {
+    const NAME: &str = "site configuration";
+    match Config::load(path) {
+        Ok(config) => {
+            report.ok(Stage::Configuration, NAME, path.display());
+            Some(config)
+        }
+        Err(error) => {
+            let fix = fix(&error, "write it, see \"Configure\" in the README");
+            report.failure(NAME, error, &fix);
+            None
+        }
+    }
+}
+
+pub(super) fn credential(report: &mut Report<'_, '_>, config: Option<&Config>) -> Option<CredentialConfiguration> {
+    const NAME: &str = "credential configuration";
+    let Some(config) = config else {
+        report.skip(Stage::Configuration, NAME, NEEDS_CONFIG);
+        return None;
+    };
+    match config.load_credential_configuration() {
+        Ok(configuration) => {
+            let path = config.credential_configuration.display();
+            match &configuration.impersonation {
+                Some(impersonation) => {
+                    report.ok(
+                        Stage::Configuration,
+                        NAME,
+                        format_args!("{path}, for {}", impersonation.service_account),
+                    );
+                }
+                None => report.ok(Stage::Configuration, NAME, format_args!("{path}, for direct federation")),
+            }
+            Some(configuration)
+        }
+        Err(error) => {
+            let fix = fix(&error, "write it with gcloud iam workload-identity-pools create-cred-config");
+            report.failure(NAME, error, &fix);
+            None
+        }
+    }
+}
+
+/// What to do about a configuration that is refused, where the refusal does not say it itself.
+fn fix(error: &ConfigError, absent: &str) -> String {
+    match error {
+        ConfigError::Absent(_) => absent.to_owned(),
+        ConfigError::File(error) if error.is_absent() => absent.to_owned(),
+        ConfigError::File(error) => error.fix().unwrap_or_default(),
+        ConfigError::Content { .. } => "correct it".to_owned(),
+    }
+}
+
+pub(super) fn project(report: &mut Report<'_, '_>, config: Option<&Config>) {
+    const NAME: &str = "project";
+    match config.map(|config| &config.project) {
+        None => report.skip(Stage::Configuration, NAME, NEEDS_CONFIG),
+        Some(Some(project)) => report.ok(Stage::Configuration, NAME, project),
+        Some(None) => report.warn(
+            Stage::Configuration,
+            NAME,
+            "none is set, so that Google's libraries look for one over the network; set project",
+        ),
+    }
+}
+
+pub(super) fn certificates(report: &mut Report<'_, '_>, config: Option<&Config>) -> Option<Client> {
+    const NAME: &str = "certificates";
+    let Some(config) = config else {
+        report.skip(Stage::Configuration, NAME, NEEDS_CONFIG);
+        return None;
+    };
+    match Client::new(config.ca_certificates.as_deref(), config.proxy.as_deref()) {
+        Ok(client) => {
+            let path = config.ca_certificates.as_ref().map(|path| path.display().to_string());
+            report.ok(Stage::Configuration, NAME, path.as_deref().unwrap_or("the system's"));
+            Some(client)
+        }
+        Err(error) => {
+            let fix = match &error {
+                ClientError::File(error) if error.fix().is_some() => error.fix(),
+                ClientError::File(_) | ClientError::NoCertificates(_) => {
+                    Some("name a PEM file of root's, or leave the key out".to_owned())
+                }
+                ClientError::NoSystemCertificates | ClientError::Proxy(_) => None,
+            };
+            report.failure(NAME, error, &fix.unwrap_or_default());
+            None
+        }
+    }
+}
+
+pub(super) fn rules(report: &mut Report<'_, '_>, config: Option<&Config>) {
+    const NAME: &str = "rules";
+    match config.map(|config| config.rules.as_deref()) {
+        None => report.skip(Stage::Rules, NAME, NEEDS_CONFIG),
+        Some(None) => report.ok(Stage::Rules, NAME, "none: everyone has the credential configuration's identity"),
+        Some(Some([])) => {
+            report.warn(Stage::Rules, NAME, "an empty list denies everyone; add rules, or leave the key out")
+        }
+        Some(Some(rules)) => match shadowed(rules) {
+            Some(number) => report.warn(
+                Stage::Rules,
+                NAME,
+                format_args!("rule {number} matches everyone, so that those after it never decide; put it last"),
+            ),
+            None => {
+                report.ok(Stage::Rules, NAME, format_args!("{}; gcp-wif explain says which one decides", rules.len()))
+            }
+        },
+    }
+}
+
+/// A rule that matches every job and is not the last, counted from 1.
+fn shadowed(rules: &[Rule]) -> Option<usize> {
+    let everyone = |rule: &Rule| {
+        rule.users.is_none() && rule.groups.is_none() && rule.accounts.is_none() && rule.partitions.is_none()
+    };
+    rules.iter().position(everyone).map(|index| index + 1).filter(|number| *number < rules.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_for_everyone_belongs_last() {
+        for (text, number) in [
+            (r#"[{"users": ["alice"]}, {}]"#, None),
+            (r#"[{"users": ["alice"]}, {}, {"users": ["bob"]}]"#, Some(2)),
+            (r#"[{"allow": []}, {}]"#, Some(1)),
+            ("[]", None),
+        ] {
+            assert_eq!(shadowed(&serde_json::from_str::<Vec<Rule>>(text).unwrap()), number, "{text}");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! The clock, and a real exchange.
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use super::Report;
+use gcp_wif_core::exchange::run::{self, Clock};
+use gcp_wif_core::exchange::subject_token::SubjectToken;
+use gcp_wif_core::exchange::{Exchange, Leg};
+use gcp_wif_core::job::lifecycle::Site;
+use gcp_wif_core::job::worker::SystemClock;
+use gcp_wif_core::plan::environment::rfc3339;
+use gcp_wif_core::plan::report::{Failure, Stage};
+use gcp_wif_core::words::names::{Identity, ServiceAccountEmail};
+use gcp_wif_core::world::http::Client;
+
+/// How long the question for the time may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// A clock that is off by more makes tokens look stale, or not yet valid.
+const TOLERANCE: i64 = 30;
+
+/// What an exchange is tried with.
+pub(super) struct Try<'a> {
+    pub(super) site: Option<&'a Site>,
+    pub(super) client: Option<&'a Client>,
+    pub(super) subject_token: Option<&'a SubjectToken>,
+    pub(super) service_account: Option<ServiceAccountEmail>,
+}
+
+pub(super) fn check(report: &mut Report<'_, '_>, attempt: &Try<'_>) {
+    match attempt.site.zip(attempt.client) {
+        Some((site, client)) => clock(report, site, client),
+        None => report.skip(Stage::TokenExchange, "clock", "needs configurations and certificates"),
+    }
+    match (attempt.site, attempt.client, attempt.subject_token) {
+        (Some(site), Some(client), Some(token)) => {
+            let asked = attempt.service_account.clone().map(Identity::ServiceAccount);
+            exchange(report, site, client, token, &asked.unwrap_or_else(|| site.default_identity()));
+        }
+        _ => {
+            report.skip(Stage::TokenExchange, "exchange", "needs configurations, certificates and the subject token");
+            report.skip(Stage::Impersonation, "access token", "needs the token exchange");
+        }
+    }
+}
+
+fn clock(report: &mut Report<'_, '_>, site: &Site, client: &Client) {
+    const NAME: &str = "clock";
+    const STAGE: Stage = Stage::TokenExchange;
+    let limit = site.config.timeout().min(PATIENCE);
+    let Some(theirs) = client.time_at(&site.configuration.token_url, limit) else {
+        return report.skip(STAGE, NAME, format_args!("{} does not tell the time", site.configuration.token_url));
+    };
+    let ahead = SystemClock.now().saturating_sub(theirs.unix_timestamp());
+    if ahead.abs() <= TOLERANCE {
+        report.ok(STAGE, NAME, "agrees with Google's");
+    } else {
+        let way = if ahead > 0 { "ahead of" } else { "behind" };
+        report.warn(
+            STAGE,
+            NAME,
+            format_args!("this node's is {} seconds {way} Google's; let chrony or ntpd set it", ahead.abs()),
+        );
+    }
+}
+
+fn exchange(report: &mut Report<'_, '_>, site: &Site, client: &Client, token: &SubjectToken, identity: &Identity) {
+    let (exchange_name, impersonation_name) = ("exchange", "access token");
+    let configuration = &site.configuration;
+    let reason = "gcp-wif doctor".to_owned();
+    let mut exchange = Exchange::new(configuration, token, identity, &site.config.scopes, reason);
+    let result = run::run(&mut exchange, client, &SystemClock, site.config.timeout());
+    let exchanged = !matches!(&result, Err(error) if error.leg == Leg::TokenExchange);
+    if exchanged {
+        report.ok(Stage::TokenExchange, exchange_name, &configuration.token_url);
+    }
+    match result {
+        Ok(access_token) => {
+            let until = rfc3339(access_token.expires_at);
+            match identity {
+                Identity::ServiceAccount(email) => {
+                    report.ok(Stage::Impersonation, impersonation_name, format_args!("{email}, until {until}"));
+                }
+                Identity::Federated => report.skip(
+                    Stage::Impersonation,
+                    impersonation_name,
+                    format_args!("direct federation: the federated token is the access token, until {until}"),
+                ),
+            }
+        }
+        Err(error) => {
+            let failure = Failure::of_exchange(&error, configuration, token.claims(), identity, SystemClock.now());
+            report.failure(if exchanged { impersonation_name } else { exchange_name }, failure, "");
+            if !exchanged {
+                report.skip(Stage::Impersonation, impersonation_name, "needs the token exchange");
+            }
+        }
+    }
+}

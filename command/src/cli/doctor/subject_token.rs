@@ -1,0 +1,173 @@
+//! The subject token: its file, and what it says of itself.
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::Report;
+use gcp_wif_core::exchange::Instant;
+use gcp_wif_core::exchange::credential_configuration::CredentialConfiguration;
+use gcp_wif_core::exchange::run::Clock;
+use gcp_wif_core::exchange::subject_token::{Claims, SubjectToken};
+use gcp_wif_core::job::lifecycle::Site;
+use gcp_wif_core::job::worker::SystemClock;
+use gcp_wif_core::plan::environment::rfc3339;
+use gcp_wif_core::plan::report::{Stage, audience_hint, expiry_hint};
+use gcp_wif_core::policy::config::Delivery;
+use gcp_wif_core::words::names::clip;
+
+const STAGE: Stage = Stage::SubjectToken;
+/// What depends on the token itself.
+const OF_TOKEN: [&str; 4] = ["audience", "expiry", "subject", "mode"];
+/// Google takes no longer `google.subject`.
+const LONGEST_SUBJECT: usize = 127;
+/// The kubelet replaces a token when a fifth of its life is left, of one hour at least.
+const SOON: Instant = 300;
+
+pub(super) fn check(report: &mut Report<'_, '_>, site: Option<&Site>) -> Option<SubjectToken> {
+    const NAME: &str = "file";
+    let Some(site) = site else {
+        report.skip(STAGE, NAME, "needs both configurations");
+        skip(report);
+        return None;
+    };
+    let path = &site.configuration.subject_token_file;
+    match SubjectToken::read(&site.configuration) {
+        Ok(token) => {
+            report.ok(STAGE, NAME, path.display());
+            let claims = token.claims();
+            audience(report, &site.configuration, claims);
+            expiry(report, claims, SystemClock.now());
+            subject(report, claims);
+            mode(report, path, site.config.delivery);
+            Some(token)
+        }
+        Err(error) => {
+            report.failure(
+                NAME,
+                error,
+                "see the projected volume, and credential_source in the credential configuration",
+            );
+            skip(report);
+            None
+        }
+    }
+}
+
+fn skip(report: &mut Report<'_, '_>) {
+    for name in OF_TOKEN {
+        report.skip(STAGE, name, "needs the subject token");
+    }
+}
+
+/// A provider without allowed audiences takes its own name, with and without `https:`.
+fn audience(report: &mut Report<'_, '_>, configuration: &CredentialConfiguration, claims: &Claims) {
+    const NAME: &str = "audience";
+    let provider = configuration.audience.as_str();
+    let fits = |audience: &&String| audience.strip_prefix("https:").unwrap_or(audience) == provider;
+    match claims.audiences.iter().find(fits) {
+        Some(audience) => report.ok(STAGE, NAME, audience),
+        None => report.warn(STAGE, NAME, audience_hint(configuration, claims)),
+    }
+}
+
+fn expiry(report: &mut Report<'_, '_>, claims: &Claims, now: Instant) {
+    const NAME: &str = "expiry";
+    match claims.expiry {
+        None => report.warn(STAGE, NAME, "the token names none; see how the token is made"),
+        Some(expiry) if expiry <= now => report.fail(STAGE, NAME, expiry_hint(expiry, now)),
+        Some(expiry) => {
+            let (left, until) = (expiry.saturating_sub(now), rfc3339(expiry));
+            if left < SOON {
+                report.warn(STAGE, NAME, format_args!("{left} seconds left, until {until}; see why it is not renewed"));
+            } else {
+                report.ok(STAGE, NAME, format_args!("{left} seconds left, until {until}"));
+            }
+        }
+    }
+}
+
+fn subject(report: &mut Report<'_, '_>, claims: &Claims) {
+    const NAME: &str = "subject";
+    match &claims.subject {
+        None => report.warn(STAGE, NAME, "the token names none; map google.subject from another claim"),
+        Some(subject) if subject.len() > LONGEST_SUBJECT => report.warn(
+            STAGE,
+            NAME,
+            format_args!(
+                "it has {} bytes, and google.subject at most {LONGEST_SUBJECT}; map it from another claim",
+                subject.len()
+            ),
+        ),
+        Some(subject) => report.ok(STAGE, NAME, clip(subject, 130)),
+    }
+}
+
+fn mode(report: &mut Report<'_, '_>, path: &Path, delivery: Delivery) {
+    const NAME: &str = "mode";
+    let (mode, open) = match exposure(path) {
+        Ok(exposure) => exposure,
+        Err(error) => return report.warn(STAGE, NAME, format_args!("{}: {error}", path.display())),
+    };
+    let means = "every job of this node can become every service account that trusts the node, whatever the rules say";
+    match (open, delivery) {
+        (true, Delivery::Direct) => {
+            report.warn(STAGE, NAME, format_args!("{mode:04o}: {means}; \"direct\" delivery has it so"));
+        }
+        (true, Delivery::Agent) => {
+            report.fail(STAGE, NAME, format_args!("{mode:04o}: {means}; let root alone read it (defaultMode: 0600)"));
+        }
+        (false, Delivery::Direct) => report.warn(
+            STAGE,
+            NAME,
+            format_args!(
+                "{mode:04o}: jobs have an access token, but cannot read the subject token as Google's client libraries \
+                 in them do under \"direct\" delivery; let others read it"
+            ),
+        ),
+        (false, Delivery::Agent) => report.ok(STAGE, NAME, format_args!("{mode:04o}")),
+    }
+}
+
+/// The mode of a file behind links, and whether anyone but root can read it there.
+fn exposure(path: &Path) -> std::io::Result<(u32, bool)> {
+    let path = fs::canonicalize(path)?;
+    let file = fs::metadata(&path)?;
+    let mode = file.mode() & 0o7777;
+    let group = mode & 0o040 != 0 && file.gid() != 0;
+    let owner = file.uid() != 0;
+    let others = mode & 0o004 != 0
+        && path.ancestors().skip(1).all(|directory| fs::metadata(directory).is_ok_and(|d| d.mode() & 0o001 != 0));
+    Ok((mode, owner || group || others))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    #[test]
+    fn who_can_read_the_file_is_asked_behind_its_links() {
+        let directory = gcp_wif_core::testing::directory();
+        let volume = directory.join("..2026");
+        fs::create_dir(&volume).unwrap();
+        fs::write(volume.join("token"), "").unwrap();
+        symlink("..2026", directory.join("..data")).unwrap();
+        symlink("..data/token", directory.join("token")).unwrap();
+        let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        set(&directory, 0o755);
+        for (folder, file, group, open) in [
+            (0o755, 0o644, 0, true),
+            (0o755, 0o640, 0, false),
+            (0o755, 0o640, 1000, true),
+            (0o755, 0o600, 1000, false),
+            (0o700, 0o644, 0, false),
+        ] {
+            set(&volume, folder);
+            set(&volume.join("token"), file);
+            std::os::unix::fs::chown(volume.join("token"), None, Some(group)).unwrap();
+            assert_eq!(exposure(&directory.join("token")).unwrap(), (file, open), "{folder:o} {file:o} {group}");
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! What Google says when it refuses: the error style of OAuth (STS), the one of `google.rpc.Status` (IAM
+//! Credentials), or a front end's page.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+
+use serde_json::Value;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
+
+use crate::words::names::clip;
+use crate::world::http::Response;
+
+/// As much of Google's text as a message quotes, in characters.
+const QUOTED: usize = 500;
+/// STS says so with status 400 or 403.
+const THROTTLED: [&str; 2] = ["throttled due to rate limit", "Please retry after"];
+
+/// A refusal, in Google's own words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The HTTP status.
+    pub status: u16,
+    /// `invalid_grant` and such, or `PERMISSION_DENIED` and such.
+    pub code: Option<String>,
+    /// The reason in the ErrorInfo of a `google.rpc.Status`, for example `SERVICE_DISABLED`.
+    pub reason: Option<String>,
+    /// The explanation, escaped and clipped.
+    pub text: String,
+    /// Seconds after which the server wishes to be asked again.
+    pub retry_after: Option<u64>,
+}
+
+impl Refusal {
+    /// Understands an answer that is no success.
+    pub fn of(response: &Response) -> Self {
+        let (code, reason, text) = parse(response);
+        Self {
+            status: response.status,
+            code,
+            reason,
+            text: clip(&text, QUOTED),
+            retry_after: response.retry_after.as_deref().and_then(|text| seconds(text, OffsetDateTime::now_utc())),
+        }
+    }
+
+    /// Whether the answer points elsewhere.
+    pub fn is_redirect(&self) -> bool {
+        (300..400).contains(&self.status)
+    }
+
+    /// Whether asking again may help: timeouts, quotas, a server's trouble.
+    pub fn is_transient(&self) -> bool {
+        matches!(self.status, 408 | 429 | 500 | 502 | 503 | 504)
+            || self.code.as_deref() == Some("internal_failure")
+            || THROTTLED.iter().any(|throttled| self.text.contains(throttled))
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HTTP {}", self.status)?;
+        if let Some(code) = &self.code {
+            write!(f, " {code}")?;
+        }
+        if let Some(reason) = self.reason.as_ref().filter(|reason| Some(*reason) != self.code.as_ref()) {
+            write!(f, " ({reason})")?;
+        }
+        if !self.text.is_empty() {
+            write!(f, ": {}", self.text)?;
+        }
+        Ok(())
+    }
+}
+
+fn parse(response: &Response) -> (Option<String>, Option<String>, String) {
+    if (300..400).contains(&response.status) {
+        return (
+            None,
+            None,
+            "it redirects elsewhere, which Google's endpoints do not do; redirects are not followed".to_owned(),
+        );
+    }
+    let body = String::from_utf8_lossy(response.body.expose());
+    let word = |value: &Value| value.as_str().map(|text| clip(text, 60));
+    let sentence = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
+    let Ok(json) = serde_json::from_str::<Value>(&body) else {
+        return (None, None, page(&body));
+    };
+    match json.get("error") {
+        Some(Value::String(code)) => (Some(clip(code, 60)), None, sentence(json.get("error_description"))),
+        Some(Value::Object(status)) => {
+            let details = status.get("details").and_then(Value::as_array);
+            let reason = details.and_then(|all| all.iter().find_map(|detail| detail.get("reason").and_then(word)));
+            (status.get("status").and_then(word), reason, sentence(status.get("message")))
+        }
+        _ => (None, None, page(&body)),
+    }
+}
+
+/// What a page says without its tags, on one line.
+fn page(body: &str) -> String {
+    let (mut text, mut in_tag, mut hidden) = (String::new(), false, false);
+    for part in body.split_inclusive(['<', '>']) {
+        if in_tag {
+            let tag = part.trim_start_matches('/').to_ascii_lowercase();
+            if ["style", "script"].iter().any(|name| tag.starts_with(name)) {
+                hidden = !part.starts_with('/');
+            }
+            text.push(' ');
+        } else if !hidden {
+            text.push_str(part.trim_end_matches('<'));
+        }
+        in_tag = if part.ends_with('<') { true } else { in_tag && !part.ends_with('>') };
+    }
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Retry-After: seconds, or a date (RFC 9110 section 10.2.3).
+fn seconds(text: &str, now: OffsetDateTime) -> Option<u64> {
+    if let Ok(seconds) = text.trim().parse() {
+        return Some(seconds);
+    }
+    let date = OffsetDateTime::parse(text.trim(), &Rfc2822).ok()?;
+    u64::try_from((date - now).whole_seconds()).ok().or(Some(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::world::http::Body;
+
+    fn refusal(status: u16, body: &str) -> Refusal {
+        Refusal::of(&Response { status, content_type: String::new(), retry_after: None, body: Body::new(body.into()) })
+    }
+
+    #[test]
+    fn both_error_styles_and_pages_are_understood() {
+        for (status, body, expected) in [
+            (
+                400,
+                r#"{"error":"invalid_grant","error_description":"ID Token is stale."}"#,
+                "HTTP 400 invalid_grant: ID Token is stale.",
+            ),
+            (400, r#"{"error":"invalid_grant"}"#, "HTTP 400 invalid_grant"),
+            (
+                403,
+                r#"{"error":{"code":403,"message":"Permission denied.","status":"PERMISSION_DENIED","details":[{"@type":"x"},{"reason":"IAM_PERMISSION_DENIED"}]}}"#,
+                "HTTP 403 PERMISSION_DENIED (IAM_PERMISSION_DENIED): Permission denied.",
+            ),
+            (
+                502,
+                "<html><style>p {color: red}</style><body><h1>502</h1>\n<p>Bad   Gateway</body>",
+                "HTTP 502: 502 Bad Gateway",
+            ),
+            (500, "", "HTTP 500"),
+            (500, r#"{"message": "x"}"#, r#"HTTP 500: {"message": "x"}"#),
+            (418, "a\u{1b}[2Jb", "HTTP 418: a\\u{1b}[2Jb"),
+        ] {
+            assert_eq!(refusal(status, body).to_string(), expected);
+        }
+        assert!(refusal(500, &"x".repeat(100_000)).to_string().len() < 600);
+        assert!(refusal(302, "https://evil.org").to_string().contains("redirects are not followed"));
+    }
+
+    #[test]
+    fn only_what_may_pass_is_tried_again() {
+        let transient = |status, body: &str| refusal(status, body).is_transient();
+        for status in [408, 429, 500, 502, 503, 504] {
+            assert!(transient(status, ""), "{status}");
+        }
+        for status in [302, 400, 401, 403, 404, 501] {
+            assert!(!transient(status, ""), "{status}");
+        }
+        assert!(transient(400, r#"{"error":"internal_failure"}"#));
+        assert!(transient(
+            400,
+            r#"{"error":"invalid_request","error_description":"[Security Token Service] The request was throttled due to rate limit. Please retry after a few seconds."}"#
+        ));
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now = OffsetDateTime::from_unix_timestamp(784_111_770).unwrap();
+        assert_eq!(seconds("7", now), Some(7));
+        assert_eq!(seconds("Sun, 06 Nov 1994 08:49:37 GMT", now), Some(7));
+        assert_eq!(seconds("Sun, 06 Nov 1994 08:49:00 GMT", now), Some(0));
+        assert_eq!(seconds("soon", now), None);
+    }
+}

@@ -1,0 +1,250 @@
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+
+use super::*;
+use crate::exchange::Leg;
+use crate::exchange::credential_configuration::CredentialConfiguration;
+use crate::exchange::subject_token::SubjectToken;
+use crate::testing::jwt;
+use crate::words::names::{Identity, Scope, ServiceAccountEmail};
+use crate::world::http::{Body, Request, Response};
+
+const NOW: Instant = 1_700_000_000;
+const EMAIL: &str = "sa@p.iam.gserviceaccount.com";
+const STS: &str = r#"{"access_token":"federated","issued_token_type":"urn:ietf:params:oauth:token-type:access_token","token_type":"Bearer","expires_in":3599}"#;
+const IAM: &str = r#"{"accessToken":"ya29.sa","expireTime":"2023-11-14T23:13:20Z"}"#;
+
+type Reply = Result<(u16, &'static str, Option<&'static str>), TransportError>;
+
+/// Replies in order, the last one for ever; remembers what was asked.
+struct Script {
+    replies: RefCell<VecDeque<Reply>>,
+    requests: RefCell<Vec<Request>>,
+    clock: Ticks,
+    takes: Duration,
+}
+
+#[derive(Default)]
+struct Ticks {
+    elapsed: Cell<Duration>,
+    pauses: RefCell<Vec<Duration>>,
+}
+
+impl Clock for Script {
+    fn now(&self) -> Instant {
+        NOW
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.clock.elapsed.get()
+    }
+
+    fn sleep(&self, pause: Duration) {
+        self.clock.pauses.borrow_mut().push(pause);
+        self.clock.elapsed.set(self.clock.elapsed.get() + pause);
+    }
+
+    fn jitter(&self) -> f64 {
+        0.5
+    }
+}
+
+impl Transport for Script {
+    fn send(&self, request: &Request, limit: Duration) -> Result<Response, TransportError> {
+        self.clock.elapsed.set(self.clock.elapsed.get() + self.takes.min(limit));
+        let copy = Request {
+            endpoint: request.endpoint.clone(),
+            bearer: request.bearer.clone(),
+            content_type: request.content_type,
+            headers: request.headers.clone(),
+            body: request.body.clone(),
+        };
+        self.requests.borrow_mut().push(copy);
+        let mut replies = self.replies.borrow_mut();
+        let reply = if replies.len() > 1 { replies.pop_front().unwrap() } else { replies[0].clone() };
+        reply.map(|(status, body, retry_after)| Response {
+            status,
+            content_type: "application/json".to_owned(),
+            retry_after: retry_after.map(str::to_owned),
+            body: Body::new(body.into()),
+        })
+    }
+}
+
+fn script(replies: &[Reply]) -> Script {
+    Script {
+        replies: RefCell::new(replies.iter().cloned().collect()),
+        requests: RefCell::default(),
+        clock: Ticks::default(),
+        takes: Duration::ZERO,
+    }
+}
+
+fn ok(body: &'static str) -> Reply {
+    Ok((200, body, None))
+}
+
+fn configuration() -> CredentialConfiguration {
+    CredentialConfiguration::parse(
+        br#"{"type": "external_account",
+            "audience": "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q",
+            "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
+            "token_url": "https://sts.googleapis.com/v1/token",
+            "credential_source": {"file": "/t"}}"#,
+    )
+    .unwrap()
+}
+
+fn run_script(script: &Script, identity: &Identity) -> Result<AccessToken, ExchangeError> {
+    let configuration = configuration();
+    let subject_token = SubjectToken::parse(jwt("{}").as_bytes(), &configuration.subject_token_format).unwrap();
+    let scopes = [Scope::cloud_platform()];
+    let mut exchange = Exchange::new(&configuration, &subject_token, identity, &scopes, "slurm job 1".to_owned());
+    run(&mut exchange, script, script, Duration::from_secs(20))
+}
+
+fn service_account() -> Identity {
+    Identity::ServiceAccount(ServiceAccountEmail::parse(EMAIL).unwrap())
+}
+
+#[test]
+fn the_requests_are_the_documented_ones() {
+    let script = script(&[ok(STS), ok(IAM)]);
+    let token = run_script(&script, &service_account()).unwrap();
+    assert_eq!((token.token.expose(), token.expires_at), ("ya29.sa", 1_700_003_600));
+    let requests = script.requests.borrow();
+    let [sts, iam] = requests.as_slice() else { panic!("{} requests", requests.len()) };
+    assert_eq!(sts.endpoint.as_str(), "https://sts.googleapis.com/v1/token");
+    assert_eq!(sts.content_type, "application/x-www-form-urlencoded");
+    assert!(sts.bearer.is_none(), "a workload identity pool takes no Authorization header");
+    let expected = "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant%2Dtype%3Atoken%2Dexchange\
+        &requested_token_type=urn%3Aietf%3Aparams%3Aoauth%3Atoken%2Dtype%3Aaccess%5Ftoken\
+        &audience=%2F%2Fiam%2Egoogleapis%2Ecom%2Fprojects%2F1%2Flocations%2Fglobal%2FworkloadIdentityPools%2Fp%2Fproviders%2Fq\
+        &scope=https%3A%2F%2Fwww%2Egoogleapis%2Ecom%2Fauth%2Fiam\
+        &subject_token_type=urn%3Aietf%3Aparams%3Aoauth%3Atoken%2Dtype%3Ajwt\
+        &subject_token=";
+    assert_eq!(sts.body.expose(), format!("{expected}{}", jwt("{}").replace('.', "%2E")));
+    assert_eq!(
+        iam.endpoint.as_str(),
+        format!("https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/{EMAIL}:generateAccessToken")
+    );
+    assert_eq!(iam.bearer.as_ref().map(crate::words::secret::Secret::expose), Some("federated"));
+    assert_eq!(iam.body.expose(), r#"{"lifetime":"3600s","scope":["https://www.googleapis.com/auth/cloud-platform"]}"#);
+    assert_eq!(iam.headers, [("x-goog-request-reason", "slurm job 1".to_owned())]);
+}
+
+#[test]
+fn direct_federation_is_one_request_with_the_wished_scopes() {
+    let script = script(&[ok(STS)]);
+    let token = run_script(&script, &Identity::Federated).unwrap();
+    assert_eq!((token.token.expose(), token.expires_at), ("federated", NOW + 3599));
+    assert_eq!(script.requests.borrow().len(), 1);
+    assert!(script.requests.borrow()[0].body.expose().contains("auth%2Fcloud%2Dplatform"));
+}
+
+#[test]
+fn an_id_token_is_asked_for_at_its_own_method() {
+    let token = jwt(r#"{"exp":1700003000}"#);
+    let answer: &'static str = Box::leak(format!(r#"{{"token":"{token}"}}"#).into_boxed_str());
+    let script = script(&[ok(STS), ok(answer)]);
+    let configuration = configuration();
+    let subject_token = SubjectToken::parse(jwt("{}").as_bytes(), &configuration.subject_token_format).unwrap();
+    let (scopes, identity) = ([Scope::cloud_platform()], service_account());
+    let exchange = Exchange::new(&configuration, &subject_token, &identity, &scopes, "slurm job 1".to_owned());
+    let mut exchange = exchange.for_id_token("https://example.org");
+    let issued = run(&mut exchange, &script, &script, Duration::from_secs(20)).unwrap();
+    assert_eq!((issued.token.expose(), issued.expires_at), (token.as_str(), 1_700_003_000));
+    let requests = script.requests.borrow();
+    assert!(requests[1].endpoint.as_str().ends_with("/serviceAccounts/sa@p.iam.gserviceaccount.com:generateIdToken"));
+    assert_eq!(requests[1].body.expose(), r#"{"audience":"https://example.org","includeEmail":true}"#);
+}
+
+#[test]
+fn what_may_pass_is_tried_four_times_with_growing_pauses() {
+    for reply in [
+        Ok((503, "", None)),
+        Ok((429, "", None)),
+        Err(TransportError::Connection("refused".to_owned())),
+        Err(TransportError::Timeout),
+        Err(TransportError::Protocol("it ends too early".to_owned())),
+    ] {
+        let script = script(std::slice::from_ref(&reply));
+        assert!(run_script(&script, &service_account()).unwrap_err().is_transient(), "{reply:?}");
+        assert_eq!(script.requests.borrow().len(), 4, "{reply:?}");
+        let expected = [100, 200, 400].map(Duration::from_millis);
+        assert_eq!(*script.clock.pauses.borrow(), expected, "{reply:?}");
+    }
+    let script = script(&[Ok((500, "", None)), ok(STS), Ok((502, "", None)), ok(IAM)]);
+    assert!(run_script(&script, &service_account()).is_ok());
+    assert_eq!(script.requests.borrow().len(), 4);
+}
+
+#[test]
+fn what_will_not_pass_is_asked_once() {
+    for reply in [
+        Ok((400, r#"{"error":"invalid_grant"}"#, None)),
+        Ok((401, "", None)),
+        Ok((403, "", None)),
+        Ok((404, "", None)),
+        Ok((302, "", None)),
+        Ok((200, "<html>", None)),
+        Err(TransportError::Tls("unknown issuer".to_owned())),
+        Err(TransportError::TooLong),
+    ] {
+        let script = script(std::slice::from_ref(&reply));
+        assert!(run_script(&script, &service_account()).is_err(), "{reply:?}");
+        assert_eq!(script.requests.borrow().len(), 1, "{reply:?}");
+    }
+}
+
+#[test]
+fn retry_after_is_honoured_where_it_fits_the_budget() {
+    let short = script(&[Ok((429, "", Some("3"))), ok(STS), ok(IAM)]);
+    assert!(run_script(&short, &service_account()).is_ok());
+    assert_eq!(*short.clock.pauses.borrow(), [Duration::from_millis(3100)]);
+    let long = script(&[Ok((429, "", Some("60")))]);
+    assert!(run_script(&long, &service_account()).is_err());
+    assert_eq!((long.requests.borrow().len(), long.clock.pauses.borrow().len()), (1, 0));
+}
+
+#[test]
+fn a_server_that_hangs_leaves_time_for_a_second_try_and_the_budget_holds() {
+    let hanging = Script { takes: Duration::from_secs(3600), ..script(&[Err(TransportError::Timeout)]) };
+    assert!(run_script(&hanging, &service_account()).is_err());
+    assert_eq!(hanging.requests.borrow().len(), 2);
+    assert!(hanging.clock.elapsed.get() <= Duration::from_secs(20));
+}
+
+#[test]
+fn answers_that_hold_no_usable_token_are_malformed() {
+    for (body, expected) in [
+        ("[]", "the answer is not JSON"),
+        ("{}", "the answer's token_type is not Bearer"),
+        (r#"{"token_type":"Bearer"}"#, "the answer has no access_token"),
+        (r#"{"token_type":"Bearer","access_token":1}"#, "the answer has no access_token"),
+        (r#"{"token_type":"Bearer","access_token":"a\u0000b"}"#, "its access_token is not a token (3 bytes)"),
+        (r#"{"token_type":"Bearer","access_token":"a\nb"}"#, "its access_token is not a token"),
+        (r#"{"token_type":"Bearer","access_token":""}"#, "its access_token is not a token"),
+        (r#"{"token_type":"Bearer","access_token":"a"}"#, "the answer has no expires_in"),
+        (r#"{"token_type":"Bearer","access_token":"a","expires_in":"soon"}"#, "the answer has no expires_in"),
+        (r#"{"token_type":"Bearer","access_token":"a","expires_in":0}"#, "the token ended 0 seconds ago"),
+    ] {
+        let error = run_script(&script(&[ok(body)]), &Identity::Federated).unwrap_err();
+        assert_eq!(error.leg, Leg::TokenExchange);
+        assert!(error.to_string().contains(expected), "{body}: {error}");
+    }
+    for (body, expected) in [
+        (r#"{"accessToken":"a"}"#, "the answer has no expireTime"),
+        (r#"{"accessToken":"a","expireTime":"soon"}"#, "its expireTime \"soon\" is not a time of RFC 3339"),
+        (
+            r#"{"accessToken":"a","expireTime":"2023-11-14T22:13:10Z"}"#,
+            "the token ended 10 seconds ago by this node's clock",
+        ),
+    ] {
+        let error = run_script(&script(&[ok(STS), ok(body)]), &service_account()).unwrap_err();
+        assert_eq!(error.leg, Leg::Impersonation);
+        assert!(error.to_string().contains(expected), "{body}: {error}");
+    }
+    let fraction = r#"{"accessToken":"a","expireTime":"2023-11-15T00:13:20.123+01:00"}"#;
+    assert_eq!(run_script(&script(&[ok(STS), ok(fraction)]), &service_account()).unwrap().expires_at, 1_700_003_600);
+}

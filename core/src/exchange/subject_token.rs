@@ -1,0 +1,187 @@
+//! The subject token: what the node holds and Google trusts.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::Value;
+use zeroize::Zeroizing;
+
+use super::credential_configuration::{CredentialConfiguration, SubjectTokenFormat};
+use crate::words::names::clip;
+use crate::words::secret::Secret;
+use crate::world::fs::{self, FileError};
+
+/// A JWT has a few kilobytes; Google takes no longer ones.
+const LONGEST: u64 = 64 << 10;
+
+/// A subject token and what it says of itself. Its signature is Google's to check, not ours.
+#[derive(Debug, Clone)]
+pub struct SubjectToken {
+    token: Secret,
+    claims: Claims,
+}
+
+/// The claims that messages need.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Claims {
+    /// `sub`
+    pub subject: Option<String>,
+    /// `aud`
+    pub audiences: Vec<String>,
+    /// `exp`, in seconds since 1970.
+    pub expiry: Option<i64>,
+}
+
+/// Why there is no subject token.
+#[derive(Debug)]
+pub enum SubjectTokenError {
+    /// The file cannot be read.
+    File(FileError),
+    /// Its content is no subject token.
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+impl fmt::Display for SubjectTokenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(error) => error.fmt(f),
+            Self::Content { path, problem } => write!(f, "{}: {problem}", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for SubjectTokenError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::File(error) => Some(error),
+            Self::Content { .. } => None,
+        }
+    }
+}
+
+impl SubjectToken {
+    /// Reads the subject token where the credential configuration says. It is read anew for each exchange: the
+    /// kubelet replaces it long before it expires.
+    ///
+    /// # Errors
+    /// When the file cannot be read or holds no JWT.
+    pub fn read(configuration: &CredentialConfiguration) -> Result<Self, SubjectTokenError> {
+        let path: &Path = &configuration.subject_token_file;
+        let content = Zeroizing::new(fs::read_limited(path, LONGEST).map_err(SubjectTokenError::File)?);
+        Self::parse(&content, &configuration.subject_token_format)
+            .map_err(|problem| SubjectTokenError::Content { path: path.to_owned(), problem })
+    }
+
+    /// Parses the file's content. Blanks and a newline around the token are cut off.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(content: &[u8], format: &SubjectTokenFormat) -> Result<Self, String> {
+        let text = std::str::from_utf8(content).map_err(|_| "it is not text".to_owned())?;
+        let token = match format {
+            SubjectTokenFormat::Text => Secret::new(text.trim().to_owned()),
+            SubjectTokenFormat::Json { field } => from_field(text, field)?,
+        };
+        if token.expose().is_empty() {
+            return Err("it is empty".to_owned());
+        }
+        let claims = claims(token.expose()).ok_or("it is not a JWT (three parts of base64url with dots between)")?;
+        Ok(Self { token, claims })
+    }
+
+    /// The token, for the STS token exchange.
+    pub fn token(&self) -> &Secret {
+        &self.token
+    }
+
+    /// What the token says of itself.
+    pub fn claims(&self) -> &Claims {
+        &self.claims
+    }
+}
+
+fn from_field(text: &str, field: &str) -> Result<Secret, String> {
+    // The parser's own message could quote the content.
+    let value: Value =
+        serde_json::from_str(text).map_err(|e| format!("it is not JSON (line {}, column {})", e.line(), e.column()))?;
+    match value.get(field) {
+        Some(Value::String(token)) => Ok(Secret::new(token.trim().to_owned())),
+        Some(_) => Err(format!("its field \"{}\" is not a string", clip(field, 40))),
+        None => Err(format!("it has no field \"{}\"", clip(field, 40))),
+    }
+}
+
+pub(super) fn claims(token: &str) -> Option<Claims> {
+    let mut parts = token.split('.');
+    let (header, payload, signature) = (parts.next()?, parts.next()?, parts.next()?);
+    if parts.next().is_some() || signature.is_empty() {
+        return None;
+    }
+    let decode = |part: &str| serde_json::from_slice::<Value>(&URL_SAFE_NO_PAD.decode(part).ok()?).ok();
+    URL_SAFE_NO_PAD.decode(signature).ok()?;
+    decode(header)?.as_object()?;
+    let payload = decode(payload)?;
+    payload.as_object()?;
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    Some(Claims {
+        subject: payload.get("sub").and_then(text),
+        audiences: match payload.get("aud") {
+            Some(Value::Array(audiences)) => audiences.iter().filter_map(text).collect(),
+            Some(audience) => text(audience).into_iter().collect(),
+            None => Vec::new(),
+        },
+        expiry: payload.get("exp").and_then(Value::as_i64),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::jwt;
+
+    fn parse(content: &str) -> Result<SubjectToken, String> {
+        SubjectToken::parse(content.as_bytes(), &SubjectTokenFormat::Text)
+    }
+
+    #[test]
+    fn claims_are_read_from_a_projected_token() {
+        let token = jwt(r#"{"aud":["a","b"],"exp":1700000000,"sub":"system:serviceaccount:slurm:default"}"#);
+        let parsed = parse(&format!("{token}\n")).unwrap();
+        assert_eq!(parsed.token().expose(), token);
+        assert_eq!(parsed.claims().audiences, ["a", "b"]);
+        assert_eq!(parsed.claims().expiry, Some(1_700_000_000));
+        assert_eq!(parsed.claims().subject.as_deref(), Some("system:serviceaccount:slurm:default"));
+        assert_eq!(parse(&jwt(r#"{"aud":"a"}"#)).unwrap().claims().audiences, ["a"]);
+    }
+
+    #[test]
+    fn what_is_no_token_is_refused_without_quoting_it() {
+        for (content, expected) in [
+            ("", "it is empty"),
+            (" \n", "it is empty"),
+            ("hunter2", "it is not a JWT"),
+            ("a.b.c", "it is not a JWT"),
+            (&format!("{}.more", jwt("{}")), "it is not a JWT"),
+            (&jwt("[]"), "it is not a JWT"),
+        ] {
+            let problem = parse(content).unwrap_err();
+            assert!(problem.contains(expected), "{content:?}: {problem}");
+            assert!(!problem.contains("hunter2"));
+        }
+        let json = SubjectTokenFormat::Json { field: "token".to_owned() };
+        let parse =
+            |content: &str| SubjectToken::parse(content.as_bytes(), &json).map(|t| t.token().expose().to_owned());
+        assert_eq!(parse(&format!(r#"{{"token": "{}"}}"#, jwt("{}"))), Ok(jwt("{}")));
+        assert_eq!(parse("hunter2"), Err("it is not JSON (line 1, column 1)".to_owned()));
+        assert_eq!(parse(r#"{"access": "x"}"#), Err("it has no field \"token\"".to_owned()));
+        assert_eq!(parse(r#"{"token": 1}"#), Err("its field \"token\" is not a string".to_owned()));
+    }
+}

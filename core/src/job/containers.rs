@@ -1,0 +1,70 @@
+//! What a step's containers need: an enroot configuration with the job's credentials in it.
+#![forbid(unsafe_code)]
+
+use std::path::Path;
+
+use crate::job::issuance::Issuance;
+use crate::job::lifecycle::Site;
+use crate::plan::enroot::source::{SUBDIRECTORIES, Search, Source};
+use crate::plan::enroot::{Mounts, Overlay, registries};
+use crate::plan::environment::{self, Change};
+use crate::plan::record::Issued;
+use crate::plan::report::Failure;
+use crate::policy::config::Delivery;
+use crate::policy::facts::JobFacts;
+use crate::world::fs::{NewFile, NewTree};
+
+/// The node's own configuration of enroot.
+const SYSTEM: &str = "/etc/enroot/enroot.conf";
+
+impl Issuance<'_> {
+    /// Makes the step's enroot configuration from the user's own.
+    pub(super) fn prepare_containers(
+        &self,
+        facts: &JobFacts,
+        name: &str,
+        issued: &Issued,
+        changes: &[Change],
+    ) -> Result<(), Failure> {
+        let Site { config, configuration } = self.site;
+        let source = self.users_own(facts)?;
+        let hosts = config.registries.clone().unwrap_or_else(registries::of_google);
+        let job = self.runtime.path_of_job(facts.job);
+        let subject_token = configuration.subject_token_file.parent().filter(|_| config.delivery == Delivery::Direct);
+        let mounts = Mounts { job: &job, subject_token };
+        let overlay = Overlay::new(&source, &hosts, issued.token(), mounts, changes);
+        if overlay.left_out > 0 {
+            self.host.log(&format!(
+                "gcp-wif: files: .credentials would be too long for curl, {} registries are left out of it; set registries to those in use",
+                overlay.left_out
+            ));
+        }
+        let mut tree = NewTree { directories: &SUBDIRECTORIES, ..NewTree::default() };
+        tree.files.push(("", NewFile { name: ".credentials", content: overlay.credentials.expose() }));
+        for (directory, name, content) in &overlay.files {
+            tree.files.push((directory, NewFile { name, content: content.expose() }));
+        }
+        tree.links
+            .extend(overlay.links.iter().map(|(directory, name, target)| (*directory, name.as_str(), target.as_str())));
+        Ok(self.runtime.publish_tree(facts.job, name, facts.uid, facts.gid, &tree, self.lock)?)
+    }
+
+    /// The user's own configuration, read by a process that is the user: root may not be able to enter his home, and
+    /// must not read for him what he cannot read himself.
+    fn users_own(&self, facts: &JobFacts) -> Result<Source, Failure> {
+        let environment = self.host.environment();
+        let config_path = environment::own_enroot_config_path(&|name| self.host.variable(name));
+        let search = Search { environment: &environment, config_path, system: Path::new(SYSTEM) };
+        let mut answer = Vec::new();
+        self.node.processes.as_user(facts, &mut answer, &mut || {
+            let source = Source::read(&search).map_err(|error| error.to_string());
+            serde_json::to_vec(&source).unwrap_or_default()
+        })?;
+        let answer = zeroize::Zeroizing::new(answer);
+        match serde_json::from_slice::<Result<Source, String>>(&answer) {
+            Ok(Ok(source)) => Ok(source),
+            Ok(Err(problem)) => Err(Failure::of_enroot(&problem)),
+            Err(_) => Err(Failure::of_enroot("the user's enroot configuration could not be read")),
+        }
+    }
+}

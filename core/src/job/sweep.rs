@@ -1,0 +1,51 @@
+//! Removes what jobs left behind whose epilog never ran, or did not finish.
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use super::processes::Processes;
+use crate::exchange::Instant;
+use crate::plan::record::{Generation, JobRecord};
+use crate::words::names::JobId;
+use crate::world::fs::RuntimeDirectory;
+
+/// Sweeps every job but `current`.
+///
+/// Of a job without a slurmstepd the files and tokens go if another boot or another slurmd started it, or if its
+/// tokens have ended: such a job is over or, where it waits for its next step, gets new ones with that step. Its
+/// facts are kept within the boot, because only the prolog can learn them.
+pub fn sweep(
+    runtime: &RuntimeDirectory,
+    current: JobId,
+    generation: &Generation,
+    processes: &dyn Processes,
+    now: Instant,
+) {
+    let jobs = runtime.jobs();
+    if jobs.iter().all(|job| *job == current) {
+        return;
+    }
+    let living = processes.living();
+    for job in jobs.into_iter().filter(|job| *job != current && !living.contains(job)) {
+        // A job that another process works on is alive. A failure here is the next sweep's to mend.
+        let Ok(lock) = runtime.lock(job, Duration::ZERO) else { continue };
+        let record = runtime.read_record(job, &lock).ok().flatten().as_deref().and_then(JobRecord::parse);
+        match record {
+            Some(record) if record.started_by == *generation && !record.is_spent(now) => {}
+            Some(record) if record.started_by.boot == generation.boot => {
+                let _ = runtime.remove_files(job);
+                if !record.issued.is_empty() {
+                    let kept = JobRecord::new(record.facts, record.started_by);
+                    let _ = runtime.write_record(job, &lock, kept.to_text().expose());
+                }
+            }
+            _ => {
+                let _ = runtime.remove_files(job);
+                let _ = runtime.remove_record(job);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

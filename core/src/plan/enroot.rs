@@ -1,0 +1,166 @@
+//! The step's enroot configuration: the user's own with the job's credentials added.
+//!
+//! enroot reads `.credentials`, `hooks.d`, `mounts.d` and `environ.d` from one directory, ENROOT_CONFIG_PATH. To add
+//! to it without hiding what the user has there, each step gets a directory of its own: his credential lines first
+//! and ours after them, links to his drop-ins, and our two drop-ins beside them.
+//!
+//! What is the user's is read by a process that has become the user ([`source`]); the directory is root's, like the
+//! job's, so that the user cannot fill the runtime directory and root can renew the pull credentials.
+#![forbid(unsafe_code)]
+
+pub mod credentials;
+pub mod registries;
+pub mod source;
+
+use std::path::Path;
+
+use crate::plan::environment::Change;
+use crate::words::names::RegistryHost;
+use crate::words::secret::Secret;
+use source::{SUBDIRECTORIES, Source};
+
+/// Name of our drop-ins; the endings are enroot's.
+const DROP_IN: &str = "50-gcp-wif";
+/// As in every bind mount of ours: nothing in it can be changed or run, and it stays in the container.
+const MOUNT: &str = "bind,ro,nosuid,nodev,noexec,private";
+
+/// The content of a step's directory, as a value.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Overlay {
+    /// `.credentials`
+    pub credentials: Secret,
+    /// Files by directory and name.
+    pub files: Vec<(&'static str, String, Secret)>,
+    /// Links by directory, name and target.
+    pub links: Vec<(&'static str, String, String)>,
+    /// How many registries are not in `.credentials`, for want of room.
+    pub left_out: usize,
+}
+
+/// What the containers of a step need to see at the same path as outside.
+#[derive(Debug, Clone, Copy)]
+pub struct Mounts<'a> {
+    /// The job's directory.
+    pub job: &'a Path,
+    /// The subject token's directory, under direct delivery.
+    pub subject_token: Option<&'a Path>,
+}
+
+impl Overlay {
+    /// Merges the user's own configuration with the job's credentials.
+    pub fn new(
+        source: &Source,
+        hosts: &[RegistryHost],
+        token: &Secret,
+        mounts: Mounts<'_>,
+        changes: &[Change],
+    ) -> Self {
+        let mut links = Vec::new();
+        for (directory, entries) in SUBDIRECTORIES.into_iter().zip(&source.entries) {
+            for name in entries {
+                let target = format!("{}/{directory}/{name}", source.path);
+                links.push((directory, name.clone(), target));
+            }
+        }
+        let free = |directory: &str, ending: &str| {
+            // A file of the user's with our name keeps it.
+            let taken = |name: &String| links.iter().any(|(d, n, _)| *d == directory && n == name);
+            let names = (0..).map(|n| format!("{DROP_IN}{}{ending}", "-".repeat(n)));
+            names.into_iter().find(|name| !taken(name)).unwrap_or_default()
+        };
+        let files = vec![
+            ("mounts.d", free("mounts.d", ".fstab"), Secret::new(fstab(mounts))),
+            ("environ.d", free("environ.d", ".env"), environ(changes)),
+        ];
+        let (credentials, left_out) = credentials::merge(&source.credentials, hosts, token);
+        Self { credentials, files, links, left_out }
+    }
+}
+
+/// The fstab drop-in; paths with blanks or `$`, which enroot would split or expand, are refused by the configuration.
+fn fstab(mounts: Mounts<'_>) -> String {
+    let line =
+        |path: &Path, options: &str| format!("{0} {0} none x-create=dir,{MOUNT}{options} 0 -1\n", path.display());
+    let mut text = line(mounts.job, "");
+    if let Some(path) = mounts.subject_token {
+        // Where the user cannot enter it, he has no use of it either.
+        text.push_str(&line(path, ",nofail,silent"));
+    }
+    text
+}
+
+/// The environ drop-in, which wins over the image's own ENV.
+fn environ(changes: &[Change]) -> Secret {
+    let mut text = String::new();
+    for change in changes {
+        if let Change::Set(name, value) = change {
+            // enroot would expand ${...}, and takes a line for each variable.
+            if !value.expose().contains(['$', '\n', '\0']) {
+                text.push_str(name);
+                text.push('=');
+                text.push_str(value.expose());
+                text.push('\n');
+            }
+        }
+    }
+    Secret::new(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source() -> Source {
+        Source {
+            path: "/home/alice/.config/enroot".to_owned(),
+            credentials: Secret::new("machine nvcr.io login $oauthtoken password abc\n".to_owned()),
+            entries: [vec!["10-mine.sh".to_owned()], vec!["50-gcp-wif.fstab".to_owned()], Vec::new()],
+        }
+    }
+
+    fn overlay() -> Overlay {
+        let hosts = [RegistryHost::try_from("eu.gcr.io".to_owned()).unwrap()];
+        let mounts =
+            Mounts { job: Path::new("/run/gcp-wif/jobs/7"), subject_token: Some(Path::new("/var/run/secrets/tokens")) };
+        let changes = [
+            Change::Set("GCP_WIF_SERVICE_ACCOUNT", Secret::new("a@p.iam.gserviceaccount.com".to_owned())),
+            Change::Set("GOOGLE_CLOUD_PROJECT", Secret::new("${HOME}".to_owned())),
+            Change::Unset("GCE_METADATA_HOST"),
+        ];
+        Overlay::new(&source(), &hosts, &Secret::new("ya29.t".to_owned()), mounts, &changes)
+    }
+
+    #[test]
+    fn what_is_the_users_stays_in_force() {
+        let overlay = overlay();
+        assert_eq!(
+            overlay.links,
+            [
+                ("hooks.d", "10-mine.sh".to_owned(), "/home/alice/.config/enroot/hooks.d/10-mine.sh".to_owned()),
+                (
+                    "mounts.d",
+                    "50-gcp-wif.fstab".to_owned(),
+                    "/home/alice/.config/enroot/mounts.d/50-gcp-wif.fstab".to_owned()
+                ),
+            ]
+        );
+        assert!(overlay.credentials.expose().starts_with("machine nvcr.io login $oauthtoken password abc\n"));
+    }
+
+    #[test]
+    fn the_drop_ins_are_golden() {
+        let files: Vec<_> =
+            overlay().files.iter().map(|(d, n, c)| (format!("{d}/{n}"), c.expose().to_owned())).collect();
+        let expected = [
+            (
+                "mounts.d/50-gcp-wif-.fstab".to_owned(),
+                "/run/gcp-wif/jobs/7 /run/gcp-wif/jobs/7 none x-create=dir,bind,ro,nosuid,nodev,noexec,private 0 -1\n\
+                 /var/run/secrets/tokens /var/run/secrets/tokens none \
+                 x-create=dir,bind,ro,nosuid,nodev,noexec,private,nofail,silent 0 -1\n"
+                    .to_owned(),
+            ),
+            ("environ.d/50-gcp-wif.env".to_owned(), "GCP_WIF_SERVICE_ACCOUNT=a@p.iam.gserviceaccount.com\n".to_owned()),
+        ];
+        assert_eq!(files, expected);
+    }
+}

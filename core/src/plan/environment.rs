@@ -1,0 +1,311 @@
+//! Everything that a job will see, as a value: its environment and its files.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::exchange::Instant;
+use crate::exchange::credential_configuration::{CredentialConfiguration, SubjectTokenFormat, TOKEN_TYPE_JWT};
+use crate::plan::record::{Endpoint, Issued};
+use crate::plan::report::Failure;
+use crate::policy::config::{Adc, Config};
+use crate::words::names::{self, InvalidName};
+use crate::words::secret::Secret;
+
+/// The file that always holds a valid access token.
+pub const ACCESS_TOKEN_FILE: &str = "access_token";
+/// The job's handle, which its own token endpoint takes for a subject token.
+pub const HANDLE_FILE: &str = "handle";
+/// How the last refresh went, for people and scripts: [`status`].
+pub const STATUS_FILE: &str = "status";
+/// The job's credential configuration.
+pub const CREDENTIALS_FILE: &str = "credentials.json";
+
+/// Longer than Google lets a subject be (127 bytes).
+const LONGEST_NAME: usize = 300;
+
+/// Which of the variables are ours: each name with a fingerprint of the value that we gave it. By it a value made
+/// for another job is told from the user's own, also on a login node that knows no configuration.
+const MARKER: &str = "GCP_WIF_VARIABLES";
+
+/// The metadata endpoint, by the names that Google's clients look for.
+const METADATA: [&str; 3] = ["GCE_METADATA_HOST", "GCE_METADATA_ROOT", "GCE_METADATA_IP"];
+
+/// enroot's configuration directory: ours holds the user's own, so that it takes the place of any value.
+const ENROOT: &str = "ENROOT_CONFIG_PATH";
+/// The user's own value of it, to be put back where ours goes.
+const ENROOT_OWN: &str = "GCP_WIF_ENROOT_CONFIG_PATH";
+
+/// The project's variables: a value of the user's own is always kept.
+pub const PROJECT: [&str; 3] = ["GOOGLE_CLOUD_PROJECT", "GCLOUD_PROJECT", "CLOUDSDK_CORE_PROJECT"];
+
+/// Every variable that can be ours, the marker apart.
+const OURS: [&str; 13] = [
+    "GOOGLE_OAUTH_ACCESS_TOKEN",
+    "GOOGLE_OAUTH_ACCESS_TOKEN_EXPIRES_AT",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE",
+    "GCP_WIF_ACCESS_TOKEN_FILE",
+    "GCP_WIF_SERVICE_ACCOUNT",
+    "GOOGLE_CLOUD_PROJECT",
+    "GCLOUD_PROJECT",
+    "CLOUDSDK_CORE_PROJECT",
+    "GCE_METADATA_HOST",
+    "GCE_METADATA_ROOT",
+    "GCE_METADATA_IP",
+    "ENROOT_CONFIG_PATH",
+];
+
+/// Variables and their values.
+pub type Environment = BTreeMap<&'static str, Secret>;
+
+/// A change of one variable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// It gets this value.
+    Set(&'static str, Secret),
+    /// It goes.
+    Unset(&'static str),
+}
+
+/// The environment of a step that has credentials, whose files are in `directory` and whose enroot configuration is
+/// in `enroot`.
+pub fn environment(config: &Config, issued: &Issued, directory: &Path, enroot: &Path) -> Environment {
+    let file = |name: &str| Secret::new(directory.join(name).to_string_lossy().into_owned());
+    let mut environment = Environment::from([
+        ("GOOGLE_OAUTH_ACCESS_TOKEN", issued.token().clone()),
+        ("GOOGLE_OAUTH_ACCESS_TOKEN_EXPIRES_AT", Secret::new(rfc3339(issued.expires_at))),
+        ("GOOGLE_APPLICATION_CREDENTIALS", file(CREDENTIALS_FILE)),
+        ("CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE", file(CREDENTIALS_FILE)),
+        ("GCP_WIF_ACCESS_TOKEN_FILE", file(ACCESS_TOKEN_FILE)),
+        ("GCP_WIF_SERVICE_ACCOUNT", Secret::new(issued.name.clone())),
+        (ENROOT, Secret::new(enroot.to_string_lossy().into_owned())),
+    ]);
+    if let Some(endpoint) = &issued.endpoint {
+        let address = Secret::new(format!("127.0.0.1:{}", endpoint.port));
+        environment.extend(METADATA.map(|name| (name, address.clone())));
+    }
+    if config.adc == Adc::Metadata {
+        environment.remove("GOOGLE_APPLICATION_CREDENTIALS");
+    }
+    if let Some(project) = &config.project {
+        environment.extend(PROJECT.map(|name| (name, Secret::new(project.clone()))));
+    }
+    environment
+}
+
+/// The credential configuration of a job that the agent serves: its own token endpoint, and its handle for a subject
+/// token. No impersonation: the endpoint hands out the access token itself.
+///
+/// # Errors
+/// When the endpoint has no URL, which does not happen.
+pub fn served(
+    configuration: &CredentialConfiguration,
+    endpoint: &Endpoint,
+    directory: &Path,
+) -> Result<CredentialConfiguration, InvalidName> {
+    let url = |path: &str| names::Endpoint::parse(&format!("http://127.0.0.1:{}{path}", endpoint.port));
+    Ok(CredentialConfiguration {
+        subject_token_type: TOKEN_TYPE_JWT.to_owned(),
+        token_url: url("/v1/token")?,
+        token_info_url: Some(url("/v1/introspect")?),
+        subject_token_file: directory.join(HANDLE_FILE),
+        subject_token_format: SubjectTokenFormat::Text,
+        impersonation: None,
+        ..configuration.clone()
+    })
+}
+
+/// The text of the status file: `state=fresh` or `state=failing`, `identity`, the access token's `expiry` and, after a
+/// refresh that failed, the `failure`, a line each.
+pub fn status(issued: &Issued, failure: Option<&Failure>) -> String {
+    let (state, failure) = match failure {
+        None => ("fresh", String::new()),
+        Some(failure) => ("failing", format!("failure={failure}\n")),
+    };
+    let (identity, expiry) = (names::clip(&issued.name, LONGEST_NAME), rfc3339(issued.expires_at));
+    format!("state={state}\nidentity={identity}\nexpiry={expiry}\n{failure}")
+}
+
+/// Takes enroot's directory out of an environment: the user's own stays in force.
+pub fn without_enroot(mut environment: Environment) -> Environment {
+    environment.remove(ENROOT);
+    environment
+}
+
+/// What is to change in a job's environment so that it holds `wanted` and no value of ours besides.
+///
+/// `current` gives the job's variables. A value of the user's own gives way only to an explicit request, and a
+/// project of his own never.
+pub fn changes(wanted: &Environment, explicit: bool, current: &dyn Fn(&str) -> Option<String>) -> Vec<Change> {
+    let marked = marked(current);
+    let mut changes = Vec::new();
+    let mut given = Vec::new();
+    for name in OURS {
+        let value = current(name);
+        let own = value.is_some() && !is_marked(&marked, name, value.as_deref());
+        match wanted.get(name) {
+            Some(new) if !own || name == ENROOT || (explicit && !PROJECT.contains(&name)) => {
+                given.push(format!("{name}:{:016x}", fingerprint(new.expose())));
+                changes.push(Change::Set(name, new.clone()));
+            }
+            Some(_) => {}
+            None if value.is_some() && !own => changes.push(Change::Unset(name)),
+            None => {}
+        }
+    }
+    changes.extend(enroot_own(wanted.contains_key(ENROOT), current));
+    if !given.is_empty() {
+        changes.push(Change::Set(MARKER, Secret::new(given.join(","))));
+    } else if current(MARKER).is_some() {
+        changes.push(Change::Unset(MARKER));
+    }
+    changes
+}
+
+/// Whether a variable has a value that is ours.
+pub fn is_ours(name: &str, current: &dyn Fn(&str) -> Option<String>) -> bool {
+    is_marked(&marked(current), name, current(name).as_deref())
+}
+
+/// ENROOT_CONFIG_PATH as the user has it, were it not for us.
+pub fn own_enroot_config_path(current: &dyn Fn(&str) -> Option<String>) -> Option<String> {
+    let value = current(ENROOT);
+    if is_ours(ENROOT, current) { current(ENROOT_OWN) } else { value }
+}
+
+/// Keeps the user's own ENROOT_CONFIG_PATH beside ours, and puts it back without.
+fn enroot_own(ours: bool, current: &dyn Fn(&str) -> Option<String>) -> Vec<Change> {
+    let kept = current(ENROOT_OWN).is_some();
+    match own_enroot_config_path(current) {
+        Some(own) if ours => vec![Change::Set(ENROOT_OWN, Secret::new(own))],
+        Some(own) if kept => vec![Change::Set(ENROOT, Secret::new(own)), Change::Unset(ENROOT_OWN)],
+        _ if kept => vec![Change::Unset(ENROOT_OWN)],
+        _ => Vec::new(),
+    }
+}
+
+/// The instant as RFC 3339 in UTC.
+pub fn rfc3339(instant: Instant) -> String {
+    OffsetDateTime::from_unix_timestamp(instant)
+        .ok()
+        .and_then(|time| time.format(&Rfc3339).ok())
+        .unwrap_or_else(|| instant.to_string())
+}
+
+fn marked(current: &dyn Fn(&str) -> Option<String>) -> Vec<(String, u64)> {
+    let text = current(MARKER).unwrap_or_default();
+    text.split(',')
+        .filter_map(|entry| entry.split_once(':'))
+        .filter_map(|(name, print)| Some((name.to_owned(), u64::from_str_radix(print, 16).ok()?)))
+        .collect()
+}
+
+fn is_marked(marked: &[(String, u64)], name: &str, value: Option<&str>) -> bool {
+    let print = value.map(fingerprint);
+    marked.iter().any(|(marked, old)| marked == name && Some(*old) == print)
+}
+
+/// FNV-1a of 64 bits: tells values apart, the same in every build.
+fn fingerprint(value: &str) -> u64 {
+    value.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted() -> Environment {
+        Environment::from([
+            ("GOOGLE_OAUTH_ACCESS_TOKEN", Secret::new("new-token".to_owned())),
+            ("GOOGLE_APPLICATION_CREDENTIALS", Secret::new("/run/gcp-wif/jobs/2/credentials.json".to_owned())),
+            ("GOOGLE_CLOUD_PROJECT", Secret::new("site".to_owned())),
+        ])
+    }
+
+    /// The environment after the changes to `before`.
+    fn after(before: &[(&str, &str)], wanted: &Environment, explicit: bool) -> BTreeMap<String, String> {
+        let mut environment: BTreeMap<String, String> =
+            before.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let current = environment.clone();
+        for change in changes(wanted, explicit, &|name| current.get(name).cloned()) {
+            match change {
+                Change::Set(name, value) => drop(environment.insert(name.to_owned(), value.expose().to_owned())),
+                Change::Unset(name) => drop(environment.remove(name)),
+            }
+        }
+        environment
+    }
+
+    fn as_given(environment: &BTreeMap<String, String>) -> Vec<(&str, &str)> {
+        environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
+    }
+
+    #[test]
+    fn a_users_own_value_gives_way_to_an_explicit_request_only() {
+        let own = [("GOOGLE_APPLICATION_CREDENTIALS", "/home/alice/key.json"), ("GOOGLE_CLOUD_PROJECT", "alices")];
+        let auto = after(&own, &wanted(), false);
+        assert_eq!(auto["GOOGLE_APPLICATION_CREDENTIALS"], "/home/alice/key.json");
+        assert_eq!(auto["GOOGLE_OAUTH_ACCESS_TOKEN"], "new-token");
+        assert_eq!(auto["GOOGLE_CLOUD_PROJECT"], "alices");
+        let explicit = after(&own, &wanted(), true);
+        assert_eq!(explicit["GOOGLE_APPLICATION_CREDENTIALS"], "/run/gcp-wif/jobs/2/credentials.json");
+        assert_eq!(explicit["GOOGLE_CLOUD_PROJECT"], "alices");
+    }
+
+    #[test]
+    fn a_value_made_for_another_job_is_nobodys() {
+        let old = Environment::from([
+            ("GOOGLE_OAUTH_ACCESS_TOKEN", Secret::new("old-token".to_owned())),
+            ("GCE_METADATA_HOST", Secret::new("127.0.0.1:1".to_owned())),
+        ]);
+        let first = after(&[("PATH", "/bin")], &old, true);
+        let second = after(&as_given(&first), &wanted(), false);
+        assert_eq!(second["GOOGLE_OAUTH_ACCESS_TOKEN"], "new-token");
+        assert!(!second.contains_key("GCE_METADATA_HOST"));
+    }
+
+    #[test]
+    fn without_credentials_nothing_of_ours_and_all_of_the_users_stays() {
+        let first = after(&[("PATH", "/bin")], &wanted(), true);
+        assert_eq!(
+            after(&as_given(&first), &Environment::new(), false),
+            BTreeMap::from([("PATH".to_owned(), "/bin".to_owned())])
+        );
+        let mut changed = first;
+        changed.insert("GOOGLE_OAUTH_ACCESS_TOKEN".to_owned(), "his-own".to_owned());
+        let left = after(&as_given(&changed), &Environment::new(), false);
+        assert_eq!(left["GOOGLE_OAUTH_ACCESS_TOKEN"], "his-own");
+        assert_eq!(left.len(), 2);
+    }
+
+    #[test]
+    fn enroots_directory_is_always_ours_and_the_users_own_comes_back() {
+        let ours = Environment::from([(ENROOT, Secret::new("/run/gcp-wif/jobs/2/enroot-0".to_owned()))]);
+        let own = [(ENROOT, "/home/alice/enroot")];
+        let first = after(&own, &ours, false);
+        assert_eq!(first[ENROOT], "/run/gcp-wif/jobs/2/enroot-0");
+        assert_eq!(own_enroot_config_path(&|name| first.get(name).cloned()).as_deref(), Some("/home/alice/enroot"));
+        let second = after(&as_given(&first), &ours, false);
+        assert_eq!(second, first);
+        let left = after(&as_given(&first), &Environment::new(), false);
+        assert_eq!(left, BTreeMap::from([(ENROOT.to_owned(), "/home/alice/enroot".to_owned())]));
+        let without = after(&[], &ours, false);
+        assert_eq!(after(&as_given(&without), &Environment::new(), false), BTreeMap::new());
+    }
+
+    #[test]
+    fn a_forged_marker_moves_no_other_variable() {
+        let forged = format!("PATH:{:016x}", fingerprint("/bin"));
+        let left = after(&[("PATH", "/bin"), (MARKER, &forged)], &Environment::new(), false);
+        assert_eq!(left, BTreeMap::from([("PATH".to_owned(), "/bin".to_owned())]));
+    }
+
+    #[test]
+    fn instants_are_written_as_rfc_3339_in_utc() {
+        assert_eq!(rfc3339(1_700_000_000), "2023-11-14T22:13:20Z");
+    }
+}

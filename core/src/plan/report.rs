@@ -1,0 +1,257 @@
+//! From an error to the one line that a user or an administrator reads: what failed, why, and what to do next.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::exchange::credential_configuration::CredentialConfiguration;
+use crate::exchange::refusal::Refusal;
+use crate::exchange::subject_token::{Claims, SubjectTokenError};
+use crate::exchange::{ExchangeError, Instant, Leg, Problem};
+use crate::policy::config::ConfigError;
+use crate::policy::request::OptionError;
+use crate::policy::rules::Denial;
+use crate::words::names::{Identity, clip};
+use crate::world::fs::FileError;
+use crate::world::http::{ClientError, TransportError};
+use crate::world::sys::ChildError;
+
+/// Longest line; a terminal and a log can take it.
+const LONGEST: usize = 1200;
+
+const NOT_GOOGLE: &str = "check that it is Google's endpoint and that no proxy answers in its place";
+
+/// Where a job's credentials got stuck. Every line for users names it, and the README's troubleshooting is
+/// ordered by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)]
+pub enum Stage {
+    Option,
+    Configuration,
+    Rules,
+    SubjectToken,
+    TokenExchange,
+    Impersonation,
+    Files,
+    Agent,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Option => "option",
+            Self::Configuration => "configuration",
+            Self::Rules => "rules",
+            Self::SubjectToken => "subject token",
+            Self::TokenExchange => "token exchange",
+            Self::Impersonation => "impersonation",
+            Self::Files => "files",
+            Self::Agent => "agent",
+        })
+    }
+}
+
+/// A failure, ready to be told. It holds no secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Where it happened.
+    pub stage: Stage,
+    /// What, why, and what to do.
+    pub text: String,
+    /// Whether Google was asked and will not, so that nobody need ask again.
+    #[serde(default)]
+    pub is_refusal: bool,
+}
+
+impl Failure {
+    fn new(stage: Stage, text: impl fmt::Display) -> Self {
+        Self { stage, text: clip(&text.to_string(), LONGEST), is_refusal: false }
+    }
+
+    /// What no other failure describes.
+    pub fn internal() -> Self {
+        Self::new(
+            Stage::Files,
+            "the node could not serve the request; see slurmd's log, and tell the site's administrators",
+        )
+    }
+
+    /// The user's enroot configuration that cannot be taken over.
+    pub fn of_enroot(problem: &str) -> Self {
+        Self::new(
+            Stage::Files,
+            format_args!(
+                "{problem}; enroot's configuration stays as it is, and this step's containers are not given the job's \
+                 credentials: mend it, or set ENROOT_CONFIG_PATH to another directory"
+            ),
+        )
+    }
+
+    /// The agent that is not there.
+    pub fn of_agent(problem: &str) -> Self {
+        Self::new(
+            Stage::Agent,
+            format_args!("{problem}; see agent.log in the runtime directory, tell the site's administrators"),
+        )
+    }
+
+    /// Pyxis before this plugin.
+    pub fn of_order() -> Self {
+        Self::new(
+            Stage::Configuration,
+            "plugstack.conf names pyxis before gcp-wif, so that a step that must not run pulls its image first; \
+             let gcp-wif's line come first (10-gcp-wif.conf), tell the site's administrators",
+        )
+    }
+
+    /// An exchange that failed, with the hint that fits.
+    pub fn of_exchange(
+        error: &ExchangeError,
+        configuration: &CredentialConfiguration,
+        claims: &Claims,
+        identity: &Identity,
+        now: Instant,
+    ) -> Self {
+        let stage = match error.leg {
+            Leg::TokenExchange => Stage::TokenExchange,
+            Leg::Impersonation => Stage::Impersonation,
+        };
+        let hint = match (&error.problem, error.leg) {
+            (Problem::Transport(TransportError::Tls(_)), _) => {
+                "check ca_certificates, and that no proxy answers in Google's place".to_owned()
+            }
+            (Problem::Transport(TransportError::TooLong) | Problem::Malformed(_), _) => NOT_GOOGLE.to_owned(),
+            (Problem::Transport(_), _) => "check the node's route to it (proxy, firewall, DNS)".to_owned(),
+            (Problem::Expired { .. }, _) => "check the node's clock".to_owned(),
+            (Problem::Refused(refusal), _) if refusal.is_redirect() => NOT_GOOGLE.to_owned(),
+            (Problem::Refused(refusal), _) if refusal.is_transient() => {
+                "Google is busy or out of order, try again later".to_owned()
+            }
+            (Problem::Refused(refusal), Leg::TokenExchange) => exchange_hint(refusal, configuration, claims, now),
+            (Problem::Refused(refusal), Leg::Impersonation) => {
+                impersonation_hint(refusal, configuration, claims, identity)
+            }
+        };
+        let is_refusal = match &error.problem {
+            Problem::Refused(refusal) => (400..500).contains(&refusal.status) && !refusal.is_transient(),
+            _ => false,
+        };
+        Self { is_refusal, ..Self::new(stage, format_args!("{error}; {hint}")) }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "gcp-wif: {}: {}", self.stage, self.text)
+    }
+}
+
+fn exchange_hint(refusal: &Refusal, configuration: &CredentialConfiguration, claims: &Claims, now: Instant) -> String {
+    let provider = configuration.audience.as_str();
+    if refusal.text.contains("udience") && refusal.code.as_deref() == Some("invalid_grant") {
+        return audience_hint(configuration, claims);
+    }
+    if let Some(expiry) = claims.expiry.filter(|expiry| *expiry <= now) {
+        return expiry_hint(expiry, now);
+    }
+    match refusal.code.as_deref() {
+        Some("invalid_target") => format!("check that the provider {provider} exists and is enabled"),
+        Some("unauthorized_client") => "check the provider's attribute condition".to_owned(),
+        _ => format!("check issuer, keys and mapping of the provider {provider}"),
+    }
+}
+
+/// What to do about a subject token for another audience.
+pub fn audience_hint(configuration: &CredentialConfiguration, claims: &Claims) -> String {
+    let audiences = claims.audiences.iter().map(|a| clip(a, 200)).collect::<Vec<_>>().join("\", \"");
+    format!(
+        "the subject token is for \"{audiences}\", the provider expects \"https:{}\" unless it names allowed audiences; \
+         project the token with the provider's audience",
+        configuration.audience.as_str()
+    )
+}
+
+/// What to do about a subject token that has expired.
+pub fn expiry_hint(expiry: Instant, now: Instant) -> String {
+    format!(
+        "the subject token expired {} seconds ago by this node's clock; see why it is not renewed",
+        now.saturating_sub(expiry)
+    )
+}
+
+fn impersonation_hint(
+    refusal: &Refusal,
+    configuration: &CredentialConfiguration,
+    claims: &Claims,
+    identity: &Identity,
+) -> String {
+    if refusal.reason.as_deref() == Some("SERVICE_DISABLED") || refusal.text.contains("it is disabled") {
+        return "enable iamcredentials.googleapis.com in the service account's project".to_owned();
+    }
+    match refusal.status {
+        400 => "check scopes and token_lifetime_seconds; more than 3600 needs an organization policy".to_owned(),
+        401 => "the federated token was not accepted, try again".to_owned(),
+        _ => {
+            let pool = configuration.audience.as_str().split("/providers/").next().unwrap_or_default();
+            let subject = claims.subject.as_deref().map_or_else(|| "SUBJECT".to_owned(), |subject| clip(subject, 130));
+            format!(
+                "check that {identity} exists and grants roles/iam.workloadIdentityUser to \
+                 principal:{pool}/subject/{subject} (a new binding needs up to 5 minutes)"
+            )
+        }
+    }
+}
+
+impl From<OptionError> for Failure {
+    fn from(error: OptionError) -> Self {
+        Self::new(Stage::Option, error)
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        let next = match error {
+            ConfigError::Absent(_) => "this node is not set up for --gcp-wif, tell the site's administrators",
+            _ => "tell the site's administrators",
+        };
+        Self::new(Stage::Configuration, format_args!("{error}; {next}"))
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        Self::new(Stage::Configuration, format_args!("{error}; tell the site's administrators"))
+    }
+}
+
+impl From<Denial> for Failure {
+    fn from(denial: Denial) -> Self {
+        Self::new(Stage::Rules, denial)
+    }
+}
+
+impl From<SubjectTokenError> for Failure {
+    fn from(error: SubjectTokenError) -> Self {
+        Self::new(
+            Stage::SubjectToken,
+            format_args!("{error}; the node's projected token is not usable, tell the site's administrators"),
+        )
+    }
+}
+
+impl From<FileError> for Failure {
+    fn from(error: FileError) -> Self {
+        Self::new(
+            Stage::Files,
+            format_args!("{error}; the node's runtime directory is not usable, tell the site's administrators"),
+        )
+    }
+}
+
+impl From<ChildError> for Failure {
+    fn from(error: ChildError) -> Self {
+        Self::new(Stage::TokenExchange, format_args!("{error}; try again, and see slurmd's log"))
+    }
+}

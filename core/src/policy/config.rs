@@ -1,0 +1,305 @@
+//! The site configuration, `/etc/slurm/gcp-wif.json`.
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::exchange::credential_configuration::{CredentialConfiguration, check_path, from_json};
+use crate::words::names::{RegistryHost, Scope, ServiceAccountEmail};
+use crate::world::fs::{self, FileError};
+
+/// Where the site configuration is unless plugstack.conf says `config=PATH`.
+pub const DEFAULT_PATH: &str = "/etc/slurm/gcp-wif.json";
+/// Where the plugin keeps its files unless the site says otherwise.
+pub const DEFAULT_RUNTIME_DIR: &str = "/run/gcp-wif";
+
+/// A step waits for its exchange before it can be killed, and slurmd drains a node where a step cannot be killed
+/// within UnkillableStepTimeout, 60 seconds by default.
+const TIMEOUTS: std::ops::RangeInclusive<u64> = 1..=45;
+
+/// How the job's credentials stay fresh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Delivery {
+    /// The node agent refreshes them; the job never sees the subject token.
+    Agent,
+    /// Google's clients in the job read the subject token themselves.
+    Direct,
+}
+
+/// What tells Google's clients in the job where the credentials are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Adc {
+    /// `GOOGLE_APPLICATION_CREDENTIALS`.
+    File,
+    /// The job's metadata endpoint.
+    Metadata,
+}
+
+/// How much the agent logs: each level has the lines of those before it as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+}
+
+impl std::fmt::Display for LogLevel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+        })
+    }
+}
+
+/// A user or a group in a rule: its name, or its number in digits.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum Principal {
+    /// The number.
+    Id(u32),
+    /// The name, or the number as text.
+    Name(String),
+}
+
+/// One rule: who may use which service account.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// Users, by name or number; absent: every user.
+    pub users: Option<Vec<Principal>>,
+    /// Groups, by name or number, primary or supplementary; absent: every group.
+    pub groups: Option<Vec<Principal>>,
+    /// Slurm accounts; absent: every account.
+    pub accounts: Option<Vec<String>>,
+    /// Slurm partitions; absent: every partition.
+    pub partitions: Option<Vec<String>>,
+    /// The default identity; absent: the credential configuration's.
+    pub service_account: Option<ServiceAccountEmail>,
+    /// What `--gcp-wif-service-account` may name besides the default identity.
+    #[serde(default)]
+    pub allow: Vec<ServiceAccountEmail>,
+}
+
+/// The site configuration, each key checked.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Path of Google's credential configuration.
+    pub credential_configuration: PathBuf,
+    /// Every job gets credentials unless it says `--no-gcp-wif`.
+    #[serde(default)]
+    pub auto: bool,
+    /// The project that jobs see as theirs.
+    pub project: Option<String>,
+    /// Scopes of the access token.
+    #[serde(default = "default_scopes")]
+    pub scopes: Vec<Scope>,
+    /// Hosts that get pull credentials; absent: every host of Artifact Registry.
+    pub registries: Option<Vec<RegistryHost>>,
+    /// Who may use which service account; absent: everyone has the credential configuration's identity.
+    pub rules: Option<Vec<Rule>>,
+    /// How credentials reach the job.
+    #[serde(default = "default_delivery")]
+    pub delivery: Delivery,
+    /// How clients find them.
+    #[serde(default = "default_adc")]
+    pub adc: Adc,
+    /// Directory of the jobs' files.
+    #[serde(default = "default_runtime_dir")]
+    pub runtime_dir: PathBuf,
+    /// The companion command.
+    #[serde(default = "default_command")]
+    pub command: PathBuf,
+    /// PEM file of the certificate authorities that Google's endpoints are checked against; absent: the system's.
+    pub ca_certificates: Option<PathBuf>,
+    /// HTTP proxy for Google's endpoints.
+    pub proxy: Option<String>,
+    /// Budget of one exchange in seconds, retries included.
+    #[serde(default = "default_timeout")]
+    pub timeout_seconds: u64,
+    /// How much the agent logs.
+    #[serde(default = "default_log_level")]
+    pub log_level: LogLevel,
+}
+
+fn default_scopes() -> Vec<Scope> {
+    vec![Scope::cloud_platform()]
+}
+fn default_delivery() -> Delivery {
+    Delivery::Agent
+}
+fn default_adc() -> Adc {
+    Adc::File
+}
+fn default_runtime_dir() -> PathBuf {
+    DEFAULT_RUNTIME_DIR.into()
+}
+fn default_command() -> PathBuf {
+    "/usr/bin/gcp-wif".into()
+}
+fn default_timeout() -> u64 {
+    20
+}
+fn default_log_level() -> LogLevel {
+    LogLevel::Info
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug)]
+pub enum ConfigError {
+    /// There is no site configuration: the node is not set up for this plugin.
+    Absent(FileError),
+    /// A file cannot be read, or must not be trusted.
+    File(FileError),
+    /// Its content is wrong.
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, naming the key or the place.
+        problem: String,
+    },
+}
+
+impl std::fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Absent(error) | Self::File(error) => error.fmt(f),
+            Self::Content { path, problem } => write!(f, "{}: {problem}", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Absent(error) | Self::File(error) => Some(error),
+            Self::Content { .. } => None,
+        }
+    }
+}
+
+impl Config {
+    /// Reads the site configuration. Only root can have written it.
+    ///
+    /// # Errors
+    /// When the file is missing, not trustworthy or not a valid configuration.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_trusted(path)
+            .map_err(|error| if error.is_absent() { ConfigError::Absent(error) } else { ConfigError::File(error) })?;
+        Self::parse(&text).map_err(|problem| ConfigError::Content { path: path.to_owned(), problem })
+    }
+
+    /// Reads the credential configuration that the site configuration names. Only root can have written it.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_credential_configuration(&self) -> Result<CredentialConfiguration, ConfigError> {
+        let path = &self.credential_configuration;
+        let text = fs::read_trusted(path).map_err(ConfigError::File)?;
+        CredentialConfiguration::parse(&text).map_err(|problem| ConfigError::Content { path: path.clone(), problem })
+    }
+
+    /// Whether a configuration that was refused meant to serve every job: decides if users hear of it.
+    pub fn refused_but_auto(path: &Path) -> bool {
+        let Ok(text) = fs::read_limited(path, 1 << 20) else { return true };
+        match serde_json::from_slice::<serde_json::Value>(&text) {
+            Ok(value) => value.get("auto") == Some(&serde_json::Value::Bool(true)),
+            Err(_) => true,
+        }
+    }
+
+    /// Budget of one exchange, retries included.
+    pub fn timeout(&self) -> Duration {
+        Duration::from_secs(self.timeout_seconds)
+    }
+
+    fn parse(text: &[u8]) -> Result<Self, String> {
+        let config: Self = from_json(text)?;
+        check_path("credential_configuration", &config.credential_configuration)?;
+        check_path("runtime_dir", &config.runtime_dir)?;
+        check_path("command", &config.command)?;
+        if let Some(path) = &config.ca_certificates {
+            check_path("ca_certificates", path)?;
+        }
+        if config.runtime_dir == Path::new("/") {
+            return Err("runtime_dir: \"/\" cannot be it".to_owned());
+        }
+        if config.scopes.is_empty() {
+            return Err("scopes: at least one is needed".to_owned());
+        }
+        if !TIMEOUTS.contains(&config.timeout_seconds) {
+            return Err(format!("timeout_seconds is {}, it can be 1 to 45", config.timeout_seconds));
+        }
+        if let Some(proxy) = &config.proxy {
+            crate::world::http::check_proxy(proxy).map_err(|problem| format!("proxy: {problem}"))?;
+        }
+        if config.project.as_deref().is_some_and(|project| {
+            project.is_empty() || !project.bytes().all(|b| b.is_ascii_alphanumeric() || b"-:.".contains(&b))
+        }) {
+            return Err("project: not a project id".to_owned());
+        }
+        if config.adc == Adc::Metadata && config.delivery == Delivery::Direct {
+            return Err("adc: \"metadata\" needs delivery \"agent\"".to_owned());
+        }
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shortest_configuration_has_the_documented_defaults() {
+        let config =
+            Config::parse(br#"{"credential_configuration": "/etc/slurm/credential-configuration.json"}"#).unwrap();
+        assert!(!config.auto);
+        assert_eq!((config.delivery, config.adc), (Delivery::Agent, Adc::File));
+        assert_eq!(config.scopes, [Scope::cloud_platform()]);
+        assert_eq!(config.runtime_dir, Path::new("/run/gcp-wif"));
+        assert_eq!(config.command, Path::new("/usr/bin/gcp-wif"));
+        assert_eq!(config.timeout(), Duration::from_secs(20));
+        assert_eq!((config.registries, config.rules, config.proxy), (None, None, None));
+    }
+
+    #[test]
+    fn refusals_name_the_key_or_the_place() {
+        for (addition, expected) in [
+            (r#""atuo": true"#, "unknown field `atuo`"),
+            (r#""auto": true, "auto": false"#, "duplicate field `auto`"),
+            (r#""auto": "yes""#, "invalid type: string \"yes\", expected a boolean at line 1 column"),
+            (r#""timeout_seconds": 0"#, "timeout_seconds is 0"),
+            (r#""timeout_seconds": 46"#, "timeout_seconds is 46, it can be 1 to 45"),
+            (r#""timeout_seconds": -1"#, "invalid value: integer `-1`"),
+            (r#""scopes": []"#, "scopes: at least one"),
+            (r#""scopes": ["cloud-platform"]"#, "is not a scope"),
+            (r#""registries": ["a b"]"#, "is not a registry's host name"),
+            (r#""runtime_dir": "run""#, "runtime_dir: \"run\" is not an absolute path"),
+            (r#""runtime_dir": "/run/${HOME}""#, "runtime_dir: "),
+            (r#""runtime_dir": "/""#, "runtime_dir: "),
+            (r#""delivery": "indirect""#, "unknown variant `indirect`"),
+            (r#""delivery": "direct", "adc": "metadata""#, "adc: \"metadata\" needs delivery \"agent\""),
+            (r#""proxy": "proxy:3128""#, "proxy: "),
+            (r#""project": "a b""#, "project: not a project id"),
+            (r#""rules": [{"user": ["alice"]}]"#, "unknown field `user`"),
+            (r#""rules": [{"service_account": "alice"}]"#, "is not a service account's email"),
+            (r#""auto": true} {"#, "trailing characters"),
+        ] {
+            let text = format!(r#"{{"credential_configuration": "/c.json", {addition}}}"#);
+            let refusal = Config::parse(text.as_bytes()).unwrap_err();
+            assert!(refusal.contains(expected), "{addition}: {refusal:?} does not contain {expected:?}");
+        }
+        assert!(Config::parse(b"{}").unwrap_err().contains("missing field `credential_configuration`"));
+        assert!(Config::parse(b"").unwrap_err().contains("EOF"));
+    }
+}

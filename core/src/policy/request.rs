@@ -1,0 +1,169 @@
+//! What the user asked for, from the options of srun, sbatch and salloc.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+
+use crate::words::names::{InvalidName, ServiceAccountEmail};
+
+/// The options as given at one place: on the command line, or at the job's submission.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Options {
+    /// `--gcp-wif`
+    pub wanted: bool,
+    /// `--no-gcp-wif`
+    pub refused: bool,
+    /// `--gcp-wif-service-account=EMAIL`, as typed.
+    pub service_account: Option<String>,
+}
+
+/// What was asked for, after inheritance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// Nothing was said: the site decides (`auto`).
+    Unstated,
+    /// `--no-gcp-wif`: no credentials, whatever the site does.
+    Refused,
+    /// Credentials, or the step fails.
+    Wanted {
+        /// The identity asked for; without one the site's default.
+        service_account: Option<ServiceAccountEmail>,
+    },
+}
+
+/// Options that cannot be honoured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OptionError {
+    /// Credentials are both asked for and refused.
+    Contradict,
+    /// The service account is none.
+    ServiceAccount(InvalidName),
+    /// A later component of a heterogeneous job asks for credentials and the first one does not.
+    LaterComponent,
+}
+
+impl fmt::Display for OptionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Contradict => f.write_str("--gcp-wif and --no-gcp-wif contradict each other; give one of them"),
+            Self::ServiceAccount(error) => write!(f, "--gcp-wif-service-account: {error}"),
+            Self::LaterComponent => f.write_str(
+                "Slurm hands a heterogeneous job the options of its first component only; give --gcp-wif there",
+            ),
+        }
+    }
+}
+
+impl std::error::Error for OptionError {}
+
+impl Options {
+    /// Those of `all` that were not inherited from the job's submission: what this step says itself.
+    pub fn own(all: &Self, inherited: &Self) -> Self {
+        Self {
+            wanted: all.wanted && !inherited.wanted,
+            refused: all.refused && !inherited.refused,
+            service_account: all.service_account.clone().filter(|_| all.service_account != inherited.service_account),
+        }
+    }
+
+    /// The request that these options make by themselves.
+    ///
+    /// # Errors
+    /// When they contradict each other or name no service account.
+    pub fn request(&self) -> Result<Request, OptionError> {
+        let service_account = match &self.service_account {
+            Some(text) => Some(ServiceAccountEmail::parse(text).map_err(OptionError::ServiceAccount)?),
+            None => None,
+        };
+        match (self.refused, self.wanted || service_account.is_some()) {
+            (true, true) => Err(OptionError::Contradict),
+            (true, false) => Ok(Request::Refused),
+            (false, true) => Ok(Request::Wanted { service_account }),
+            (false, false) => Ok(Request::Unstated),
+        }
+    }
+}
+
+impl Request {
+    /// The request of a step: its own options win over the ones that the job was submitted with.
+    /// `--gcp-wif` on a step leaves the job's service account in force.
+    ///
+    /// # Errors
+    /// As [`Options::request`].
+    pub fn of_step(all: &Options, inherited: &Options) -> Result<Self, OptionError> {
+        let jobs = inherited.request()?;
+        Ok(match (Options::own(all, inherited).request()?, jobs) {
+            (Self::Unstated, jobs) => jobs,
+            (Self::Wanted { service_account: None }, Self::Wanted { service_account }) => {
+                Self::Wanted { service_account }
+            }
+            (own, _) => own,
+        })
+    }
+
+    /// Whether the step must fail when it cannot be met.
+    pub fn is_explicit(&self) -> bool {
+        matches!(self, Self::Wanted { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: &str = "a@p.iam.gserviceaccount.com";
+    const B: &str = "b@p.iam.gserviceaccount.com";
+
+    /// `+`: --gcp-wif, `-`: --no-gcp-wif, anything else: a service account.
+    fn options(words: &[&str]) -> Options {
+        let mut options = Options::default();
+        for word in words {
+            match *word {
+                "+" => options.wanted = true,
+                "-" => options.refused = true,
+                email => options.service_account = Some(email.to_owned()),
+            }
+        }
+        options
+    }
+
+    fn wanted(email: Option<&str>) -> Request {
+        Request::Wanted { service_account: email.map(|e| ServiceAccountEmail::parse(e).unwrap()) }
+    }
+
+    #[test]
+    fn a_steps_own_option_wins() {
+        for (job, step, expected) in [
+            (&[][..], &[][..], Request::Unstated),
+            (&["+"], &[], wanted(None)),
+            (&["-"], &[], Request::Refused),
+            (&[A], &[], wanted(Some(A))),
+            (&["+"], &["-"], Request::Refused),
+            (&["-"], &["+"], wanted(None)),
+            (&["-"], &[B], wanted(Some(B))),
+            (&[A], &["-"], Request::Refused),
+            (&[A], &[B], wanted(Some(B))),
+            (&[A], &["+"], wanted(Some(A))),
+            (&["+"], &[A], wanted(Some(A))),
+            (&[], &["+", B], wanted(Some(B))),
+        ] {
+            let inherited = options(job);
+            // Slurm hands a step the union; of two values the step's own.
+            let own = options(step);
+            let all = Options {
+                wanted: inherited.wanted || own.wanted,
+                refused: inherited.refused || own.refused,
+                service_account: own.service_account.clone().or(inherited.service_account.clone()),
+            };
+            assert_eq!(Request::of_step(&all, &inherited), Ok(expected), "job {job:?} step {step:?}");
+        }
+    }
+
+    #[test]
+    fn contradictions_and_bad_emails_are_refused() {
+        assert_eq!(options(&["+", "-"]).request(), Err(OptionError::Contradict));
+        assert_eq!(options(&[A, "-"]).request(), Err(OptionError::Contradict));
+        for bad in ["", "alice", "a b@p.iam.gserviceaccount.com", "$(id)", "a@p.iam.gserviceaccount.com\n"] {
+            assert!(matches!(options(&[bad]).request(), Err(OptionError::ServiceAccount(_))), "{bad:?} was accepted");
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Who may have what: the site's rules as one pure function.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+
+use crate::policy::config::{Principal, Rule};
+use crate::policy::facts::JobFacts;
+use crate::words::names::{Identity, ServiceAccountEmail};
+
+/// The permission to have an identity. Nothing else starts an exchange.
+#[must_use]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    identity: Identity,
+    rule: Option<usize>,
+}
+
+impl Grant {
+    /// The identity granted.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The rule that granted it, counted from 1; none where the site has no rules.
+    pub fn rule(&self) -> Option<usize> {
+        self.rule
+    }
+}
+
+/// Why a job may not have what it asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Denial {
+    /// No rule is about this job.
+    NoRuleMatches {
+        /// The user, for the message.
+        user: String,
+        /// Account and partition, for the message.
+        placement: String,
+    },
+    /// The identity asked for is not the user's to use.
+    NotAllowed {
+        /// The user, for the message.
+        user: String,
+        /// What was asked for.
+        service_account: ServiceAccountEmail,
+        /// The rule that decided, counted from 1.
+        rule: Option<usize>,
+    },
+    /// The rules ask for account or partition, and the prolog's record of them is missing.
+    UnknownPlacement,
+}
+
+impl fmt::Display for Denial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoRuleMatches { user, placement } => {
+                write!(f, "no rule gives user {user} {placement} a service account; ask the site's administrators for one")
+            }
+            Self::NotAllowed { user, service_account, rule: Some(rule) } => {
+                write!(f, "user {user} may not use {service_account} (rule {rule}); leave the option out or name an allowed one")
+            }
+            Self::NotAllowed { user, service_account, rule: None } => {
+                write!(f, "user {user} may not use {service_account}: this site has one identity for everyone; leave the option out")
+            }
+            Self::UnknownPlacement => {
+                f.write_str("account and partition of the job are not known on this node, because the prolog's record of them is missing; see slurmd's log")
+            }
+        }
+    }
+}
+
+impl std::error::Error for Denial {}
+
+/// Decides which identity a job gets. The first rule that matches decides; without a match it is denied. Without
+/// rules everyone has `default`, the credential configuration's identity, and no other.
+///
+/// # Errors
+/// The denial, with what the user needs to know.
+pub fn decide(
+    rules: Option<&[Rule]>,
+    default: &Identity,
+    facts: &JobFacts,
+    asked: Option<&ServiceAccountEmail>,
+) -> Result<Grant, Denial> {
+    let Some(rules) = rules else {
+        return grant(default.clone(), &[], None, facts, asked);
+    };
+    if facts.placement.is_none() && rules.iter().any(|rule| rule.accounts.is_some() || rule.partitions.is_some()) {
+        return Err(Denial::UnknownPlacement);
+    }
+    let Some((index, rule)) = rules.iter().enumerate().find(|(_, rule)| mismatch(rule, facts).is_none()) else {
+        return Err(Denial::NoRuleMatches { user: facts.user_text(), placement: placement_text(facts) });
+    };
+    let identity = rule.service_account.clone().map_or_else(|| default.clone(), Identity::ServiceAccount);
+    grant(identity, &rule.allow, Some(index + 1), facts, asked)
+}
+
+fn grant(
+    identity: Identity,
+    allow: &[ServiceAccountEmail],
+    rule: Option<usize>,
+    facts: &JobFacts,
+    asked: Option<&ServiceAccountEmail>,
+) -> Result<Grant, Denial> {
+    match asked {
+        Some(email) if identity.service_account() != Some(email) => {
+            if allow.contains(email) {
+                Ok(Grant { identity: Identity::ServiceAccount(email.clone()), rule })
+            } else {
+                Err(Denial::NotAllowed { user: facts.user_text(), service_account: email.clone(), rule })
+            }
+        }
+        _ => Ok(Grant { identity, rule }),
+    }
+}
+
+/// A key of a rule that says for whom it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Key {
+    Users,
+    Groups,
+    Accounts,
+    Partitions,
+}
+
+/// The first key of a rule that does not match; none where the rule matches, because each key that it has does.
+pub fn mismatch(rule: &Rule, facts: &JobFacts) -> Option<Key> {
+    let names = |names: &Option<Vec<String>>, fact: Option<&String>| {
+        names.as_ref().is_none_or(|names| fact.is_some_and(|fact| names.contains(fact)))
+    };
+    let user = |user: &Principal| is(user, facts.uid, facts.user.as_deref());
+    let group = |group: &Principal| facts.groups.iter().any(|g| is(group, g.id, g.name.as_deref()));
+    let placement = facts.placement.as_ref();
+    let matches = [
+        (Key::Users, rule.users.as_ref().is_none_or(|users| users.iter().any(user))),
+        (Key::Groups, rule.groups.as_ref().is_none_or(|groups| groups.iter().any(group))),
+        (Key::Accounts, names(&rule.accounts, placement.and_then(|p| p.account.as_ref()))),
+        (Key::Partitions, names(&rule.partitions, placement.and_then(|p| p.partition.as_ref()))),
+    ];
+    matches.into_iter().find_map(|(key, matches)| (!matches).then_some(key))
+}
+
+fn is(principal: &Principal, id: u32, name: Option<&str>) -> bool {
+    match principal {
+        Principal::Id(number) => *number == id,
+        Principal::Name(text) => name == Some(text.as_str()) || text.parse() == Ok(id),
+    }
+}
+
+fn placement_text(facts: &JobFacts) -> String {
+    let placement = facts.placement.clone().unwrap_or_default();
+    let or_none =
+        |name: Option<String>| name.map_or_else(|| "none".to_owned(), |name| crate::words::names::clip(&name, 40));
+    format!("(account {}, partition {})", or_none(placement.account), or_none(placement.partition))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::facts::Placement;
+    use crate::words::names::JobId;
+    use crate::world::sys::Group;
+
+    fn email(name: &str) -> ServiceAccountEmail {
+        ServiceAccountEmail::parse(&format!("{name}@p.iam.gserviceaccount.com")).unwrap()
+    }
+
+    fn alice() -> JobFacts {
+        let group = |id, name: &str| Group { id, name: Some(name.to_owned()) };
+        JobFacts {
+            job: JobId(7),
+            uid: 1000,
+            gid: 1000,
+            user: Some("alice".to_owned()),
+            groups: vec![group(1000, "alice"), group(1100, "ml")],
+            placement: Some(Placement { account: Some("vision".to_owned()), partition: Some("gpu".to_owned()) }),
+        }
+    }
+
+    fn rules(text: &str) -> Vec<Rule> {
+        serde_json::from_str(text).unwrap()
+    }
+
+    /// The rule that decides for `facts`, none if it is denied.
+    fn deciding(text: &str, facts: &JobFacts) -> Option<usize> {
+        decide(Some(&rules(text)), &Identity::Federated, facts, None).ok().and_then(|grant| grant.rule())
+    }
+
+    #[test]
+    fn without_rules_everyone_has_the_configurations_identity_and_no_other() {
+        let default = Identity::ServiceAccount(email("site"));
+        let granted =
+            |asked: Option<&str>| decide(None, &default, &alice(), asked.map(email).as_ref()).map(|g| g.identity);
+        assert_eq!(granted(None), Ok(default.clone()));
+        assert_eq!(granted(Some("site")), Ok(default.clone()));
+        let denial = granted(Some("other")).unwrap_err();
+        assert!(
+            denial.to_string().starts_with("user alice (1000) may not use other@p.iam.gserviceaccount.com"),
+            "{denial}"
+        );
+    }
+
+    #[test]
+    fn each_key_that_a_rule_has_must_match() {
+        for (rule, matches) in [
+            (r#"{}"#, true),
+            (r#"{"users": ["alice"]}"#, true),
+            (r#"{"users": [1000]}"#, true),
+            (r#"{"users": ["1000"]}"#, true),
+            (r#"{"users": ["bob", "alice"]}"#, true),
+            (r#"{"users": ["bob"]}"#, false),
+            (r#"{"users": []}"#, false),
+            (r#"{"groups": ["ml"]}"#, true),
+            (r#"{"groups": [1100]}"#, true),
+            (r#"{"groups": ["wheel"]}"#, false),
+            (r#"{"accounts": ["vision"]}"#, true),
+            (r#"{"accounts": ["speech"]}"#, false),
+            (r#"{"partitions": ["gpu"], "accounts": ["vision"], "groups": ["ml"], "users": ["alice"]}"#, true),
+            (r#"{"partitions": ["cpu"], "accounts": ["vision"], "groups": ["ml"], "users": ["alice"]}"#, false),
+        ] {
+            assert_eq!(deciding(&format!("[{rule}]"), &alice()), matches.then_some(1), "{rule}");
+        }
+    }
+
+    #[test]
+    fn the_first_key_that_does_not_match_is_named() {
+        for (rule, key) in [
+            (r#"{"users": ["alice"], "groups": ["wheel"], "accounts": ["x"]}"#, Some(Key::Groups)),
+            (r#"{"users": ["bob"], "groups": ["wheel"]}"#, Some(Key::Users)),
+            (r#"{"accounts": ["vision"], "partitions": ["cpu"]}"#, Some(Key::Partitions)),
+            (r#"{"accounts": []}"#, Some(Key::Accounts)),
+            (r#"{"users": ["alice"], "groups": ["ml"]}"#, None),
+        ] {
+            assert_eq!(mismatch(&rules(&format!("[{rule}]"))[0], &alice()), key, "{rule}");
+        }
+    }
+
+    #[test]
+    fn the_first_match_decides_and_no_match_denies() {
+        assert_eq!(deciding(r#"[{"users": ["bob"]}, {"groups": ["ml"]}, {}]"#, &alice()), Some(2));
+        assert_eq!(deciding("[]", &alice()), None);
+        let text = r#"[{"service_account": "a@p.iam.gserviceaccount.com", "allow": ["b@p.iam.gserviceaccount.com"]}]"#;
+        let granted = |asked: Option<&str>| {
+            decide(Some(&rules(text)), &Identity::Federated, &alice(), asked.map(email).as_ref()).map(|g| g.identity)
+        };
+        assert_eq!(granted(None), Ok(Identity::ServiceAccount(email("a"))));
+        assert_eq!(granted(Some("b")), Ok(Identity::ServiceAccount(email("b"))));
+        assert!(matches!(granted(Some("c")), Err(Denial::NotAllowed { rule: Some(1), .. })));
+    }
+
+    #[test]
+    fn a_missing_record_of_the_placement_denies_rather_than_skips_a_rule() {
+        let facts = JobFacts { placement: None, ..alice() };
+        let text = r#"[{"accounts": ["guests"], "service_account": "a@p.iam.gserviceaccount.com"}, {}]"#;
+        assert_eq!(decide(Some(&rules(text)), &Identity::Federated, &facts, None), Err(Denial::UnknownPlacement));
+        assert_eq!(deciding(r#"[{"users": ["alice"]}]"#, &facts), Some(1));
+    }
+}

@@ -1,0 +1,207 @@
+//! The only opener of files: trusted reads, and the runtime directory with its jobs.
+//!
+//! Everything below the runtime directory is reached from held directories, name by name, without following
+//! links. Root never writes inside a directory that a user owns.
+#![forbid(unsafe_code)]
+
+mod acl;
+mod held;
+mod runtime;
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+pub use runtime::{Lock, NewFile, NewTree, Place, RuntimeDirectory};
+
+/// Configurations and certificate bundles are small.
+const LONGEST: u64 = 4 << 20;
+
+/// A file or directory that could not be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileError {
+    /// Which one.
+    pub path: PathBuf,
+    /// Why.
+    pub problem: FileProblem,
+}
+
+/// Why a file or directory could not be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FileProblem {
+    /// The system refused it.
+    System {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// The system's answer.
+        errno: Errno,
+    },
+    /// It is a directory, a FIFO or a device.
+    NotAFile,
+    /// It is longer than this number of bytes.
+    TooLong(u64),
+    /// It belongs to this user and not to root.
+    OwnedBy(u32),
+    /// Group or others can write to it.
+    Writable(u32),
+    /// Another process held the job's lock until the time was over.
+    Locked,
+}
+
+impl FileError {
+    /// A problem with a path.
+    pub fn new(path: &Path, problem: FileProblem) -> Self {
+        Self { path: path.to_owned(), problem }
+    }
+
+    fn system(path: &Path, action: &'static str, errno: Errno) -> Self {
+        Self::new(path, FileProblem::System { action, errno })
+    }
+
+    /// Whether this process may not look.
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self.problem, FileProblem::System { errno: Errno::ACCESS | Errno::PERM, .. })
+    }
+
+    /// The command that mends it, where there is one and the message does not name it.
+    pub fn fix(&self) -> Option<String> {
+        match self.problem {
+            FileProblem::OwnedBy(_) => Some(format!("run chown root: {}", self.path.display())),
+            _ => None,
+        }
+    }
+
+    /// Whether there simply is no such file.
+    pub fn is_absent(&self) -> bool {
+        matches!(self.problem, FileProblem::System { errno: Errno::NOENT | Errno::NOTDIR, .. })
+    }
+}
+
+impl fmt::Display for FileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.path.display())?;
+        match &self.problem {
+            FileProblem::System { action, errno } => {
+                let reason = match *errno {
+                    Errno::NOENT => "no such file or directory",
+                    Errno::ACCESS | Errno::PERM => "permission denied",
+                    Errno::NOSPC => "no space left on device",
+                    Errno::ROFS => "read-only file system",
+                    Errno::NOTDIR => "not a directory",
+                    Errno::LOOP => "it is a symbolic link",
+                    other => return write!(f, "cannot {action}: {}", std::io::Error::from(other)),
+                };
+                write!(f, "cannot {action}: {reason}")
+            }
+            FileProblem::NotAFile => f.write_str("not a regular file"),
+            FileProblem::TooLong(limit) => write!(f, "longer than {limit} bytes"),
+            FileProblem::OwnedBy(uid) => write!(f, "owned by uid {uid}, must be root's"),
+            FileProblem::Writable(mode) => write!(f, "mode {mode:04o} lets group or others write; run chmod go-w"),
+            FileProblem::Locked => f.write_str("another process works on this job and did not finish in time"),
+        }
+    }
+}
+
+impl std::error::Error for FileError {}
+
+/// Reads a file that decides what root does: a regular one, root's, writable by nobody else. Where a user runs the
+/// companion command, his own file is as good.
+///
+/// # Errors
+/// When it is not such a file or cannot be read.
+pub fn read_trusted(path: &Path) -> Result<Vec<u8>, FileError> {
+    read(path, LONGEST, |stat| {
+        let mode = stat.st_mode & 0o7777;
+        if ![0, rustix::process::geteuid().as_raw()].contains(&stat.st_uid) {
+            Err(FileProblem::OwnedBy(stat.st_uid))
+        } else if mode & 0o022 != 0 {
+            Err(FileProblem::Writable(mode))
+        } else {
+            Ok(())
+        }
+    })
+}
+
+/// Checks that a file is as [`read_trusted`] wants it, without reading it.
+///
+/// # Errors
+/// When it is not.
+pub fn check_trusted(path: &Path) -> Result<(), FileError> {
+    let stat = rustix::fs::stat(path).map_err(|e| FileError::system(path, "examine it", e))?;
+    let mode = stat.st_mode & 0o7777;
+    match (stat.st_uid, mode & 0o022) {
+        (0, 0) => Ok(()),
+        (0, _) => Err(FileError::new(path, FileProblem::Writable(mode))),
+        (uid, _) => Err(FileError::new(path, FileProblem::OwnedBy(uid))),
+    }
+}
+
+/// Reads a regular file of limited length, whoever owns it.
+///
+/// # Errors
+/// When it is not such a file or cannot be read.
+pub fn read_limited(path: &Path, longest: u64) -> Result<Vec<u8>, FileError> {
+    read(path, longest, |_| Ok(()))
+}
+
+fn read(path: &Path, longest: u64, check: impl Fn(&Stat) -> Result<(), FileProblem>) -> Result<Vec<u8>, FileError> {
+    // NONBLOCK: a FIFO must not hold us up.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| FileError::system(path, "open it", e))?;
+    let stat = rustix::fs::fstat(&file).map_err(|e| FileError::system(path, "examine it", e))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(FileError::new(path, FileProblem::NotAFile));
+    }
+    check(&stat).map_err(|problem| FileError::new(path, problem))?;
+    let mut content = Vec::new();
+    File::from(file).take(longest + 1).read_to_end(&mut content).map_err(|error| {
+        let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+        FileError::system(path, "read it", errno)
+    })?;
+    if content.len() as u64 > longest {
+        return Err(FileError::new(path, FileProblem::TooLong(longest)));
+    }
+    Ok(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn file(directory: &Path, mode: u32) -> PathBuf {
+        let path = directory.join("file");
+        std::fs::write(&path, "content").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_trusted_file_is_roots_and_writable_by_nobody_else() {
+        let directory = crate::testing::directory();
+        for (mode, trusted) in [(0o644, true), (0o600, true), (0o664, false), (0o646, false), (0o666, false)] {
+            let path = file(&directory, mode);
+            assert_eq!(read_trusted(&path).is_ok(), trusted, "{mode:o}");
+        }
+        let path = file(&directory, 0o644);
+        std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
+        assert_eq!(read_trusted(&path).unwrap_err().problem, FileProblem::OwnedBy(65534));
+    }
+
+    #[test]
+    fn what_is_no_file_or_too_long_is_refused_without_waiting() {
+        let directory = crate::testing::directory();
+        assert_eq!(read_limited(&directory, 10).unwrap_err().problem, FileProblem::NotAFile);
+        let fifo = directory.join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        assert_eq!(read_limited(&fifo, 10).unwrap_err().problem, FileProblem::NotAFile);
+        let path = file(&directory, 0o644);
+        assert_eq!(read_limited(&path, 6).unwrap_err().problem, FileProblem::TooLong(6));
+        assert_eq!(read_limited(&path, 7).unwrap(), b"content");
+        assert!(read_limited(&directory.join("none"), 7).unwrap_err().is_absent());
+    }
+}

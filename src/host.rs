@@ -1,0 +1,92 @@
+//! Slurm as the job's life sees it.
+
+use std::env;
+use std::error::Error;
+use std::ffi::OsStr;
+
+use slurm_spank::{LogLevel, SpankError, SpankHandle, spank_log};
+
+use crate::options;
+use gcp_wif_core::job::lifecycle::Host;
+use gcp_wif_core::plan::environment::Change;
+use gcp_wif_core::policy::facts::{JobFacts, Placement};
+use gcp_wif_core::policy::request::Options;
+use gcp_wif_core::words::names::JobId;
+use gcp_wif_core::world::sys;
+
+/// A hook's handle.
+pub(crate) struct SpankHost<'a, 'b>(pub(crate) &'a SpankHandle<'b>);
+
+impl Host for SpankHost<'_, '_> {
+    fn options(&self) -> Options {
+        options::all(self.0)
+    }
+
+    fn inherited_options(&self) -> Options {
+        options::inherited(&|name| self.variable(name))
+    }
+
+    fn variable(&self, name: &str) -> Option<String> {
+        self.0.getenv_lossy(name).ok().flatten()
+    }
+
+    fn change(&self, change: &Change) {
+        let result = match change {
+            Change::Set(name, value) => self.0.setenv(name, value.expose(), true).map_err(|_| *name),
+            Change::Unset(name) => self.0.unsetenv(name).map_err(|_| *name),
+        };
+        if let Err(name) = result {
+            self.log(&format!("gcp-wif: Slurm does not let {name} be changed in the job's environment"));
+        }
+    }
+
+    fn environment(&self) -> Vec<(String, String)> {
+        let pair =
+            |entry: &OsStr| entry.to_str()?.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
+        self.0.job_env_os().unwrap_or_default().into_iter().filter_map(pair).collect()
+    }
+
+    fn pyxis_is_earlier(&self) -> bool {
+        sys::is_loaded_earlier("/spank_pyxis.so")
+    }
+
+    fn log(&self, line: &str) {
+        spank_log(LogLevel::Info, line);
+    }
+}
+
+/// A variable of srun, sbatch or salloc itself.
+pub(crate) fn own_variable(name: &str) -> Option<String> {
+    env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+}
+
+/// The job that a hook is about.
+pub(crate) fn job_id(spank: &SpankHandle) -> Result<JobId, SpankError> {
+    spank.job_id().map(JobId)
+}
+
+/// The job's facts in the prolog, whose own environment slurmd builds from the signed job credential
+/// (`prep_script_slurmd.c`, `_build_env`).
+pub(crate) fn prolog_facts(spank: &SpankHandle) -> Result<JobFacts, Box<dyn Error>> {
+    let variable = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
+    let placement = Placement { account: variable("SLURM_JOB_ACCOUNT"), partition: variable("SLURM_JOB_PARTITION") };
+    let (uid, gid) = (spank.job_uid()?, spank.job_gid()?);
+    let user = variable("SLURM_JOB_USER").or_else(|| sys::user_name(uid));
+    Ok(JobFacts {
+        job: job_id(spank)?,
+        uid,
+        gid,
+        groups: sys::groups(user.as_deref(), gid),
+        user,
+        placement: Some(placement),
+    })
+}
+
+/// The job's facts at a step's start, without account and partition: the step's environment is the user's.
+pub(crate) fn step_facts(spank: &SpankHandle) -> Result<JobFacts, Box<dyn Error>> {
+    let (uid, gid) = (spank.job_uid()?, spank.job_gid()?);
+    let mut groups = spank.job_supplementary_gids()?;
+    groups.push(gid);
+    let groups = sys::named_groups(groups);
+    Ok(JobFacts { job: job_id(spank)?, uid, gid, user: sys::user_name(uid), groups, placement: None })
+}
