@@ -27,13 +27,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::words::names::{Endpoint, Identity, InvalidName, Scope, clip};
 use crate::words::secret::Secret;
+use crate::words::time::UnixSeconds;
 use crate::world::http::{Request, Response, TransportError};
 use credential_configuration::CredentialConfiguration;
 use refusal::Refusal;
 use subject_token::SubjectToken;
-
-/// Seconds since 1970, UTC.
-pub type Instant = i64;
 
 /// The longest token that Google hands out, with room (`access_token` of STS: 12288 bytes).
 const LONGEST_TOKEN: usize = 32 << 10;
@@ -44,7 +42,7 @@ pub struct AccessToken {
     /// The token.
     pub token: Secret,
     /// Its expiry.
-    pub expires_at: Instant,
+    pub expires_at: UnixSeconds,
 }
 
 /// The two requests of an exchange.
@@ -80,9 +78,9 @@ pub enum Problem {
     /// The token had expired when it came.
     Expired {
         /// Its expiry.
-        expires_at: Instant,
+        expires_at: UnixSeconds,
         /// This node's time.
-        now: Instant,
+        now: UnixSeconds,
     },
 }
 
@@ -202,7 +200,7 @@ impl<'a> Exchange<'a> {
     ///
     /// # Errors
     /// When it is no success. The state stays as it was.
-    pub fn receive(&mut self, response: &Response, now: Instant) -> Result<(), ExchangeError> {
+    pub fn receive(&mut self, response: &Response, now: UnixSeconds) -> Result<(), ExchangeError> {
         match (&self.state, &self.identity) {
             (State::Done(_), _) => {}
             (State::Start, identity) => {
@@ -243,7 +241,7 @@ impl<'a> Exchange<'a> {
         ExchangeError { leg, endpoint, problem }
     }
 
-    fn living(&self, token: AccessToken, now: Instant) -> Result<AccessToken, ExchangeError> {
+    fn living(&self, token: AccessToken, now: UnixSeconds) -> Result<AccessToken, ExchangeError> {
         if token.expires_at > now {
             Ok(token)
         } else {

@@ -26,8 +26,8 @@
 //!             report             an error -> the one line that a person reads
 //! 4 policy    config request rules facts    decide() -> Grant; nothing else starts an exchange
 //! 3 exchange  *                  a state machine without input and output; run drives it
-//! 2 world     http fs/* sys/*    a transport, the only opener of files, what only libc offers
-//! 1 words     names secret       a value of one of these types has been checked
+//! 2 world     http fs/* sys/* clock   a transport, the only opener of files, what only libc offers
+//! 1 words     names secret json path time    a value of one of these types has been checked
 //! ```
 //!
 //! # One job
@@ -61,11 +61,15 @@
 
 pub mod words {
     //! What a value of one of these types says has been checked.
+    pub mod json;
     pub mod names;
+    pub mod path;
     pub mod secret;
+    pub mod time;
 }
 pub mod world {
     //! Files, processes, the network and the clock.
+    pub mod clock;
     pub mod fs;
     pub mod http;
     pub mod sys;

@@ -7,9 +7,8 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
-use gcp_wif_core::exchange::run::Clock;
-use gcp_wif_core::job::worker::SystemClock;
 use gcp_wif_core::policy::config::{Config, LogLevel};
+use gcp_wif_core::world::clock::{Clock, SystemClock};
 
 /// The log starts anew beyond this.
 const LONGEST: u64 = 4 << 20;
@@ -38,7 +37,7 @@ impl Journal {
         let options = if long { options.write(true).truncate(true) } else { options.append(true) };
         if let Ok(mut file) = options.open(&self.path) {
             // A log that cannot be written is no reason to stop serving.
-            let _ = writeln!(file, "{} {level} {text}", gcp_wif_core::plan::environment::rfc3339(SystemClock.now()));
+            let _ = writeln!(file, "{} {level} {text}", gcp_wif_core::words::time::rfc3339(SystemClock.now()));
         }
     }
 }

@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 
 use super::reply::{Call, Reply};
 use super::served::Served;
-use gcp_wif_core::exchange::Instant;
+use gcp_wif_core::words::time::UnixSeconds;
 
 const ROOT: &str = "/computeMetadata/v1";
 
 /// Answers a GET below the metadata root, or `/`, by which clients look for the server.
-pub(crate) fn answer(call: &Call, served: &Served, now: Instant) -> Reply {
+pub(crate) fn answer(call: &Call, served: &Served, now: UnixSeconds) -> Reply {
     if call.path == "/" || call.path == ROOT {
         return Reply::text("computeMetadata/\n");
     }
@@ -47,7 +47,7 @@ pub(crate) fn wants_identity(call: &Call, served: &Served) -> Option<String> {
     possible.then(|| audience.to_owned())
 }
 
-fn account_answer(rest: &[&str], call: &Call, served: &Served, now: Instant) -> Reply {
+fn account_answer(rest: &[&str], call: &Call, served: &Served, now: UnixSeconds) -> Reply {
     match rest {
         [] => Reply::json(&account(served)),
         ["email"] => Reply::text(&*served.email),
@@ -61,7 +61,7 @@ fn account_answer(rest: &[&str], call: &Call, served: &Served, now: Instant) -> 
     }
 }
 
-fn token(served: &Served, now: Instant) -> Reply {
+fn token(served: &Served, now: UnixSeconds) -> Reply {
     let left = served.left(now);
     if left <= 0 {
         return Reply::refuse(

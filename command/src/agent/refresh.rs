@@ -3,13 +3,13 @@
 
 use std::cell::RefCell;
 
-use gcp_wif_core::exchange::Instant;
 use gcp_wif_core::job::lifecycle::{Host, Node};
 use gcp_wif_core::job::refresh::refresh;
 use gcp_wif_core::plan::environment::Change;
 use gcp_wif_core::policy::config::LogLevel;
 use gcp_wif_core::policy::request::Options;
 use gcp_wif_core::words::names::{Identity, JobId};
+use gcp_wif_core::words::time::UnixSeconds;
 
 use super::journal::Journal;
 
@@ -19,7 +19,7 @@ pub(super) fn refresh_and_tell(
     journal: &Journal,
     job: JobId,
     identity: &Identity,
-    issued_at: Instant,
+    issued_at: UnixSeconds,
 ) -> bool {
     let log = Log::default();
     let result = refresh(node, &log, job, identity, issued_at);

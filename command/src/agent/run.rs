@@ -18,20 +18,20 @@ use super::journal::Journal;
 use super::serve::{Endpoints, Event};
 use super::served::Served;
 use super::{keep, refresh};
-use gcp_wif_core::exchange::Instant;
-use gcp_wif_core::exchange::run::Clock;
 use gcp_wif_core::job::lifecycle::{Node, Site};
 use gcp_wif_core::job::processes::Proc;
-use gcp_wif_core::job::worker::{SystemClock, Worker};
+use gcp_wif_core::job::worker::Worker;
 use gcp_wif_core::job::{refresh as due, wake};
 use gcp_wif_core::plan::record::JobRecord;
 use gcp_wif_core::policy::config::LogLevel;
 use gcp_wif_core::words::names::{Identity, JobId};
+use gcp_wif_core::words::time::UnixSeconds;
+use gcp_wif_core::world::clock::{Clock, SystemClock};
 use gcp_wif_core::world::fs::RuntimeDirectory;
 
 /// Seconds after which the agent looks at the clock and at the records when nothing has woken it: the clock may have
 /// been set, the machine may have slept, and a hook may have been killed before it could tell.
-const LOOK: Instant = 15;
+const LOOK: UnixSeconds = 15;
 /// After a connection that could not be accepted.
 const PAUSE: Duration = Duration::from_millis(50);
 /// After a program that could not be started.
@@ -39,8 +39,8 @@ const LONG_PAUSE: Duration = Duration::from_secs(1);
 /// How long an agent without a job stays.
 const IDLE: Duration = Duration::from_secs(300);
 /// A failed refresh is tried again after this long, and after twice as long each further time.
-const FIRST_PAUSE: Instant = 5;
-const LONGEST_PAUSE: Instant = 60;
+const FIRST_PAUSE: UnixSeconds = 5;
+const LONGEST_PAUSE: UnixSeconds = 60;
 
 /// Serves until no job needs it.
 pub(super) fn serve(
@@ -59,7 +59,7 @@ pub(super) fn serve(
 }
 
 /// Which credentials, and when the next try is due.
-type Pauses = BTreeMap<(JobId, Identity), (Instant, Instant)>;
+type Pauses = BTreeMap<(JobId, Identity), (UnixSeconds, UnixSeconds)>;
 
 struct Agent {
     config_path: PathBuf,
@@ -192,7 +192,7 @@ impl Agent {
         let mut next = now.saturating_add(if self.endpoints.borrow().is_complete() { LOOK } else { 1 });
         for served in served {
             let key = (served.job, served.identity.clone());
-            let paused = self.pauses.borrow().get(&key).map_or(Instant::MIN, |(until, _)| *until);
+            let paused = self.pauses.borrow().get(&key).map_or(UnixSeconds::MIN, |(until, _)| *until);
             let due = due::due(served.issued_at, served.expires_at, self.jitter).max(paused);
             if due > now {
                 next = next.min(due);
@@ -200,7 +200,7 @@ impl Agent {
             }
             let pause = self.pauses.borrow().get(&key).map_or(FIRST_PAUSE, |(_, pause)| (pause * 2).min(LONGEST_PAUSE));
             // Until it is done nobody else begins it.
-            self.pauses.borrow_mut().insert(key.clone(), (Instant::MAX, pause));
+            self.pauses.borrow_mut().insert(key.clone(), (UnixSeconds::MAX, pause));
             let (config_path, journal) = (self.config_path.clone(), self.journal.borrow().clone());
             let (pauses, renewed) = (Rc::clone(&self.pauses), Rc::clone(&self.renewed));
             tokio::task::spawn_local(async move {

@@ -28,9 +28,9 @@ use super::keep::{Sockets, Watcher};
 use super::reply::{Call, Reply};
 use super::served::Served;
 use super::{metadata, token};
-use gcp_wif_core::exchange::run::Clock;
 use gcp_wif_core::job::lifecycle::Site;
-use gcp_wif_core::job::worker::{self, SystemClock};
+use gcp_wif_core::job::worker;
+use gcp_wif_core::world::clock::{Clock, SystemClock};
 
 /// Requests are short: a form with a handle in it.
 const LONGEST: usize = 16 << 10;
@@ -289,7 +289,7 @@ async fn identity(served: Served, audience: String) -> Reply {
     match tokio::task::spawn_blocking(work).await {
         Ok(Ok(token)) => Reply::text(token.expose()),
         // gcloud goes on without where there is none, and stops at every other status.
-        Ok(Err(failure)) => Reply::refuse(if failure.is_refusal { 404 } else { 503 }, &failure.to_string()),
+        Ok(Err(failure)) => Reply::refuse(if failure.is_refusal() { 404 } else { 503 }, &failure.to_string()),
         Err(_) => Reply::refuse(500, "the request could not be served"),
     }
 }

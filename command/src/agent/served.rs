@@ -3,12 +3,12 @@
 
 use std::path::{Path, PathBuf};
 
-use gcp_wif_core::exchange::Instant;
 use gcp_wif_core::job::lifecycle::Site;
 use gcp_wif_core::plan::record::{Issued, JobRecord};
 use gcp_wif_core::policy::facts::JobFacts;
 use gcp_wif_core::words::names::{Identity, JobId};
 use gcp_wif_core::words::secret::Secret;
+use gcp_wif_core::words::time::UnixSeconds;
 
 /// The credentials of an endpoint, as they are now.
 #[derive(Debug, Clone)]
@@ -38,11 +38,11 @@ pub(crate) struct Served {
     /// The access token.
     pub token: Secret,
     /// When the token came.
-    pub issued_at: Instant,
+    pub issued_at: UnixSeconds,
     /// When it ends.
-    pub expires_at: Instant,
+    pub expires_at: UnixSeconds,
     /// The token before, and its end: who got it a moment ago may ask about it.
-    pub earlier: Option<(Secret, Instant)>,
+    pub earlier: Option<(Secret, UnixSeconds)>,
 }
 
 impl Served {
@@ -54,7 +54,7 @@ impl Served {
     }
 
     /// How many whole seconds are left of the token, none of them in doubt: the clock tells no parts of a second.
-    pub(crate) fn left(&self, now: Instant) -> i64 {
+    pub(crate) fn left(&self, now: UnixSeconds) -> i64 {
         self.expires_at.saturating_sub(now).saturating_sub(1)
     }
 

@@ -6,13 +6,13 @@ use serde_json::{Value, json};
 
 use super::reply::{Call, Reply};
 use super::served::Served;
-use gcp_wif_core::exchange::Instant;
+use gcp_wif_core::words::time::UnixSeconds;
 
 const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 
 /// Exchanges the handle for the job's access token.
-pub(crate) fn exchange(call: &Call, served: &Served, now: Instant) -> Reply {
+pub(crate) fn exchange(call: &Call, served: &Served, now: UnixSeconds) -> Reply {
     let Some(field) = fields(call) else {
         return Reply::oauth("invalid_request", "the body is neither a form nor JSON");
     };
@@ -37,7 +37,7 @@ pub(crate) fn exchange(call: &Call, served: &Served, now: Instant) -> Reply {
 }
 
 /// RFC 7662. gcloud keeps tokens by this name, so that it must differ from job to job.
-pub(crate) fn introspect(call: &Call, served: &Served, now: Instant) -> Reply {
+pub(crate) fn introspect(call: &Call, served: &Served, now: UnixSeconds) -> Reply {
     let given = fields(call).and_then(|field| field("token", "token")).unwrap_or_default();
     // A client that asks about the token that it just got may come after a refresh.
     let mut tokens = [(&served.token, served.expires_at)]

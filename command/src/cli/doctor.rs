@@ -149,9 +149,8 @@ impl Report<'_, '_> {
 
     /// A failure as jobs tell it, with the fix in the place of the advice to ask whoever reads this.
     fn failure(&mut self, name: &'static str, failure: impl Into<Failure>, fix: &str) {
-        let Failure { stage, text, .. } = failure.into();
-        let text = text.strip_suffix("tell the site's administrators").unwrap_or(&text);
-        let text = text.trim_end_matches([' ', ',', ';']);
+        let failure = failure.into();
+        let (stage, text) = (failure.stage, failure.text());
         if fix.is_empty() {
             self.fail(stage, name, text)
         } else {

@@ -102,7 +102,7 @@ impl Explanation<'_> {
         lines.push(match self.decision {
             Ok(grant) if grant.rule().is_some() => format!("granted    {}", grant.identity()),
             Ok(grant) => format!("granted    {}: this site has one identity for everyone", grant.identity()),
-            Err(denial) => format!("denied     {}", Failure::from(denial.clone()).text),
+            Err(denial) => format!("denied     {}", Failure::from(denial.clone()).text()),
         });
         lines
     }
@@ -124,7 +124,7 @@ impl Explanation<'_> {
             "granted": granted.is_some(),
             "identity": granted.map(|grant| grant.identity().to_string()),
             "service_account": granted.and_then(|grant| grant.identity().service_account()),
-            "reason": self.decision.as_ref().err().map(|denial| Failure::from(denial.clone()).text),
+            "reason": self.decision.as_ref().err().map(|denial| Failure::from(denial.clone()).text()),
         })
     }
 

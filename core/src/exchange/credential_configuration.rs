@@ -5,12 +5,14 @@
 //! other once. <https://google.aip.dev/auth/4117>
 #![forbid(unsafe_code)]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::words::json::from_json;
 use crate::words::names::{Audience, Endpoint, ServiceAccountEmail, clip};
+use crate::words::path::check_path;
 
 /// The token type of a JWT that is no OpenID token, RFC 8693 section 3.
 pub const TOKEN_TYPE_JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
@@ -198,11 +200,6 @@ impl CredentialConfiguration {
     }
 }
 
-/// Parses strict JSON: serde's derived code refuses unknown keys, duplicate keys and wrong types.
-pub(crate) fn from_json<T: serde::de::DeserializeOwned>(text: &[u8]) -> Result<T, String> {
-    serde_json::from_slice(text).map_err(|error| clip(&error.to_string(), 300))
-}
-
 fn required(key: &str, value: Option<String>) -> Result<String, String> {
     value.filter(|text| !text.is_empty()).ok_or_else(|| format!("{key} is missing"))
 }
@@ -248,22 +245,6 @@ fn source(value: Option<Value>) -> Result<(PathBuf, SubjectTokenFormat), String>
         },
     };
     Ok((source.file, format))
-}
-
-/// Refuses paths that could not be written into enroot's files, where blanks separate and `$` is expanded.
-pub(crate) fn check_path(key: &str, path: &Path) -> Result<(), String> {
-    let text = path.to_str().unwrap_or_default();
-    let plain = text.starts_with('/')
-        && text.bytes().all(|b| b.is_ascii_graphic() && !b"$`\"'\\".contains(&b))
-        && !text.split('/').any(|part| part == "..");
-    if plain {
-        Ok(())
-    } else {
-        Err(format!(
-            "{key}: \"{}\" is not an absolute path without \"..\", blanks, quotes and \"$\"",
-            clip(&path.to_string_lossy(), 80)
-        ))
-    }
 }
 
 fn impersonation(url: Option<String>, settings: Option<ImpersonationFile>) -> Result<Option<Impersonation>, String> {

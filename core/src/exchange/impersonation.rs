@@ -3,12 +3,11 @@
 #![forbid(unsafe_code)]
 
 use serde_json::{Value, json};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::{AccessToken, Problem, missing, object, token};
 use crate::words::names::{Endpoint, Scope, clip};
 use crate::words::secret::Secret;
+use crate::words::time::from_rfc3339;
 use crate::world::http::{Request, Response};
 
 /// What Google takes when no lifetime is asked for.
@@ -56,8 +55,8 @@ pub(super) fn receive(response: &Response) -> Result<AccessToken, Problem> {
     let object = object(response)?;
     let token = token(&object, "accessToken")?;
     let time = object.get("expireTime").and_then(Value::as_str).ok_or_else(|| missing("expireTime"))?;
-    let expires_at = OffsetDateTime::parse(time, &Rfc3339)
-        .map_err(|_| Problem::Malformed(format!("its expireTime \"{}\" is not a time of RFC 3339", clip(time, 40))))?
-        .unix_timestamp();
+    let expires_at = from_rfc3339(time).ok_or_else(|| {
+        Problem::Malformed(format!("its expireTime \"{}\" is not a time of RFC 3339", clip(time, 40)))
+    })?;
     Ok(AccessToken { token, expires_at })
 }

@@ -5,8 +5,6 @@
 use std::fmt;
 
 use serde_json::Value;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc2822;
 
 use crate::words::names::clip;
 use crate::world::http::Response;
@@ -35,13 +33,7 @@ impl Refusal {
     /// Understands an answer that is no success.
     pub fn of(response: &Response) -> Self {
         let (code, reason, text) = parse(response);
-        Self {
-            status: response.status,
-            code,
-            reason,
-            text: clip(&text, QUOTED),
-            retry_after: response.retry_after.as_deref().and_then(|text| seconds(text, OffsetDateTime::now_utc())),
-        }
+        Self { status: response.status, code, reason, text: clip(&text, QUOTED), retry_after: response.retry_after }
     }
 
     /// Whether the answer points elsewhere.
@@ -116,15 +108,6 @@ fn page(body: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Retry-After: seconds, or a date (RFC 9110 section 10.2.3).
-fn seconds(text: &str, now: OffsetDateTime) -> Option<u64> {
-    if let Ok(seconds) = text.trim().parse() {
-        return Some(seconds);
-    }
-    let date = OffsetDateTime::parse(text.trim(), &Rfc2822).ok()?;
-    u64::try_from((date - now).whole_seconds()).ok().or(Some(0))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -177,14 +160,5 @@ mod tests {
             400,
             r#"{"error":"invalid_request","error_description":"[Security Token Service] The request was throttled due to rate limit. Please retry after a few seconds."}"#
         ));
-    }
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        let now = OffsetDateTime::from_unix_timestamp(784_111_770).unwrap();
-        assert_eq!(seconds("7", now), Some(7));
-        assert_eq!(seconds("Sun, 06 Nov 1994 08:49:37 GMT", now), Some(7));
-        assert_eq!(seconds("Sun, 06 Nov 1994 08:49:00 GMT", now), Some(0));
-        assert_eq!(seconds("soon", now), None);
     }
 }

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use super::{AccessToken, Exchange, ExchangeError, Instant, Next, Problem};
+use super::{AccessToken, Exchange, ExchangeError, Next, Problem};
+use crate::world::clock::Clock;
 use crate::world::http::{Transport, TransportError};
 
 /// Tries of one request. More would not bring a stopped service back within a prolog's time.
@@ -13,18 +14,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 /// No single try takes more of the budget than this part, so that a server that hangs can be asked again.
 const PART_OF_BUDGET: u32 = 2;
-
-/// Time as an exchange needs it.
-pub trait Clock {
-    /// Seconds since 1970, UTC.
-    fn now(&self) -> Instant;
-    /// Time since some fixed point, which no clock step changes.
-    fn elapsed(&self) -> Duration;
-    /// Waits.
-    fn sleep(&self, pause: Duration);
-    /// A number for jitter, from 0 up to and without 1.
-    fn jitter(&self) -> f64;
-}
 
 /// Carries an exchange out.
 ///

@@ -1,21 +1,13 @@
 //! The subject token: what the node holds and Google trusts.
 #![forbid(unsafe_code)]
 
-use std::fmt;
-use std::path::{Path, PathBuf};
-
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
-use zeroize::Zeroizing;
 
-use super::credential_configuration::{CredentialConfiguration, SubjectTokenFormat};
+use super::credential_configuration::SubjectTokenFormat;
 use crate::words::names::clip;
 use crate::words::secret::Secret;
-use crate::world::fs::{self, FileError};
-
-/// A JWT has a few kilobytes; Google takes no longer ones.
-const LONGEST: u64 = 64 << 10;
 
 /// A subject token and what it says of itself. Its signature is Google's to check, not ours.
 #[derive(Debug, Clone)]
@@ -35,51 +27,7 @@ pub struct Claims {
     pub expiry: Option<i64>,
 }
 
-/// Why there is no subject token.
-#[derive(Debug)]
-pub enum SubjectTokenError {
-    /// The file cannot be read.
-    File(FileError),
-    /// Its content is no subject token.
-    Content {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        problem: String,
-    },
-}
-
-impl fmt::Display for SubjectTokenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File(error) => error.fmt(f),
-            Self::Content { path, problem } => write!(f, "{}: {problem}", path.display()),
-        }
-    }
-}
-
-impl std::error::Error for SubjectTokenError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::File(error) => Some(error),
-            Self::Content { .. } => None,
-        }
-    }
-}
-
 impl SubjectToken {
-    /// Reads the subject token where the credential configuration says. It is read anew for each exchange: the
-    /// kubelet replaces it long before it expires.
-    ///
-    /// # Errors
-    /// When the file cannot be read or holds no JWT.
-    pub fn read(configuration: &CredentialConfiguration) -> Result<Self, SubjectTokenError> {
-        let path: &Path = &configuration.subject_token_file;
-        let content = Zeroizing::new(fs::read_limited(path, LONGEST).map_err(SubjectTokenError::File)?);
-        Self::parse(&content, &configuration.subject_token_format)
-            .map_err(|problem| SubjectTokenError::Content { path: path.to_owned(), problem })
-    }
-
     /// Parses the file's content. Blanks and a newline around the token are cut off.
     ///
     /// # Errors

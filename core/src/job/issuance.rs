@@ -12,6 +12,7 @@ use crate::policy::config::{ConfigError, Delivery};
 use crate::policy::facts::JobFacts;
 use crate::policy::rules::{self, Grant};
 use crate::words::names::{Identity, ServiceAccountEmail};
+use crate::words::time::rfc3339;
 use crate::world::fs::{Lock, NewFile, Place, RuntimeDirectory};
 
 /// How many ports a step tries that other programs are faster to take.
@@ -207,7 +208,7 @@ fn line(facts: &JobFacts, identity: &Identity, result: &Result<Issued, Failure>,
     let seconds = duration.as_secs_f64();
     let outcome = match result {
         Ok(issued) => {
-            format!("outcome=issued duration={seconds:.3}s expiry={}", environment::rfc3339(issued.expires_at))
+            format!("outcome=issued duration={seconds:.3}s expiry={}", rfc3339(issued.expires_at))
         }
         Err(failure) => format!("outcome=failed duration={seconds:.3}s expiry=none {failure}"),
     };

@@ -19,7 +19,6 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::exchange::Instant;
 use crate::exchange::credential_configuration::CredentialConfiguration;
 use crate::job::issuance::Issuance;
 use crate::job::processes::Processes;
@@ -32,6 +31,7 @@ use crate::policy::facts::JobFacts;
 use crate::policy::request::{Options, Request};
 use crate::policy::rules::Grant;
 use crate::words::names::{Identity, JobId, ServiceAccountEmail, StepId};
+use crate::words::time::UnixSeconds;
 use crate::world::fs::{Lock, RuntimeDirectory};
 
 /// How long the epilog waits for a process that works on the same job.
@@ -69,7 +69,7 @@ pub trait Exchanger {
     /// The failure, ready to be told.
     fn exchange(&self, site: &Site, grant: &Grant, facts: &JobFacts, budget: Duration) -> Result<Issued, Failure>;
     /// Seconds since 1970, UTC.
-    fn now(&self) -> Instant;
+    fn now(&self) -> UnixSeconds;
     /// Time since some fixed point, for durations.
     fn elapsed(&self) -> Duration;
 }

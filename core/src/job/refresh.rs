@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use crate::exchange::Instant;
 use crate::job::issuance::Issuance;
 use crate::job::lifecycle::{Host, Node, Site};
 use crate::plan::record::JobRecord;
 use crate::plan::report::Failure;
 use crate::words::names::{Identity, JobId};
+use crate::words::time::UnixSeconds;
 use crate::world::fs::RuntimeDirectory;
 
 /// How long a refresh waits for a step or the epilog that works on the same job.
@@ -16,9 +16,9 @@ const LOCK: Duration = Duration::from_secs(5);
 
 /// When a token is due: at half of its life, up to a tenth earlier by `jitter`, so that the jobs of a thousand nodes
 /// that began together do not come back together. Of a life of more than twelve minutes that leaves more than six.
-pub fn due(issued_at: Instant, expires_at: Instant, jitter: f64) -> Instant {
+pub fn due(issued_at: UnixSeconds, expires_at: UnixSeconds, jitter: f64) -> UnixSeconds {
     let life = expires_at.saturating_sub(issued_at);
-    let earlier = (life as f64 * 0.1 * jitter) as Instant;
+    let earlier = (life as f64 * 0.1 * jitter) as UnixSeconds;
     issued_at.saturating_add(life / 2).saturating_sub(earlier)
 }
 
@@ -31,7 +31,7 @@ pub fn refresh(
     host: &dyn Host,
     job: JobId,
     identity: &Identity,
-    issued_at: Instant,
+    issued_at: UnixSeconds,
 ) -> Result<(), Failure> {
     let site = Site::load(node.config_path)?;
     let runtime = RuntimeDirectory::open(&site.config.runtime_dir)?;

@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use super::processes::Processes;
-use crate::exchange::Instant;
 use crate::plan::record::{Generation, JobRecord};
 use crate::words::names::JobId;
+use crate::words::time::UnixSeconds;
 use crate::world::fs::RuntimeDirectory;
 
 /// Sweeps every job but `current`.
@@ -19,7 +19,7 @@ pub fn sweep(
     current: JobId,
     generation: &Generation,
     processes: &dyn Processes,
-    now: Instant,
+    now: UnixSeconds,
 ) {
     let jobs = runtime.jobs();
     if jobs.iter().all(|job| *job == current) {

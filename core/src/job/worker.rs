@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
-use once_cell::sync::OnceCell;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
-use crate::exchange::run::{self, Clock};
+use crate::exchange::credential_configuration::CredentialConfiguration;
+use crate::exchange::run;
 use crate::exchange::subject_token::{Claims, SubjectToken};
-use crate::exchange::{AccessToken, Exchange, Instant};
+use crate::exchange::{AccessToken, Exchange};
 use crate::job::lifecycle::{Exchanger, Site};
 use crate::plan::record::Issued;
 use crate::plan::report::Failure;
@@ -16,11 +17,16 @@ use crate::policy::facts::JobFacts;
 use crate::policy::rules::Grant;
 use crate::words::names::Identity;
 use crate::words::secret::Secret;
+use crate::words::time::UnixSeconds;
+use crate::world::clock::{Clock, SystemClock};
 use crate::world::http::Client;
-use crate::world::sys;
+use crate::world::{fs, sys};
 
 /// How much longer than its budget the child may take until it is killed: the time to read the certificates.
 const GRACE: Duration = Duration::from_secs(1);
+
+/// A JWT has a few kilobytes; Google takes no longer ones.
+const LONGEST_SUBJECT_TOKEN: u64 = 64 << 10;
 
 /// Exchanges in a child process.
 #[derive(Debug, Default)]
@@ -42,7 +48,7 @@ impl Exchanger for Worker {
             };
             serde_json::to_vec(&answer).unwrap_or_default()
         })?;
-        let answer = zeroize::Zeroizing::new(answer);
+        let answer = Zeroizing::new(answer);
         match serde_json::from_slice(&answer) {
             Ok(Answer::Issued(issued)) => Ok(issued),
             Ok(Answer::Failed(failure)) => Err(failure),
@@ -50,7 +56,7 @@ impl Exchanger for Worker {
         }
     }
 
-    fn now(&self) -> Instant {
+    fn now(&self) -> UnixSeconds {
         SystemClock.now()
     }
 
@@ -68,10 +74,22 @@ pub fn id_token(site: &Site, identity: &Identity, facts: &JobFacts, audience: &s
         let token = over_network(site, identity, facts, site.config.timeout(), Some(audience));
         serde_json::to_vec(&token.map(|(token, _)| token.token.expose().to_owned())).unwrap_or_default()
     })?;
-    let answer = zeroize::Zeroizing::new(answer);
+    let answer = Zeroizing::new(answer);
     let token: Result<String, Failure> =
         serde_json::from_slice(&answer).map_err(|_| sys::ChildError::Died("its answer is cut off".to_owned()))?;
     token.map(Secret::new)
+}
+
+/// Reads the subject token where the credential configuration says. It is read anew for each exchange: the kubelet
+/// replaces it long before it expires.
+///
+/// # Errors
+/// When the file cannot be read or holds no JWT.
+pub fn read_subject_token(configuration: &CredentialConfiguration) -> Result<SubjectToken, Failure> {
+    let path = &configuration.subject_token_file;
+    let content = fs::read_limited(path, LONGEST_SUBJECT_TOKEN).map_err(Failure::of_subject_token)?;
+    SubjectToken::parse(&Zeroizing::new(content), &configuration.subject_token_format)
+        .map_err(|problem| Failure::of_subject_token(format_args!("{}: {problem}", path.display())))
 }
 
 /// One exchange over the network, in this process.
@@ -97,7 +115,7 @@ fn over_network(
 ) -> Result<(AccessToken, Claims), Failure> {
     let configuration = &site.configuration;
     let client = Client::new(site.config.ca_certificates.as_deref(), site.config.proxy.as_deref())?;
-    let subject_token = SubjectToken::read(configuration)?;
+    let subject_token = read_subject_token(configuration)?;
     let reason = format!("slurm job {} of user {}", facts.job, facts.user_text());
     let mut exchange = Exchange::new(configuration, &subject_token, identity, &site.config.scopes, reason);
     if let Some(audience) = id_token_for {
@@ -107,30 +125,4 @@ fn over_network(
     let token = run::run(&mut exchange, &client, &clock, budget)
         .map_err(|error| Failure::of_exchange(&error, configuration, claims, identity, clock.now()))?;
     Ok((token, claims.clone()))
-}
-
-/// The system's clocks.
-#[derive(Debug)]
-pub struct SystemClock;
-
-impl Clock for SystemClock {
-    fn now(&self) -> Instant {
-        time::OffsetDateTime::now_utc().unix_timestamp()
-    }
-
-    fn elapsed(&self) -> Duration {
-        static START: OnceCell<std::time::Instant> = OnceCell::new();
-        START.get_or_init(std::time::Instant::now).elapsed()
-    }
-
-    fn sleep(&self, pause: Duration) {
-        std::thread::sleep(pause);
-    }
-
-    fn jitter(&self) -> f64 {
-        let mut bytes = [0; 4];
-        // Without randomness there is no jitter, which is no reason to fail.
-        let _ = getrandom::getrandom(&mut bytes);
-        f64::from(u32::from_ne_bytes(bytes)) / (f64::from(u32::MAX) + 1.0)
-    }
 }

@@ -4,16 +4,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
-
-use crate::exchange::Instant;
 use crate::exchange::credential_configuration::{CredentialConfiguration, SubjectTokenFormat, TOKEN_TYPE_JWT};
 use crate::plan::record::{Endpoint, Issued};
 use crate::plan::report::Failure;
 use crate::policy::config::{Adc, Config};
 use crate::words::names::{self, InvalidName};
 use crate::words::secret::Secret;
+use crate::words::time::rfc3339;
 
 /// The file that always holds a valid access token.
 pub const ACCESS_TOKEN_FILE: &str = "access_token";
@@ -188,14 +185,6 @@ fn enroot_own(ours: bool, current: &dyn Fn(&str) -> Option<String>) -> Vec<Chang
     }
 }
 
-/// The instant as RFC 3339 in UTC.
-pub fn rfc3339(instant: Instant) -> String {
-    OffsetDateTime::from_unix_timestamp(instant)
-        .ok()
-        .and_then(|time| time.format(&Rfc3339).ok())
-        .unwrap_or_else(|| instant.to_string())
-}
-
 fn marked(current: &dyn Fn(&str) -> Option<String>) -> Vec<(String, u64)> {
     let text = current(MARKER).unwrap_or_default();
     text.split(',')
@@ -302,10 +291,5 @@ mod tests {
         let forged = format!("PATH:{:016x}", fingerprint("/bin"));
         let left = after(&[("PATH", "/bin"), (MARKER, &forged)], &Environment::new(), false);
         assert_eq!(left, BTreeMap::from([("PATH".to_owned(), "/bin".to_owned())]));
-    }
-
-    #[test]
-    fn instants_are_written_as_rfc_3339_in_utc() {
-        assert_eq!(rfc3339(1_700_000_000), "2023-11-14T22:13:20Z");
     }
 }

@@ -5,17 +5,18 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::exchange::{AccessToken, Instant};
+use crate::exchange::AccessToken;
 use crate::plan::report::Failure;
 use crate::policy::facts::JobFacts;
 use crate::words::names::Identity;
-use crate::words::secret::Secret;
+use crate::words::secret::{Secret, exposed};
+use crate::words::time::UnixSeconds;
 
 /// A failure is good for this many seconds: the step that follows the prolog, and five hundred steps at once, do
 /// not ask Google again for what it just refused.
-const FAILURE_HOLDS: Instant = 10;
+const FAILURE_HOLDS: UnixSeconds = 10;
 /// A token is handed to a step only with at least this many seconds of life, or half of its own.
-const MARGIN: Instant = 300;
+const MARGIN: UnixSeconds = 300;
 
 /// The record.
 #[derive(Debug, Serialize, Deserialize)]
@@ -65,9 +66,9 @@ pub struct Issued {
     #[serde(with = "exposed")]
     token: Secret,
     /// When the token came.
-    pub issued_at: Instant,
+    pub issued_at: UnixSeconds,
     /// When it ends.
-    pub expires_at: Instant,
+    pub expires_at: UnixSeconds,
     /// Where the agent serves it, under agent delivery.
     pub endpoint: Option<Endpoint>,
 }
@@ -84,13 +85,13 @@ pub struct Endpoint {
 
 #[derive(Debug, Serialize, Deserialize)]
 struct FailureAt {
-    at: Instant,
+    at: UnixSeconds,
     failure: Failure,
 }
 
 impl Issued {
     /// A token that came just now.
-    pub fn new(identity: Identity, name: String, token: AccessToken, now: Instant) -> Self {
+    pub fn new(identity: Identity, name: String, token: AccessToken, now: UnixSeconds) -> Self {
         Self { identity, name, token: token.token, issued_at: now, expires_at: token.expires_at, endpoint: None }
     }
 
@@ -100,7 +101,7 @@ impl Issued {
     }
 
     /// Whether a step that starts now can use it.
-    pub fn is_fresh(&self, now: Instant) -> bool {
+    pub fn is_fresh(&self, now: UnixSeconds) -> bool {
         let lifetime = self.expires_at.saturating_sub(self.issued_at);
         self.expires_at.saturating_sub(now) >= MARGIN.min(lifetime / 2).max(1)
     }
@@ -157,34 +158,19 @@ impl JobRecord {
     }
 
     /// Remembers a failure.
-    pub fn remember_failure(&mut self, identity: &Identity, failure: Failure, at: Instant) {
+    pub fn remember_failure(&mut self, identity: &Identity, failure: Failure, at: UnixSeconds) {
         self.failures.insert(identity.to_string(), FailureAt { at, failure });
     }
 
     /// A failure for an identity that is so recent that it holds.
-    pub fn recent_failure(&self, identity: &Identity, now: Instant) -> Option<&Failure> {
+    pub fn recent_failure(&self, identity: &Identity, now: UnixSeconds) -> Option<&Failure> {
         let failed = self.failures.get(&identity.to_string())?;
         (0..FAILURE_HOLDS).contains(&now.saturating_sub(failed.at)).then_some(&failed.failure)
     }
 
     /// Whether no token in it is alive.
-    pub fn is_spent(&self, now: Instant) -> bool {
+    pub fn is_spent(&self, now: UnixSeconds) -> bool {
         self.issued.iter().all(|issued| issued.expires_at <= now)
-    }
-}
-
-/// A secret's text, for root's own files and for the pipe to its own child only.
-pub(crate) mod exposed {
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    use crate::words::secret::Secret;
-
-    pub(crate) fn serialize<S: Serializer>(secret: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(secret.expose())
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
-        String::deserialize(deserializer).map(Secret::new)
     }
 }
 
@@ -194,7 +180,7 @@ mod tests {
 
     #[test]
     fn a_token_is_fresh_until_five_minutes_or_half_its_life_are_left() {
-        let issued = |lifetime: Instant| {
+        let issued = |lifetime: UnixSeconds| {
             let token = AccessToken { token: Secret::new("t".to_owned()), expires_at: 1000 + lifetime };
             Issued::new(Identity::Federated, String::new(), token, 1000)
         };

@@ -7,12 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::exchange::credential_configuration::CredentialConfiguration;
 use crate::exchange::refusal::Refusal;
-use crate::exchange::subject_token::{Claims, SubjectTokenError};
-use crate::exchange::{ExchangeError, Instant, Leg, Problem};
+use crate::exchange::subject_token::Claims;
+use crate::exchange::{ExchangeError, Leg, Problem};
 use crate::policy::config::ConfigError;
 use crate::policy::request::OptionError;
 use crate::policy::rules::Denial;
 use crate::words::names::{Identity, clip};
+use crate::words::time::UnixSeconds;
 use crate::world::fs::FileError;
 use crate::world::http::{ClientError, TransportError};
 use crate::world::sys::ChildError;
@@ -58,51 +59,84 @@ impl fmt::Display for Stage {
 pub struct Failure {
     /// Where it happened.
     pub stage: Stage,
-    /// What, why, and what to do.
-    pub text: String,
-    /// Whether Google was asked and will not, so that nobody need ask again.
-    #[serde(default)]
-    pub is_refusal: bool,
+    /// What failed, and why.
+    pub cause: String,
+    /// What to do next; empty where the cause says it, or where only the site's administrators can do something.
+    pub advice: String,
+    /// Whose it is to mend.
+    pub blame: Blame,
+}
+
+/// Whose a failure is to mend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Blame {
+    /// The user asked for what cannot be had.
+    User,
+    /// The node or its configuration.
+    Site,
+    /// Google does not answer, or refuses.
+    Google {
+        /// Whether it refuses for good: to ask again changes nothing.
+        is_final: bool,
+    },
 }
 
 impl Failure {
-    fn new(stage: Stage, text: impl fmt::Display) -> Self {
-        Self { stage, text: clip(&text.to_string(), LONGEST), is_refusal: false }
+    fn new(stage: Stage, blame: Blame, cause: impl fmt::Display, advice: impl Into<String>) -> Self {
+        Self { stage, cause: clip(&cause.to_string(), LONGEST), advice: advice.into(), blame }
+    }
+
+    /// Cause and advice, for a place that names the stage itself and whose reader is the one to mend it.
+    pub fn text(&self) -> String {
+        if self.advice.is_empty() { self.cause.clone() } else { format!("{}; {}", self.cause, self.advice) }
+    }
+
+    /// Whether Google was asked and refuses for good.
+    pub fn is_refusal(&self) -> bool {
+        self.blame == Blame::Google { is_final: true }
     }
 
     /// What no other failure describes.
     pub fn internal() -> Self {
-        Self::new(
-            Stage::Files,
-            "the node could not serve the request; see slurmd's log, and tell the site's administrators",
-        )
+        Self::new(Stage::Files, Blame::Site, "the node could not serve the request", "see slurmd's log")
     }
 
     /// The user's enroot configuration that cannot be taken over.
     pub fn of_enroot(problem: &str) -> Self {
-        Self::new(
-            Stage::Files,
-            format_args!(
-                "{problem}; enroot's configuration stays as it is, and this step's containers are not given the job's \
-                 credentials: mend it, or set ENROOT_CONFIG_PATH to another directory"
-            ),
-        )
+        let advice = "enroot's configuration stays as it is, and this step's containers are not given the job's \
+                      credentials: mend it, or set ENROOT_CONFIG_PATH to another directory";
+        Self::new(Stage::Files, Blame::User, problem, advice)
     }
 
     /// The agent that is not there.
     pub fn of_agent(problem: &str) -> Self {
-        Self::new(
-            Stage::Agent,
-            format_args!("{problem}; see agent.log in the runtime directory, tell the site's administrators"),
-        )
+        Self::new(Stage::Agent, Blame::Site, problem, "see agent.log in the runtime directory")
+    }
+
+    /// The subject token that cannot be read.
+    pub fn of_subject_token(problem: impl fmt::Display) -> Self {
+        Self::new(Stage::SubjectToken, Blame::Site, problem, "the node's projected token is not usable")
     }
 
     /// Pyxis before this plugin.
     pub fn of_order() -> Self {
         Self::new(
             Stage::Configuration,
-            "plugstack.conf names pyxis before gcp-wif, so that a step that must not run pulls its image first; \
-             let gcp-wif's line come first (10-gcp-wif.conf), tell the site's administrators",
+            Blame::Site,
+            "plugstack.conf names pyxis before gcp-wif, so that a step that must not run pulls its image first",
+            "let gcp-wif's line come first (10-gcp-wif.conf)",
+        )
+    }
+
+    /// An argument in plugstack.conf that the plugin does not have.
+    pub fn of_argument(argument: &str) -> Self {
+        let argument = clip(argument, 100);
+        Self::new(
+            Stage::Configuration,
+            Blame::Site,
+            format_args!("plugstack.conf: \"{argument}\" is not an argument (config=/PATH is the only one)"),
+            "",
         )
     }
 
@@ -112,7 +146,7 @@ impl Failure {
         configuration: &CredentialConfiguration,
         claims: &Claims,
         identity: &Identity,
-        now: Instant,
+        now: UnixSeconds,
     ) -> Self {
         let stage = match error.leg {
             Leg::TokenExchange => Stage::TokenExchange,
@@ -134,21 +168,32 @@ impl Failure {
                 impersonation_hint(refusal, configuration, claims, identity)
             }
         };
-        let is_refusal = match &error.problem {
+        let is_final = match &error.problem {
             Problem::Refused(refusal) => (400..500).contains(&refusal.status) && !refusal.is_transient(),
             _ => false,
         };
-        Self { is_refusal, ..Self::new(stage, format_args!("{error}; {hint}")) }
+        Self::new(stage, Blame::Google { is_final }, error, hint)
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "gcp-wif: {}: {}", self.stage, self.text)
+        let Self { stage, blame, .. } = self;
+        let administrators = match (blame, self.advice.is_empty()) {
+            (Blame::Site, true) => "; tell the site's administrators",
+            (Blame::Site, false) => ", tell the site's administrators",
+            _ => "",
+        };
+        write!(f, "gcp-wif: {stage}: {}{administrators}", self.text())
     }
 }
 
-fn exchange_hint(refusal: &Refusal, configuration: &CredentialConfiguration, claims: &Claims, now: Instant) -> String {
+fn exchange_hint(
+    refusal: &Refusal,
+    configuration: &CredentialConfiguration,
+    claims: &Claims,
+    now: UnixSeconds,
+) -> String {
     let provider = configuration.audience.as_str();
     if refusal.text.contains("udience") && refusal.code.as_deref() == Some("invalid_grant") {
         return audience_hint(configuration, claims);
@@ -174,7 +219,7 @@ pub fn audience_hint(configuration: &CredentialConfiguration, claims: &Claims) -
 }
 
 /// What to do about a subject token that has expired.
-pub fn expiry_hint(expiry: Instant, now: Instant) -> String {
+pub fn expiry_hint(expiry: UnixSeconds, now: UnixSeconds) -> String {
     format!(
         "the subject token expired {} seconds ago by this node's clock; see why it is not renewed",
         now.saturating_sub(expiry)
@@ -206,52 +251,42 @@ fn impersonation_hint(
 
 impl From<OptionError> for Failure {
     fn from(error: OptionError) -> Self {
-        Self::new(Stage::Option, error)
+        Self::new(Stage::Option, Blame::User, &error, error.advice())
     }
 }
 
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
-        let next = match error {
-            ConfigError::Absent(_) => "this node is not set up for --gcp-wif, tell the site's administrators",
-            _ => "tell the site's administrators",
+        let advice = match error {
+            ConfigError::Absent(_) => "this node is not set up for --gcp-wif",
+            _ => "",
         };
-        Self::new(Stage::Configuration, format_args!("{error}; {next}"))
+        Self::new(Stage::Configuration, Blame::Site, error, advice)
     }
 }
 
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
-        Self::new(Stage::Configuration, format_args!("{error}; tell the site's administrators"))
+        Self::new(Stage::Configuration, Blame::Site, error, "")
     }
 }
 
 impl From<Denial> for Failure {
     fn from(denial: Denial) -> Self {
-        Self::new(Stage::Rules, denial)
-    }
-}
-
-impl From<SubjectTokenError> for Failure {
-    fn from(error: SubjectTokenError) -> Self {
-        Self::new(
-            Stage::SubjectToken,
-            format_args!("{error}; the node's projected token is not usable, tell the site's administrators"),
-        )
+        let blame = if denial == Denial::UnknownPlacement { Blame::Site } else { Blame::User };
+        Self::new(Stage::Rules, blame, &denial, denial.advice())
     }
 }
 
 impl From<FileError> for Failure {
     fn from(error: FileError) -> Self {
-        Self::new(
-            Stage::Files,
-            format_args!("{error}; the node's runtime directory is not usable, tell the site's administrators"),
-        )
+        Self::new(Stage::Files, Blame::Site, error, "the node's runtime directory is not usable")
     }
 }
 
 impl From<ChildError> for Failure {
     fn from(error: ChildError) -> Self {
-        Self::new(Stage::TokenExchange, format_args!("{error}; try again, and see slurmd's log"))
+        let blame = Blame::Google { is_final: false };
+        Self::new(Stage::TokenExchange, blame, error, "try again, and see slurmd's log")
     }
 }

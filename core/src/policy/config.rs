@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::exchange::credential_configuration::{CredentialConfiguration, check_path, from_json};
+use crate::exchange::credential_configuration::CredentialConfiguration;
+use crate::words::json::from_json;
 use crate::words::names::{RegistryHost, Scope, ServiceAccountEmail};
+use crate::words::path::check_path;
 use crate::world::fs::{self, FileError};
 
 /// Where the site configuration is unless plugstack.conf says `config=PATH`.

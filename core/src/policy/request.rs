@@ -44,16 +44,27 @@ pub enum OptionError {
 impl fmt::Display for OptionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Contradict => f.write_str("--gcp-wif and --no-gcp-wif contradict each other; give one of them"),
+            Self::Contradict => f.write_str("--gcp-wif and --no-gcp-wif contradict each other"),
             Self::ServiceAccount(error) => write!(f, "--gcp-wif-service-account: {error}"),
-            Self::LaterComponent => f.write_str(
-                "Slurm hands a heterogeneous job the options of its first component only; give --gcp-wif there",
-            ),
+            Self::LaterComponent => {
+                f.write_str("Slurm hands a heterogeneous job the options of its first component only")
+            }
         }
     }
 }
 
 impl std::error::Error for OptionError {}
+
+impl OptionError {
+    /// What the user can do.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Self::Contradict => "give one of them",
+            Self::ServiceAccount(_) => "",
+            Self::LaterComponent => "give --gcp-wif there",
+        }
+    }
+}
 
 impl Options {
     /// Those of `all` that were not inherited from the job's submission: what this step says itself.

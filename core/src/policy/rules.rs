@@ -54,22 +54,34 @@ impl fmt::Display for Denial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoRuleMatches { user, placement } => {
-                write!(f, "no rule gives user {user} {placement} a service account; ask the site's administrators for one")
+                write!(f, "no rule gives user {user} {placement} a service account")
             }
             Self::NotAllowed { user, service_account, rule: Some(rule) } => {
-                write!(f, "user {user} may not use {service_account} (rule {rule}); leave the option out or name an allowed one")
+                write!(f, "user {user} may not use {service_account} (rule {rule})")
             }
             Self::NotAllowed { user, service_account, rule: None } => {
-                write!(f, "user {user} may not use {service_account}: this site has one identity for everyone; leave the option out")
+                write!(f, "user {user} may not use {service_account}: this site has one identity for everyone")
             }
             Self::UnknownPlacement => {
-                f.write_str("account and partition of the job are not known on this node, because the prolog's record of them is missing; see slurmd's log")
+                f.write_str("account and partition of the job are not known on this node, because the prolog's record of them is missing")
             }
         }
     }
 }
 
 impl std::error::Error for Denial {}
+
+impl Denial {
+    /// What the user can do.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Self::NoRuleMatches { .. } => "ask the site's administrators for one",
+            Self::NotAllowed { rule: Some(_), .. } => "leave the option out or name an allowed one",
+            Self::NotAllowed { rule: None, .. } => "leave the option out",
+            Self::UnknownPlacement => "see slurmd's log",
+        }
+    }
+}
 
 /// Decides which identity a job gets. The first rule that matches decides; without a match it is denied. Without
 /// rules everyone has `default`, the credential configuration's identity, and no other.

@@ -4,8 +4,8 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use http::Uri;
 use serde::{Deserialize, Serialize};
-use ureq::http::Uri;
 
 /// A name that is not one: what it should have been, and what it was.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -36,6 +36,29 @@ impl From<String> for Secret {
     }
 }
 
+/// A secret's text, for root's own files and for the pipe to its own child only.
+pub mod exposed {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::Secret;
+
+    /// For `#[serde(with = "exposed")]`.
+    ///
+    /// # Errors
+    /// The format's.
+    pub fn serialize<S: Serializer>(secret: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(secret.expose())
+    }
+
+    /// For `#[serde(with = "exposed")]`.
+    ///
+    /// # Errors
+    /// The format's.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
+        String::deserialize(deserializer).map(Secret::new)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

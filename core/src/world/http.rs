@@ -54,8 +54,8 @@ pub struct Response {
     pub status: u16,
     /// The body's type, empty if the server named none.
     pub content_type: String,
-    /// The header Retry-After.
-    pub retry_after: Option<String>,
+    /// Seconds after which the server wishes to be asked again, by its header Retry-After.
+    pub retry_after: Option<u64>,
     /// The body; it can hold a token.
     pub body: Body,
 }
@@ -223,10 +223,20 @@ impl Transport for Client {
         let mut response = call.send(request.body.expose()).map_err(transport_error)?;
         let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let (content_type, retry_after) = (header("content-type").unwrap_or_default(), header("retry-after"));
+        let retry_after = retry_after.and_then(|text| retry_after_seconds(&text, OffsetDateTime::now_utc()));
         let status = response.status().as_u16();
         let body = response.body_mut().with_config().limit(LONGEST_BODY).read_to_vec().map_err(transport_error)?;
         Ok(Response { status, content_type, retry_after, body: Body::new(body) })
     }
+}
+
+/// The header Retry-After: seconds, or a date (RFC 9110 section 10.2.3).
+fn retry_after_seconds(text: &str, now: OffsetDateTime) -> Option<u64> {
+    if let Ok(seconds) = text.trim().parse() {
+        return Some(seconds);
+    }
+    let date = OffsetDateTime::parse(text.trim(), &Rfc2822).ok()?;
+    u64::try_from((date - now).whole_seconds()).ok().or(Some(0))
 }
 
 /// Checks a proxy's URL.
@@ -284,5 +294,19 @@ fn io_error(error: &io::Error) -> TransportError {
         io::ErrorKind::UnexpectedEof => TransportError::Protocol("it ends too early".to_owned()),
         _ if error.to_string().contains("lookup address") => TransportError::Resolve,
         _ => TransportError::Connection(clip(&error.to_string(), 200)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now = OffsetDateTime::from_unix_timestamp(784_111_770).unwrap();
+        assert_eq!(retry_after_seconds("7", now), Some(7));
+        assert_eq!(retry_after_seconds("Sun, 06 Nov 1994 08:49:37 GMT", now), Some(7));
+        assert_eq!(retry_after_seconds("Sun, 06 Nov 1994 08:49:00 GMT", now), Some(0));
+        assert_eq!(retry_after_seconds("soon", now), None);
     }
 }

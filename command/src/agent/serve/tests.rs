@@ -12,10 +12,10 @@ fn run(test: impl Future<Output = ()>) {
 /// What a job of this process's own user is served.
 fn ours() -> Served {
     let uid = rustix::process::geteuid().as_raw();
-    Served { uid, expires_at: Instant::MAX, ..served() }
+    Served { uid, expires_at: UnixSeconds::MAX, ..served() }
 }
 
-type Instant = gcp_wif_core::exchange::Instant;
+use gcp_wif_core::words::time::UnixSeconds;
 
 /// Endpoints with one, at a port of the kernel's.
 async fn endpoints(served: Served) -> (Endpoints, u16) {

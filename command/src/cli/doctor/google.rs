@@ -4,14 +4,14 @@
 use std::time::Duration;
 
 use super::Report;
-use gcp_wif_core::exchange::run::{self, Clock};
+use gcp_wif_core::exchange::run;
 use gcp_wif_core::exchange::subject_token::SubjectToken;
 use gcp_wif_core::exchange::{Exchange, Leg};
 use gcp_wif_core::job::lifecycle::Site;
-use gcp_wif_core::job::worker::SystemClock;
-use gcp_wif_core::plan::environment::rfc3339;
 use gcp_wif_core::plan::report::{Failure, Stage};
 use gcp_wif_core::words::names::{Identity, ServiceAccountEmail};
+use gcp_wif_core::words::time::rfc3339;
+use gcp_wif_core::world::clock::{Clock, SystemClock};
 use gcp_wif_core::world::http::Client;
 
 /// How long the question for the time may take.

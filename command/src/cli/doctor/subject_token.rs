@@ -6,16 +6,16 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::Report;
-use gcp_wif_core::exchange::Instant;
 use gcp_wif_core::exchange::credential_configuration::CredentialConfiguration;
-use gcp_wif_core::exchange::run::Clock;
 use gcp_wif_core::exchange::subject_token::{Claims, SubjectToken};
 use gcp_wif_core::job::lifecycle::Site;
-use gcp_wif_core::job::worker::SystemClock;
-use gcp_wif_core::plan::environment::rfc3339;
+use gcp_wif_core::job::worker::read_subject_token;
 use gcp_wif_core::plan::report::{Stage, audience_hint, expiry_hint};
 use gcp_wif_core::policy::config::Delivery;
 use gcp_wif_core::words::names::clip;
+use gcp_wif_core::words::time::UnixSeconds;
+use gcp_wif_core::words::time::rfc3339;
+use gcp_wif_core::world::clock::{Clock, SystemClock};
 
 const STAGE: Stage = Stage::SubjectToken;
 /// What depends on the token itself.
@@ -23,7 +23,7 @@ const OF_TOKEN: [&str; 4] = ["audience", "expiry", "subject", "mode"];
 /// Google takes no longer `google.subject`.
 const LONGEST_SUBJECT: usize = 127;
 /// The kubelet replaces a token when a fifth of its life is left, of one hour at least.
-const SOON: Instant = 300;
+const SOON: UnixSeconds = 300;
 
 pub(super) fn check(report: &mut Report<'_, '_>, site: Option<&Site>) -> Option<SubjectToken> {
     const NAME: &str = "file";
@@ -33,7 +33,7 @@ pub(super) fn check(report: &mut Report<'_, '_>, site: Option<&Site>) -> Option<
         return None;
     };
     let path = &site.configuration.subject_token_file;
-    match SubjectToken::read(&site.configuration) {
+    match read_subject_token(&site.configuration) {
         Ok(token) => {
             report.ok(STAGE, NAME, path.display());
             let claims = token.claims();
@@ -72,7 +72,7 @@ fn audience(report: &mut Report<'_, '_>, configuration: &CredentialConfiguration
     }
 }
 
-fn expiry(report: &mut Report<'_, '_>, claims: &Claims, now: Instant) {
+fn expiry(report: &mut Report<'_, '_>, claims: &Claims, now: UnixSeconds) {
     const NAME: &str = "expiry";
     match claims.expiry {
         None => report.warn(STAGE, NAME, "the token names none; see how the token is made"),

@@ -7,9 +7,10 @@ use crate::exchange::credential_configuration::CredentialConfiguration;
 use crate::exchange::subject_token::SubjectToken;
 use crate::testing::jwt;
 use crate::words::names::{Identity, Scope, ServiceAccountEmail};
+use crate::words::time::UnixSeconds;
 use crate::world::http::{Body, Request, Response};
 
-const NOW: Instant = 1_700_000_000;
+const NOW: UnixSeconds = 1_700_000_000;
 const EMAIL: &str = "sa@p.iam.gserviceaccount.com";
 const STS: &str = r#"{"access_token":"federated","issued_token_type":"urn:ietf:params:oauth:token-type:access_token","token_type":"Bearer","expires_in":3599}"#;
 const IAM: &str = r#"{"accessToken":"ya29.sa","expireTime":"2023-11-14T23:13:20Z"}"#;
@@ -31,7 +32,7 @@ struct Ticks {
 }
 
 impl Clock for Script {
-    fn now(&self) -> Instant {
+    fn now(&self) -> UnixSeconds {
         NOW
     }
 
@@ -65,7 +66,7 @@ impl Transport for Script {
         reply.map(|(status, body, retry_after)| Response {
             status,
             content_type: "application/json".to_owned(),
-            retry_after: retry_after.map(str::to_owned),
+            retry_after: retry_after.and_then(|text| text.parse().ok()),
             body: Body::new(body.into()),
         })
     }

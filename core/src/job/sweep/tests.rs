@@ -7,7 +7,7 @@ use crate::words::names::Identity;
 use crate::words::secret::Secret;
 use crate::world::fs::{NewFile, Place};
 
-const NOW: Instant = 1_000_000;
+const NOW: UnixSeconds = 1_000_000;
 const OLD: JobId = JobId(1);
 const NEW: JobId = JobId(2);
 
@@ -16,7 +16,7 @@ fn generation(boot: &str, slurmd: u32) -> Generation {
 }
 
 /// A job that `started_by` began, with a token that lives until `expires_at`.
-fn leftover(started_by: Generation, expires_at: Instant) -> (Directory, RuntimeDirectory) {
+fn leftover(started_by: Generation, expires_at: UnixSeconds) -> (Directory, RuntimeDirectory) {
     let directory = testing::directory();
     let runtime = RuntimeDirectory::open(&directory.join("run")).unwrap();
     let lock = runtime.lock(OLD, Duration::ZERO).unwrap();
@@ -32,7 +32,7 @@ fn leftover(started_by: Generation, expires_at: Instant) -> (Directory, RuntimeD
 }
 
 /// Whether the old job's files, and whether its record, are there after a sweep.
-fn swept(started_by: Generation, expires_at: Instant, living: &[JobId]) -> (bool, bool) {
+fn swept(started_by: Generation, expires_at: UnixSeconds, living: &[JobId]) -> (bool, bool) {
     let (directory, runtime) = leftover(started_by, expires_at);
     let fake = FakeProcesses {
         generation: generation("this boot", 1),

@@ -9,9 +9,8 @@ use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::record::exposed;
 use crate::words::names::clip;
-use crate::words::secret::Secret;
+use crate::words::secret::{Secret, exposed};
 use crate::world::fs::{FileError, FileProblem, read_limited};
 
 /// What enroot reads below its configuration directory, with the ending that it looks for.

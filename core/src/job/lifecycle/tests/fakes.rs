@@ -4,16 +4,17 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use super::{JOB, SITE, STEP, facts};
-use crate::exchange::{AccessToken, Instant};
+use crate::exchange::AccessToken;
 use crate::job::lifecycle::{Exchanger, Host, Node, Outcome, Site};
 use crate::plan::environment::Change;
 use crate::plan::record::{Issued, JobRecord};
-use crate::plan::report::{Failure, Stage};
+use crate::plan::report::{Blame, Failure, Stage};
 use crate::policy::facts::JobFacts;
 use crate::policy::request::Options;
 use crate::policy::rules::Grant;
 use crate::testing::{self, Directory, FakeProcesses};
 use crate::words::secret::Secret;
+use crate::words::time::UnixSeconds;
 
 #[derive(Default)]
 pub(super) struct FakeHost {
@@ -62,7 +63,7 @@ impl Host for FakeHost {
 #[derive(Default)]
 pub(super) struct FakeGoogle {
     pub(super) exchanges: Cell<u32>,
-    pub(super) now: Cell<Instant>,
+    pub(super) now: Cell<UnixSeconds>,
     pub(super) fails: Cell<bool>,
 }
 
@@ -70,7 +71,12 @@ impl Exchanger for FakeGoogle {
     fn exchange(&self, _: &Site, grant: &Grant, _: &JobFacts, _: std::time::Duration) -> Result<Issued, Failure> {
         self.exchanges.set(self.exchanges.get() + 1);
         if self.fails.get() {
-            return Err(Failure { stage: Stage::TokenExchange, text: "no answer".to_owned(), is_refusal: false });
+            return Err(Failure {
+                stage: Stage::TokenExchange,
+                cause: "no answer".to_owned(),
+                advice: String::new(),
+                blame: Blame::Google { is_final: false },
+            });
         }
         let name = grant.identity().to_string();
         let token = format!("{name}-{}", self.exchanges.get());
@@ -78,7 +84,7 @@ impl Exchanger for FakeGoogle {
         Ok(Issued::new(grant.identity().clone(), name, token, self.now.get()))
     }
 
-    fn now(&self) -> Instant {
+    fn now(&self) -> UnixSeconds {
         self.now.get()
     }
 
