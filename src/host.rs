@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use slurm_spank::{LogLevel, SpankError, SpankHandle, spank_log};
 
 use crate::options;
-use gcp_wif_core::job::lifecycle::Host;
+use gcp_wif_core::job::node::{Host, Log};
 use gcp_wif_core::plan::environment::Change;
 use gcp_wif_core::policy::facts::{JobFacts, Placement};
 use gcp_wif_core::policy::request::Options;
@@ -16,6 +16,12 @@ use gcp_wif_core::world::sys;
 
 /// A hook's handle.
 pub(crate) struct SpankHost<'a, 'b>(pub(crate) &'a SpankHandle<'b>);
+
+impl Log for SpankHost<'_, '_> {
+    fn log(&self, line: &str) {
+        spank_log(LogLevel::Info, line);
+    }
+}
 
 impl Host for SpankHost<'_, '_> {
     fn options(&self) -> Options {
@@ -48,10 +54,6 @@ impl Host for SpankHost<'_, '_> {
 
     fn pyxis_is_earlier(&self) -> bool {
         sys::is_loaded_earlier("/spank_pyxis.so")
-    }
-
-    fn log(&self, line: &str) {
-        spank_log(LogLevel::Info, line);
     }
 }
 

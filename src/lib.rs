@@ -11,17 +11,18 @@ mod options;
 use std::error::Error;
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use once_cell::unsync::OnceCell;
 use slurm_spank::{Context, LogLevel, Plugin, SPANK_PLUGIN, SpankHandle, slurm_spank_log, spank_log};
 
-use gcp_wif_core::job::lifecycle::{self, Node, Outcome};
+use gcp_wif_core::job::lifecycle;
+use gcp_wif_core::job::node::{Node, Outcome};
 use gcp_wif_core::job::processes::Proc;
 use gcp_wif_core::job::worker::Worker;
 use gcp_wif_core::plan::environment::Change;
 use gcp_wif_core::plan::report::Failure;
-use gcp_wif_core::policy::config::DEFAULT_PATH;
+use gcp_wif_core::policy::config::{DEFAULT_PATH, DEFAULT_RUNTIME_DIR};
 use gcp_wif_core::policy::request::{OptionError, Request};
 use gcp_wif_core::words::names::StepId;
 use gcp_wif_core::world::sys;
@@ -129,7 +130,9 @@ impl NodeParts {
                 panic!("as a test wishes")
             }
         }
-        work(&Node { config_path: &self.config_path, exchanger: &self.worker, processes: &self.processes })
+        let default_dir = Path::new(DEFAULT_RUNTIME_DIR);
+        let Self { config_path, worker, processes } = self;
+        work(&Node { config_path, default_dir, exchanger: worker, processes })
     }
 }
 
@@ -141,6 +144,8 @@ impl GcpWif {
             Ok(Err(error)) => error.to_string(),
             Err(_) => "a bug in gcp-wif, please report it".to_owned(),
         };
+        // A failure names the plugin itself.
+        let problem = problem.strip_prefix("gcp-wif: ").unwrap_or(&problem);
         spank_log(LogLevel::Error, &format!("gcp-wif: {problem}"));
         Ok(())
     }
@@ -170,36 +175,31 @@ impl GcpWif {
 
     fn step(&mut self, spank: &SpankHandle) -> HookResult {
         // Should anything below go wrong unforeseen, an explicit request must not run without credentials.
-        self.outcome = match options::all(spank).request() {
-            Ok(request) if !request.is_explicit() => Outcome::None,
-            _ => Outcome::Failed { failure: Failure::internal(), explicit: true },
-        };
+        let is_explicit = options::all(spank).request().is_ok_and(|request| request.is_explicit());
+        let failed = |failure| if is_explicit { Outcome::Failed { failure, explicit: true } } else { Outcome::None };
+        self.outcome = failed(Failure::internal());
         options::forget_given(spank);
         let (facts, step) = (host::step_facts(spank)?, StepId(spank.job_stepid()?));
-        self.outcome = self.node(spank)?.serve(|node| node.step(&SpankHost(spank), facts, step));
+        let node = self.node(spank).inspect_err(|failure| self.outcome = failed(failure.clone()))?;
+        self.outcome = node.serve(|node| node.step(&SpankHost(spank), &facts, step));
         Ok(())
     }
 
-    fn node(&self, spank: &SpankHandle) -> Result<NodeParts, Box<dyn Error>> {
-        let config_path = self.config_path.get_or_try_init(|| config_path(&spank.plugin_argv()?))?.clone();
+    fn node(&self, spank: &SpankHandle) -> Result<NodeParts, Failure> {
+        let arguments = || spank.plugin_argv().map_err(|_| Failure::internal());
+        let config_path = self.config_path.get_or_try_init(|| config_path(&arguments()?))?.clone();
         let processes = Proc::new(config_path.clone());
         Ok(NodeParts { config_path, worker: Worker, processes })
     }
 }
 
 /// The plugin's only argument in plugstack.conf.
-fn config_path(arguments: &[&str]) -> Result<PathBuf, Box<dyn Error>> {
+fn config_path(arguments: &[&str]) -> Result<PathBuf, Failure> {
     let mut path = PathBuf::from(DEFAULT_PATH);
     for argument in arguments {
         match argument.strip_prefix("config=") {
             Some(value) if value.starts_with('/') => path = value.into(),
-            _ => {
-                let argument = gcp_wif_core::words::names::clip(argument, 100);
-                return Err(format!(
-                    "configuration: plugstack.conf: \"{argument}\" is not an argument (config=/PATH is the only one)"
-                )
-                .into());
-            }
+            _ => return Err(Failure::of_argument(argument)),
         }
     }
     Ok(path)

@@ -50,7 +50,7 @@ pub(crate) fn inherited(variable: &dyn Fn(&str) -> Option<String>) -> Options {
 /// A job submitted from inside a job inherits the outer job's options; those that its own ones overrule must not
 /// reach its prolog and steps beside them.
 pub(crate) fn forget_overruled(spank: &SpankHandle, all: &Options, inherited: &Options) {
-    let overruled: &[&str] = match Request::of_step(all, inherited) {
+    let overruled: &[&str] = match Request::of_step(all, inherited, None) {
         Ok(Request::Wanted { .. }) => &[REFUSED],
         Ok(Request::Refused) => &[WANTED, SERVICE_ACCOUNT],
         Ok(Request::Unstated) | Err(_) => &[],

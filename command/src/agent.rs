@@ -12,28 +12,21 @@
 //! caller     answered to the job's user and to root only
 //! metadata, token    what is answered
 //! refresh    new tokens at half of the old one's life
+//! threads    work that waits for Google
 //! journal    agent.log
 //! ```
 #![forbid(unsafe_code)]
 
-pub(crate) mod caller;
+mod caller;
 mod cgroups;
 mod journal;
 mod keep;
-pub(crate) mod metadata;
+mod metadata;
 mod refresh;
-pub(crate) mod reply;
+mod reply;
 mod run;
 mod serve;
-pub(crate) mod served;
-pub(crate) mod token;
+mod served;
+mod threads;
+mod token;
 pub(crate) mod watch;
-
-use percent_encoding::percent_decode_str;
-
-/// The fields of a form or a query, decoded.
-fn form(text: &str) -> Vec<(String, String)> {
-    let decode = |part: &str| percent_decode_str(&part.replace('+', " ")).decode_utf8_lossy().into_owned();
-    let pairs = text.split('&').filter(|pair| !pair.is_empty());
-    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(n, v)| (decode(n), decode(v))).collect()
-}

@@ -146,29 +146,38 @@ pub enum Purpose<'a> {
     IdToken(&'a str),
 }
 
+/// What is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// Who the job is to Google.
+    pub identity: &'a Identity,
+    /// Scopes of the access token.
+    pub scopes: &'a [Scope],
+    /// Lifetime of the access token in seconds, if one is wished.
+    pub lifetime: Option<u32>,
+}
+
 /// One exchange.
 #[derive(Debug)]
 pub struct Exchange<'a> {
     purpose: Purpose<'a>,
     configuration: &'a CredentialConfiguration,
     subject_token: &'a SubjectToken,
-    identity: Identity,
-    scopes: &'a [Scope],
+    wanted: Wanted<'a>,
     reason: String,
     state: State,
 }
 
 impl<'a> Exchange<'a> {
-    /// Begins an exchange for an identity. `reason` goes into Google's audit log.
+    /// Begins an exchange. `reason` goes into Google's audit log.
     pub fn new(
         configuration: &'a CredentialConfiguration,
         subject_token: &'a SubjectToken,
-        identity: &Identity,
-        scopes: &'a [Scope],
+        wanted: Wanted<'a>,
         reason: String,
     ) -> Self {
         let (purpose, state) = (Purpose::AccessToken, State::Start);
-        Self { purpose, configuration, subject_token, identity: identity.clone(), scopes, reason, state }
+        Self { purpose, configuration, subject_token, wanted, reason, state }
     }
 
     /// The same exchange for an OpenID token. A federated principal has none.
@@ -179,16 +188,13 @@ impl<'a> Exchange<'a> {
     /// What to do next.
     pub fn next(&self) -> Next {
         match &self.state {
-            State::Start => Next::Send(
-                Leg::TokenExchange,
-                sts::request(self.configuration, self.subject_token, &self.identity, self.scopes),
-            ),
+            State::Start => {
+                Next::Send(Leg::TokenExchange, sts::request(self.configuration, self.subject_token, self.wanted))
+            }
             State::Federated { token, url } => Next::Send(
                 Leg::Impersonation,
                 match self.purpose {
-                    Purpose::AccessToken => {
-                        impersonation::request(url, token, self.scopes, self.configuration.lifetime(), &self.reason)
-                    }
+                    Purpose::AccessToken => impersonation::request(url, token, self.wanted, &self.reason),
                     Purpose::IdToken(audience) => impersonation::id_request(url, token, audience, &self.reason),
                 },
             ),
@@ -201,7 +207,7 @@ impl<'a> Exchange<'a> {
     /// # Errors
     /// When it is no success. The state stays as it was.
     pub fn receive(&mut self, response: &Response, now: UnixSeconds) -> Result<(), ExchangeError> {
-        match (&self.state, &self.identity) {
+        match (&self.state, self.wanted.identity) {
             (State::Done(_), _) => {}
             (State::Start, identity) => {
                 let answer = sts::receive(response).map_err(|problem| self.error(problem))?;

@@ -25,6 +25,7 @@
 //!             record             what root remembers of a job between its hooks
 //!             report             an error -> the one line that a person reads
 //! 4 policy    config request rules facts    decide() -> Grant; nothing else starts an exchange
+//!           tokens             how long an access token lives, and when it is due
 //! 3 exchange  *                  a state machine without input and output; run drives it
 //! 2 world     http fs/* sys/* clock   a transport, the only opener of files, what only libc offers
 //! 1 words     names secret json path time    a value of one of these types has been checked
@@ -79,9 +80,12 @@ pub mod policy {
     //! Who may have what.
     pub mod config;
     pub mod facts;
+    pub mod grant;
     pub mod request;
     pub mod rules;
+    pub mod site;
 }
+pub mod tokens;
 pub mod plan {
     //! Everything that a job will see, as values.
     pub mod enroot;
@@ -94,6 +98,9 @@ pub mod job {
     mod containers;
     pub mod issuance;
     pub mod lifecycle;
+    pub mod node;
+    pub mod places;
+    mod ports;
     pub mod processes;
     pub mod refresh;
     pub mod sweep;

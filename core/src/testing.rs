@@ -7,13 +7,20 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::exchange::AccessToken;
 use crate::job::processes::Processes;
-use crate::plan::record::{Endpoint, Generation, ProcessId};
+use crate::plan::record::{Generation, Issued, JobRecord, Metadata, Port, ProcessId};
 use crate::plan::report::Failure;
 use crate::policy::config::Config;
-use crate::policy::facts::JobFacts;
+use crate::policy::facts::{JobFacts, Placement};
+use crate::policy::grant::Grant;
+use crate::policy::request::Options;
+use crate::policy::site::Site;
+use crate::tokens::Token;
 use crate::words::names::JobId;
 use crate::words::secret::Secret;
+use crate::words::time::UnixSeconds;
+use crate::world::fs::Place;
 
 /// A directory of a test's own, removed when it is dropped.
 pub struct Directory(PathBuf);
@@ -46,6 +53,59 @@ pub fn jwt(payload: &str) -> String {
     use base64::Engine;
     let part = |text: &str| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text);
     format!("{}.{}.{}", part(r#"{"alg":"RS256"}"#), part(payload), part("signature"))
+}
+
+/// A site whose configuration has these keys besides, and whose credential configuration names a service account.
+pub fn site(settings: &str) -> Site {
+    let configuration = format!(
+        r#"{{"type": "external_account", "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
+        "audience": "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q",
+        "token_url": "https://sts.googleapis.com/v1/token", "credential_source": {{"file": "/t"}},
+        "service_account_impersonation_url":
+        "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/{SITE}:generateAccessToken"}}"#
+    );
+    let directory = directory();
+    let at = |name: &str| directory.join(name);
+    std::fs::write(at("credential.json"), configuration).unwrap();
+    let config = format!(r#"{{"credential_configuration": "{}"{settings}}}"#, at("credential.json").display());
+    std::fs::write(at("site.json"), config).unwrap();
+    Site::load(&at("site.json")).unwrap()
+}
+
+/// The service account of [`site`].
+pub const SITE: &str = "site@p.iam.gserviceaccount.com";
+
+/// What slurmd says of alice's job 7.
+pub fn facts() -> JobFacts {
+    JobFacts {
+        job: JobId(7),
+        uid: 61001,
+        gid: 61001,
+        user: Some("alice".to_owned()),
+        groups: Vec::new(),
+        placement: Some(Placement { account: Some("vision".to_owned()), partition: None }),
+    }
+}
+
+/// A record of alice's job 7.
+pub fn record() -> JobRecord {
+    JobRecord::new(facts(), Options::default(), FakeProcesses::default().generation)
+}
+
+/// A token of the site's own identity that came at 0.
+pub fn issued(token: &str, expires_at: UnixSeconds) -> Issued {
+    let site = site("");
+    let grant = Grant::decide(&site, &facts(), None).unwrap();
+    Issued {
+        place: Place { job: JobId(7), below: None },
+        name: SITE.to_owned(),
+        token: Token::new(AccessToken { token: Secret::new(token.to_owned()), expires_at }, 0),
+        port: None,
+        credentials: "{}".to_owned(),
+        metadata: Metadata::new(&site, grant.identity()),
+        is_published: true,
+        grant,
+    }
 }
 
 /// Processes that do at once, in this one, what they are asked to.
@@ -88,12 +148,12 @@ impl Processes for FakeProcesses {
         work();
     }
 
-    fn endpoint(&self, taken: &BTreeSet<u16>) -> Result<Endpoint, Failure> {
-        let port = (20_001..).find(|port| !taken.contains(port)).unwrap();
-        Ok(Endpoint { port, handle: Secret::new("handle".to_owned()) })
+    fn new_port(&self, taken: &BTreeSet<u16>) -> Result<Port, Failure> {
+        let number = (20_001..).find(|port| !taken.contains(port)).unwrap();
+        Ok(Port { number, handle: Secret::new("handle".to_owned()) })
     }
 
-    fn wake_agent(&self, _: &Config) -> Result<BTreeSet<u16>, Failure> {
+    fn wake_agent(&self, _: &Config, _: &Path) -> Result<BTreeSet<u16>, Failure> {
         Ok((0..=u16::MAX).filter(|port| !self.foreign.contains(port)).collect())
     }
 

@@ -1,12 +1,12 @@
-"""Tries every loopback port of the agent's range with a job's handle; prints where a connection came about.
+"""Tries every loopback port of the agent's ranges with a job's handle; prints where a connection came about.
 
-stranger.py FIRST LAST HANDLE
+stranger.py HANDLE [FIRST LAST]...
 """
 
 import socket
 import sys
 
-first, last, handle = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+handle, ports = sys.argv[1], [int(port) for port in sys.argv[2:]]
 PATH = "/computeMetadata/v1/instance/service-accounts/default/token"
 FORM = f"grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Atoken-exchange&subject_token={handle}"
 
@@ -33,7 +33,16 @@ def ask(port, request):
         return answer
 
 
-for port in range(first, last):
+def is_a_services(port):
+    """Whether it is a known service's: the agent leaves these out, and a server of this machine may be there."""
+    try:
+        return port < 1024 and bool(socket.getservbyport(port, "tcp"))
+    except OSError:
+        return False
+
+
+ranges = [range(first, last + 1) for first, last in zip(ports[::2], ports[1::2])]
+for port in (port for each in ranges for port in each if not is_a_services(port)):
     try:
         answers = [ask(port, request) for request in requests(port)]
     except OSError:

@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::Cluster;
+use super::{Cluster, Node};
+
+/// What every handle begins with.
+const HANDLE: &str = "gcpwif_";
 
 impl Cluster {
     /// Panics unless both nodes become idle and no job is left in the queue within 60 seconds.
@@ -29,8 +32,9 @@ impl Cluster {
         }
     }
 
-    /// Panics if one of the secrets is in a log, in Slurm's state or spool directories, or in an
-    /// argument of any process. The message has the secret's first 12 characters only.
+    /// Panics if one of the secrets, or a job's handle, is in a log, the agent's included, in Slurm's
+    /// state or spool directories, or in an argument of any process. The message has the secret's
+    /// first 12 characters only. Handles are those that jobs have now, and all of their form.
     #[track_caller]
     pub fn assert_nowhere<S: AsRef<str>>(&self, secrets: &[S]) {
         let mut files = Vec::new();
@@ -38,10 +42,12 @@ impl Cluster {
             collect_files(&self.dir().join(name), &mut files);
         }
         files.extend(["slurm.conf", "plugstack.conf"].map(|name| self.dir().join(name)));
+        files.extend(self.nodes().iter().flat_map(logs_of_agents));
         files.extend(self.command_lines());
+        let handles: Vec<String> = self.nodes().iter().flat_map(handles).collect();
         // Many begin alike: a text is searched once for each beginning, not for each secret.
         let mut groups: BTreeMap<&[u8], Vec<&str>> = BTreeMap::new();
-        for secret in secrets.iter().map(AsRef::as_ref) {
+        for secret in secrets.iter().map(AsRef::as_ref).chain(handles.iter().map(String::as_str)) {
             assert!(!secret.is_empty(), "an empty secret is everywhere");
             let bytes = secret.as_bytes();
             groups.entry(&bytes[..bytes.len().min(5)]).or_default().push(secret);
@@ -49,6 +55,11 @@ impl Cluster {
         for file in files {
             // Sockets, and what is gone by now, cannot be read.
             let Ok(bytes) = fs::read(&file) else { continue };
+            assert!(
+                !places(&bytes, HANDLE.as_bytes()).any(|at| is_handle(&bytes[at..])),
+                "{} holds a handle",
+                file.display()
+            );
             for (beginning, group) in &groups {
                 let held = |at: usize| group.iter().find(|secret| bytes[at..].starts_with(secret.as_bytes()));
                 if let Some(secret) = places(&bytes, beginning).find_map(held) {
@@ -74,6 +85,30 @@ impl Cluster {
     fn report(&self, words: &[&str]) -> String {
         self.as_user("root").command(words).run().ok().stdout
     }
+}
+
+/// The logs in each directory of a node's /run: wherever the runtime directory is or was.
+fn logs_of_agents(node: &Node) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    collect_files(&node.run_dir(), &mut files);
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "log" || extension == "prom"));
+    files
+}
+
+/// The handles that jobs of a node have now.
+fn handles(node: &Node) -> Vec<String> {
+    let mut files = Vec::new();
+    collect_files(&node.run_dir(), &mut files);
+    files.retain(|file| file.file_name().is_some_and(|name| name == "handle"));
+    let texts = files.iter().filter_map(|file| fs::read_to_string(file).ok());
+    texts.filter(|handle| !handle.is_empty()).collect()
+}
+
+/// Whether a text begins with a handle: its fixed beginning, then 32 bytes in base64url.
+fn is_handle(text: &[u8]) -> bool {
+    let rest = text.strip_prefix(HANDLE.as_bytes()).unwrap_or_default();
+    let is_base64url = |byte: &&u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    rest.iter().take_while(is_base64url).count() >= 43
 }
 
 fn collect_files(dir: &Path, files: &mut Vec<PathBuf>) {

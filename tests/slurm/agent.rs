@@ -3,9 +3,13 @@
 mod callers;
 mod clients;
 mod federated;
+mod hanging;
 mod load;
 mod metadata;
-mod processes;
+mod moved;
+mod ports;
+pub mod processes;
+mod trouble;
 mod world;
 
 use std::fs;
@@ -23,7 +27,7 @@ use crate::skipped::skip;
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A site whose subject tokens only root can read, and whose access tokens live for so long.
-fn site(keys: Value, life: Option<i64>) -> Site {
+pub fn site(keys: Value, life: Option<i64>) -> Site {
     site_with(Settings::default(), keys, life)
 }
 
@@ -124,7 +128,7 @@ fn a_killed_agent_is_back_and_nothing_is_lost() {
     );
     let record = node.command(["cat", &format!("/run/gcp-wif/records/{id}/record")]).run().ok().stdout;
     let record: Value = serde_json::from_str(&record).unwrap();
-    let line = line.replace("PORT", &record["issued"][0]["endpoint"]["port"].to_string());
+    let line = line.replace("PORT", &record["issued"][0]["port"]["number"].to_string());
     for round in 0..4 {
         wait_until(LIMIT, || processes(&node).len() == 2);
         // The serving process, then the watcher, in turns.

@@ -1,6 +1,9 @@
 //! What a step's containers are given, up to the door of enroot: the merged configuration, its lines proved with
 //! curl against the real registry, its mounts with findmnt.
 
+mod system;
+mod users;
+
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -54,10 +57,10 @@ fn a_step_has_an_enroot_configuration_of_its_own_and_it_goes_with_the_step() {
     let shown = show(&site);
     let directory = shown.lines().next().unwrap();
     assert_eq!(directory, "/run/gcp-wif/jobs/1/enroot-0");
-    for line in
-        [".credentials f 400 alice ", "mounts.d/50-gcp-wif.fstab f 400 alice ", "environ.d/50-gcp-wif.env f 400 alice "]
-    {
-        assert!(shown.lines().any(|l| l == line), "{line}: {shown}");
+    for file in [".credentials", "mounts.d/50-gcp-wif.fstab", "environ.d/50-gcp-wif.env"] {
+        // The last of the mode's digits is what others may.
+        let is_roots = |line: &str| line.starts_with(&format!("{file} f ")) && line.ends_with("0 root ");
+        assert!(shown.lines().any(is_roots), "{file}: {shown}");
     }
     assert!(shown.contains(&format!("machine {HOST} login oauth2accesstoken password ya29.")), "{shown}");
     assert!(shown.contains("machine gcr.io login oauth2accesstoken password ya29."), "{shown}");
@@ -251,7 +254,7 @@ fn what_is_not_there_or_not_his_is_nothing() {
 #[test]
 fn hooks_by_the_hundred_dangling_links_and_links_to_what_is_roots_are_only_links() {
     let site = Site::start();
-    for number in 0..100 {
+    for number in 0..98 {
         write(&site, &format!(".config/enroot/hooks.d/{number:03}.sh"), "#!/bin/sh\n");
     }
     let hooks = site.cluster.home("alice").join(".config/enroot/hooks.d");
@@ -261,7 +264,7 @@ fn hooks_by_the_hundred_dangling_links_and_links_to_what_is_roots_are_only_links
     fs::remove_file(site.cluster.home("alice").join(".config/enroot/environ.d/x.env")).unwrap();
     symlink("/etc/shadow", site.cluster.home("alice").join(".config/enroot/.credentials")).unwrap();
     let run = site.cluster.as_user("alice").command(["srun", "-w", "n1", "--gcp-wif", "bash", "-c", SHOW]).run().ok();
-    assert_eq!(run.stdout.matches("hooks.d/").count(), 204, "each link and its target: {}", run.stdout);
+    assert_eq!(run.stdout.matches("hooks.d/").count(), 200, "each link and its target: {}", run.stdout);
     assert!(!run.stdout.contains("root:"), "root read for the user what he cannot read himself");
     site.finish();
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! plugin.rs    the file that every srun loads: its size, what it exports
 //! site.rs      a cluster and a Google that trust each other; what every test ends with
+//! search.rs    a secret that leaked would be found by that
 //! jobs.rs      srun, sbatch, salloc, arrays, heterogeneous jobs, requeue: each uses its token
 //! requests.rs  options, inheritance, refusals at submission, environment, nested jobs
 //! failures.rs  each fault: the user's line is the golden one, and no node is lost
@@ -12,14 +13,30 @@
 //!   clients.rs   clients past three expiries
 //!   federated.rs the same without a service account
 //!   metadata.rs  the same without GOOGLE_APPLICATION_CREDENTIALS
+//!   trouble.rs   stopped, without threads, without its directory
+//!   hanging.rs   an exchange that hangs, and what goes on beside it
+//!   moved.rs     another runtime directory while jobs run
+//!   ports.rs     ports that users take
 //!   load.rs      killed under load, memory and descriptors with many jobs
+//! refresh.rs   after a job's first hour: what it has stays its own, and fresh
+//!   job.rs       what a running job has
+//!   identity.rs  rules and configuration that change while it runs
+//!   refused.rs   refreshes that fail are told as they are
+//!   slow.rs      a slow Google, and a job that ends, is requeued or starts a step meanwhile
+//!   pulls.rs     pull credentials of steps that run on
+//!   clock.rs     a clock that was set back
+//!   steps.rs     steps that come without the job's environment
+//! published.rs a job's files: whose they are, what becomes of those that their user lets grow
 //! attacks.rs   what a user of a shared node might try
 //! readme.rs    the README's commands are run, its troubleshooting holds
 //! containers.rs what enroot is given: merged configuration, pull credentials, mounts
+//!   users.rs     files of users that hurt: too many, too long, of the kernel, of a file system that hangs
+//!   system.rs    enroot.conf of the node, which bash expands
 //! pyxis.rs     containers to the end, where pyxis and enroot are installed
 //! command.rs   the companion command: doctor, explain, env
 //! registry.rs  the registries of these tests
 //! clients.rs   Google's own clients as jobs under direct delivery: Python, Node, rclone, gcloud, curl
+//! loopback.rs  a loopback interface of a test's own
 //! internet.rs  the internet as jobs know it: Google's host names lead to the embedded one
 //! ```
 
@@ -41,10 +58,14 @@ mod golden;
 mod internet;
 mod jobs;
 mod kills;
+mod loopback;
 mod plugin;
+mod published;
 mod pyxis;
 mod readme;
+mod refresh;
 mod registry;
 mod requests;
+mod search;
 mod site;
 mod skipped;

@@ -5,9 +5,9 @@ use std::fmt::Display;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use gcp_wif_core::policy::config::{Config, LogLevel};
+use gcp_wif_core::policy::config::LogLevel;
 use gcp_wif_core::world::clock::{Clock, SystemClock};
 
 /// The log starts anew beyond this.
@@ -22,8 +22,8 @@ pub(super) struct Journal {
 
 impl Journal {
     /// As the site wants it.
-    pub(super) fn of(config: &Config) -> Self {
-        Self { path: config.runtime_dir.join("agent.log"), level: config.log_level }
+    pub(super) fn new(runtime_dir: &Path, level: LogLevel) -> Self {
+        Self { path: runtime_dir.join("agent.log"), level }
     }
 
     /// Writes a line, `TIME LEVEL TEXT`, if the site wants lines of this level.

@@ -9,15 +9,16 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, FdFlags, retry_on_intr};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, PidfdFlags, WaitOptions, WaitStatus, pidfd_open, waitpid};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, kill_process, pidfd_open, waitpid};
 
 use tokio::net::unix::pipe::Receiver;
 
@@ -25,6 +26,11 @@ use gcp_wif_core::world::sys;
 
 /// The variable that names what a process inherits: `PORT:DESCRIPTOR` and commas.
 const SOCKETS: &str = "GCP_WIF_AGENT_SOCKETS";
+
+/// How often the serving process tells that it is at work.
+pub(super) const BEAT: Duration = Duration::from_secs(3);
+/// In the place of a port.
+const HEARTBEAT: u16 = 0;
 
 /// Listening sockets by their ports.
 pub(super) type Sockets = BTreeMap<u16, OwnedFd>;
@@ -51,11 +57,16 @@ fn hand_down<'a>(sockets: impl Iterator<Item = (u16, BorrowedFd<'a>)>, command: 
 }
 
 /// The serving process becomes the beginning of a new agent.
-pub(super) fn start_over<'a>(config_path: &Path, sockets: impl Iterator<Item = (u16, BorrowedFd<'a>)>) -> Error {
+pub(super) fn start_over<'a>(
+    config_path: &Path,
+    runtime_dir: &Path,
+    sockets: impl Iterator<Item = (u16, BorrowedFd<'a>)>,
+) -> Error {
     // Not by its path: an upgrade may have removed it, or have put another program in its place.
     let mut start = Command::new("/proc/self/exe");
     let path = std::env::current_exe().unwrap_or_default().to_string_lossy().into_owned();
     start.arg0(path.trim_end_matches(" (deleted)")).args(["agent", "--config"]).arg(config_path);
+    start.arg("--runtime-dir").arg(runtime_dir);
     hand_down(sockets, &mut start);
     start.exec()
 }
@@ -63,17 +74,22 @@ pub(super) fn start_over<'a>(config_path: &Path, sockets: impl Iterator<Item = (
 /// Runs a serving process to its end, which has the sockets and tells of new ones.
 ///
 /// It is a copy of this process, not a program that starts: that has half as much in memory.
-pub(super) fn run(sockets: &mut Sockets, serve: impl FnOnce(Sockets, Watcher) -> i32) -> Result<WaitStatus> {
+pub(super) fn run(
+    sockets: &mut Sockets,
+    started: &mut dyn FnMut(u32),
+    serve: impl FnOnce(Sockets, Watcher) -> i32,
+) -> Result<WaitStatus> {
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     // The kernel closes it when this process ends, however that comes about.
     let (ends, alive) = pipe_with(PipeFlags::CLOEXEC)?;
     let (mut kept, mut watcher) = (Some((ours, alive)), Watcher { link: Some(theirs), ends: Some(ends) });
-    let child = sys::fork(|| {
+    let child = sys::fork_alone(|| {
         kept = None;
         serve(std::mem::take(sockets), std::mem::take(&mut watcher))
     });
     drop(watcher);
     let child = child.map_err(|error| Error::other(error.to_string()))?;
+    started(child.as_raw_pid().unsigned_abs());
     let Some((ours, _alive)) = kept else { return Err(Errno::CHILD.into()) };
     let attended = attend(child, &ours, sockets);
     if attended.is_err() {
@@ -87,23 +103,64 @@ pub(super) fn run(sockets: &mut Sockets, serve: impl FnOnce(Sockets, Watcher) ->
     }
 }
 
+/// Keeps what the serving process tells of its sockets until it ends. One whose heart no longer beats is ended: it is
+/// stopped, or hangs.
 fn attend(child: Pid, ours: &OwnedFd, sockets: &mut Sockets) -> Result<()> {
-    let child = pidfd_open(child, PidfdFlags::empty())?;
+    let pidfd = pidfd_open(child, PidfdFlags::empty())?;
+    let mut silence = Silence::None;
     loop {
-        let mut events = [PollFd::new(&child, PollFlags::IN), PollFd::new(ours, PollFlags::IN)];
-        match poll(&mut events, None) {
+        let mut events = [PollFd::new(&pidfd, PollFlags::IN), PollFd::new(ours, PollFlags::IN)];
+        match poll(&mut events, Some(&silence.patience())) {
             Err(Errno::INTR) => continue,
+            Ok(0) => {
+                silence = silence.goes_on();
+                if matches!(silence, Silence::Final) {
+                    // Our child, not yet waited for: the number is its own.
+                    let _ = kill_process(child, Signal::KILL);
+                }
+                continue;
+            }
             result => result?,
         };
+        silence = Silence::None;
         let (ended, broken) = (!events[0].revents().is_empty(), events[1].revents().contains(PollFlags::HUP));
         while let Some((port, socket)) = receive(ours) {
             match socket {
+                _ if port == HEARTBEAT => None,
                 Some(socket) => sockets.insert(port, socket),
                 None => sockets.remove(&port),
             };
         }
         if ended || broken {
             return Ok(());
+        }
+    }
+}
+
+/// How long nothing was heard of the serving process.
+#[derive(Clone, Copy)]
+enum Silence {
+    /// Not for long.
+    None,
+    /// For longer than it should be. If both processes were stopped, its heartbeat is on its way now.
+    Long,
+    /// Too long: it is ended.
+    Final,
+}
+
+impl Silence {
+    fn patience(self) -> Timespec {
+        let seconds = match self {
+            Self::None => 5,
+            Self::Long | Self::Final => 2,
+        };
+        Timespec { tv_sec: seconds, tv_nsec: 0 }
+    }
+
+    fn goes_on(self) -> Self {
+        match self {
+            Self::None => Self::Long,
+            Self::Long | Self::Final => Self::Final,
         }
     }
 }
@@ -134,6 +191,11 @@ impl Watcher {
         Receiver::from_owned_fd(self.ends.take()?).ok()
     }
 
+    /// Tells that the serving process is at work.
+    pub(super) fn beat(&self) {
+        self.tell(HEARTBEAT, None);
+    }
+
     /// Tells of a new socket, or that a port is no longer served. Without a watcher it is told to nobody.
     pub(super) fn tell(&self, port: u16, socket: Option<BorrowedFd<'_>>) {
         let Some(link) = &self.link else { return };
@@ -143,7 +205,12 @@ impl Watcher {
         if let Some(sockets) = &sockets {
             control.push(SendAncillaryMessage::ScmRights(sockets));
         }
-        let _ = sendmsg(link, &[IoSlice::new(&port.to_ne_bytes())], &mut control, SendFlags::NOSIGNAL);
+        let _ = sendmsg(
+            link,
+            &[IoSlice::new(&port.to_ne_bytes())],
+            &mut control,
+            SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
+        );
     }
 }
 

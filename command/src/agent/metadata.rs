@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::reply::{Call, Reply};
 use super::served::Served;
+use gcp_wif_core::words::names::Scope;
 use gcp_wif_core::words::time::UnixSeconds;
 
 const ROOT: &str = "/computeMetadata/v1";
@@ -26,13 +27,15 @@ pub(crate) fn answer(call: &Call, served: &Served, now: UnixSeconds) -> Reply {
         [] => Reply::text("instance/\nproject/\nuniverse/\n"),
         ["instance"] => Reply::text("id\nname\nservice-accounts/\nzone\n"),
         ["instance", "service-accounts"] if recursive => Reply::json(&accounts(served)),
-        ["instance", "service-accounts"] => Reply::text(format!("default/\n{}/\n", served.email)),
-        ["instance", "service-accounts", account, rest @ ..] if *account == "default" || *account == served.email => {
+        ["instance", "service-accounts"] => Reply::text(format!("default/\n{}/\n", served.metadata.email)),
+        ["instance", "service-accounts", account, rest @ ..]
+            if *account == "default" || *account == served.metadata.email =>
+        {
             account_answer(rest, call, served, now)
         }
-        ["project", "project-id"] => served.project.as_deref().map_or_else(not_found, Reply::text),
-        ["project", "numeric-project-id"] => Reply::text(&*served.project_number),
-        ["universe", "universe-domain" | "universe_domain"] => Reply::text(&*served.universe_domain),
+        ["project", "project-id"] => served.metadata.project.as_deref().map_or_else(not_found, Reply::text),
+        ["project", "numeric-project-id"] => Reply::text(&*served.metadata.project_number),
+        ["universe", "universe-domain" | "universe_domain"] => Reply::text(&*served.metadata.universe_domain),
         _ => not_found(),
     }
 }
@@ -42,17 +45,18 @@ pub(crate) fn wants_identity(call: &Call, served: &Served) -> Option<String> {
     let rest = call.path.strip_prefix(ROOT)?.strip_prefix("/instance/service-accounts/")?;
     let account = rest.trim_end_matches('/').strip_suffix("/identity")?;
     let audience = call.parameter("audience").filter(|audience| !audience.is_empty())?;
-    let theirs = account == "default" || account == served.email;
-    let possible = call.method == "GET" && call.has_flavor && theirs && served.identity.service_account().is_some();
+    let theirs = account == "default" || account == served.metadata.email;
+    let possible =
+        call.method == "GET" && call.has_flavor && theirs && served.grant.identity().service_account().is_some();
     possible.then(|| audience.to_owned())
 }
 
 fn account_answer(rest: &[&str], call: &Call, served: &Served, now: UnixSeconds) -> Reply {
     match rest {
         [] => Reply::json(&account(served)),
-        ["email"] => Reply::text(&*served.email),
+        ["email"] => Reply::text(&*served.metadata.email),
         ["aliases"] => Reply::text("default\n"),
-        ["scopes"] => Reply::text(served.scopes.iter().map(|scope| format!("{scope}\n")).collect::<String>()),
+        ["scopes"] => Reply::text(scopes(served).map(|scope| format!("{scope}\n")).collect::<String>()),
         ["token"] => token(served, now),
         ["identity"] if call.parameter("audience").is_none_or(str::is_empty) => {
             Reply::refuse(400, "the parameter audience is missing")
@@ -69,15 +73,20 @@ fn token(served: &Served, now: UnixSeconds) -> Reply {
             "no valid access token: Google could not be asked for a new one; see slurmd's log and the job's status file",
         );
     }
-    Reply::json(&json!({"access_token": served.token.expose(), "expires_in": left, "token_type": "Bearer"}))
+    Reply::json(&json!({"access_token": served.token.secret().expose(), "expires_in": left, "token_type": "Bearer"}))
 }
 
 fn account(served: &Served) -> Value {
-    json!({"aliases": ["default"], "email": served.email, "scopes": served.scopes})
+    let scopes: Vec<&str> = scopes(served).collect();
+    json!({"aliases": ["default"], "email": served.metadata.email, "scopes": scopes})
+}
+
+fn scopes(served: &Served) -> impl Iterator<Item = &str> {
+    served.grant.scopes().iter().map(Scope::as_str)
 }
 
 fn accounts(served: &Served) -> Value {
-    json!({"default": account(served), &*served.email: account(served)})
+    json!({"default": account(served), &*served.metadata.email: account(served)})
 }
 
 fn not_found() -> Reply {
@@ -106,7 +115,7 @@ mod tests {
 
     #[test]
     fn every_path_that_clients_ask_for_is_served() {
-        let email = "a@p.iam.gserviceaccount.com";
+        let email = "site@p.iam.gserviceaccount.com";
         let account = format!(
             r#"{{"aliases":["default"],"email":"{email}","scopes":["https://www.googleapis.com/auth/cloud-platform"]}}"#
         );
@@ -118,9 +127,9 @@ mod tests {
             ("universe/universe-domain", "googleapis.com".to_owned()),
             ("universe/universe-domain?recursive=true", "googleapis.com".to_owned()),
             ("instance/service-accounts/", format!("default/\n{email}/\n")),
-            ("instance/service-accounts/?recursive=true", format!(r#"{{"{email}":{account},"default":{account}}}"#)),
+            ("instance/service-accounts/?recursive=true", format!(r#"{{"default":{account},"{email}":{account}}}"#)),
             ("instance/service-accounts/default/?recursive=true", account.clone()),
-            ("instance/service-accounts/a@p.iam.gserviceaccount.com/?recursive=true", account),
+            ("instance/service-accounts/site@p.iam.gserviceaccount.com/?recursive=true", account),
             ("instance/service-accounts/default/email", email.to_owned()),
             ("instance/service-accounts/default/scopes", "https://www.googleapis.com/auth/cloud-platform\n".to_owned()),
             (

@@ -2,66 +2,72 @@
 #![forbid(unsafe_code)]
 
 use std::cell::RefCell;
+use std::path::Path;
 
-use gcp_wif_core::job::lifecycle::{Host, Node};
-use gcp_wif_core::job::refresh::refresh;
-use gcp_wif_core::plan::environment::Change;
-use gcp_wif_core::policy::config::LogLevel;
-use gcp_wif_core::policy::request::Options;
-use gcp_wif_core::words::names::{Identity, JobId};
-use gcp_wif_core::words::time::UnixSeconds;
+use gcp_wif_core::job::node::{Log, Node};
+use gcp_wif_core::job::processes::Proc;
+use gcp_wif_core::job::refresh::{Due, Refreshed, heal, refresh};
+use gcp_wif_core::job::worker::Direct;
+use gcp_wif_core::plan::record::JobRecord;
+use gcp_wif_core::plan::report::{Blame, Failure};
+use gcp_wif_core::policy::config::{DEFAULT_RUNTIME_DIR, LogLevel};
+use gcp_wif_core::world::fs::RuntimeDirectory;
 
 use super::journal::Journal;
 
-/// [`refresh`], with a line in the journal. Whether it succeeded.
+/// Refreshes; the journal tells how it went.
+///
+/// # Errors
+/// The failure, which is told.
 pub(super) fn refresh_and_tell(
-    node: &Node<'_>,
+    config_path: &Path,
+    runtime_dir: &Path,
     journal: &Journal,
-    job: JobId,
-    identity: &Identity,
-    issued_at: UnixSeconds,
-) -> bool {
-    let log = Log::default();
-    let result = refresh(node, &log, job, identity, issued_at);
-    let level = if result.is_ok() { LogLevel::Info } else { LogLevel::Error };
-    let lines = log.0.take();
-    if let (true, Err(failure)) = (lines.is_empty(), &result) {
-        journal.write(level, format_args!("{failure} (job {job})"));
-    }
-    for line in lines {
-        journal.write(level, line);
-    }
-    result.is_ok()
+    due: &Due,
+) -> Result<Refreshed, Failure> {
+    with_node(config_path, journal, |node, log| refresh(node, log, runtime_dir, due))
 }
 
-/// The agent has a log and no job's environment. How much its lines matter is known when the work is done.
+/// Publishes again what of a job is not whole.
+pub(super) fn heal_and_tell(config_path: &Path, journal: &Journal, runtime: &RuntimeDirectory, record: &JobRecord) {
+    let job = record.facts.job;
+    let result = with_node(config_path, journal, |node, log| heal(node, log, runtime, record));
+    if let Err(failure) = result {
+        journal.write(level(&failure), format_args!("{failure} (job {job})"));
+    }
+}
+
+fn with_node<T>(
+    config_path: &Path,
+    journal: &Journal,
+    work: impl FnOnce(&Node<'_>, &dyn Log) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let processes = Proc::new(config_path.to_owned());
+    let default_dir = Path::new(DEFAULT_RUNTIME_DIR);
+    let node = Node { config_path, default_dir, exchanger: &Direct, processes: &processes };
+    let lines = Lines::default();
+    let result = work(&node, &lines);
+    let level = result.as_ref().err().map_or(LogLevel::Info, level);
+    for line in lines.0.take() {
+        journal.write(level, line);
+    }
+    result
+}
+
+/// How much a failure matters: what Google does not answer now it may answer the next time.
+fn level(failure: &Failure) -> LogLevel {
+    match failure.blame {
+        Blame::Google { is_final: false } => LogLevel::Warn,
+        Blame::Google { is_final: true } | Blame::Site | Blame::User => LogLevel::Error,
+    }
+}
+
+/// How much lines matter is known when the work is done.
 #[derive(Default)]
-struct Log(RefCell<Vec<String>>);
+struct Lines(RefCell<Vec<String>>);
 
-impl Host for Log {
-    fn options(&self) -> Options {
-        Options::default()
-    }
-
-    fn inherited_options(&self) -> Options {
-        Options::default()
-    }
-
-    fn variable(&self, _: &str) -> Option<String> {
-        None
-    }
-
-    fn change(&self, _: &Change) {}
-
-    fn environment(&self) -> Vec<(String, String)> {
-        Vec::new()
-    }
-
+impl Log for Lines {
     fn log(&self, line: &str) {
         self.0.borrow_mut().push(line.to_owned());
-    }
-
-    fn pyxis_is_earlier(&self) -> bool {
-        false
     }
 }

@@ -7,31 +7,32 @@ use std::fmt::Display;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::{Duration, Instant as Moment};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use tokio::io::AsyncWriteExt;
-use tokio::net::UnixListener;
-use tokio::sync::Notify;
-use tokio::time::timeout;
-
-use super::journal::Journal;
-use super::serve::{Endpoints, Event};
-use super::served::Served;
-use super::{keep, refresh};
-use gcp_wif_core::job::lifecycle::{Node, Site};
-use gcp_wif_core::job::processes::Proc;
-use gcp_wif_core::job::worker::Worker;
-use gcp_wif_core::job::{refresh as due, wake};
+use gcp_wif_core::job::refresh::{Due, Refreshed};
+use gcp_wif_core::job::wake;
 use gcp_wif_core::plan::record::JobRecord;
 use gcp_wif_core::policy::config::LogLevel;
-use gcp_wif_core::words::names::{Identity, JobId};
+use gcp_wif_core::policy::site::Site;
 use gcp_wif_core::words::time::UnixSeconds;
 use gcp_wif_core::world::clock::{Clock, SystemClock};
 use gcp_wif_core::world::fs::RuntimeDirectory;
+use gcp_wif_core::world::sys;
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixListener;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::{MissedTickBehavior, timeout};
 
-/// Seconds after which the agent looks at the clock and at the records when nothing has woken it: the clock may have
+use super::journal::Journal;
+use super::keep::BEAT;
+use super::serve::{Event, Ports};
+use super::served::Served;
+use super::{keep, refresh, threads};
+
+/// After this long the agent looks at the clock and at the records when nothing has woken it: the clock may have
 /// been set, the machine may have slept, and a hook may have been killed before it could tell.
-const LOOK: UnixSeconds = 15;
+const LOOK: Duration = Duration::from_secs(15);
 /// After a connection that could not be accepted.
 const PAUSE: Duration = Duration::from_millis(50);
 /// After a program that could not be started.
@@ -41,65 +42,64 @@ const IDLE: Duration = Duration::from_secs(300);
 /// A failed refresh is tried again after this long, and after twice as long each further time.
 const FIRST_PAUSE: UnixSeconds = 5;
 const LONGEST_PAUSE: UnixSeconds = 60;
+/// While somebody else gets a token for the same job.
+const BUSY_PAUSE: UnixSeconds = 1;
+/// Many more than a hanging connection or two can take from the others.
+const REFRESHES: usize = 32;
 
 /// Serves until no job needs it.
-pub(super) fn serve(
-    config_path: &Path,
-    runtime_dir: &Path,
-    endpoints: Endpoints,
-    journal: Journal,
-) -> std::io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(4)
-        .thread_keep_alive(Duration::from_secs(1))
-        .build()?;
-    let agent = Rc::new(Agent::new(config_path, runtime_dir, endpoints, journal));
+pub(super) fn serve(config_path: &Path, runtime_dir: &Path, ports: Ports, journal: Journal) -> std::io::Result<()> {
+    let Some(directory) = RuntimeDirectory::existing(runtime_dir) else { return Ok(()) };
+    sys::share_heap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let agent = Rc::new(Agent {
+        config_path: config_path.to_owned(),
+        runtime: directory,
+        journal: RefCell::new(journal),
+        trouble: RefCell::default(),
+        ports: RefCell::new(ports),
+        pauses: Rc::default(),
+        renewed: Rc::default(),
+        refreshes: Arc::new(Semaphore::new(REFRESHES)),
+        jitter: SystemClock.jitter(),
+    });
     tokio::task::LocalSet::new().block_on(&runtime, agent.run())
 }
 
-/// Which credentials, and when the next try is due.
-type Pauses = BTreeMap<(JobId, Identity), (UnixSeconds, UnixSeconds)>;
+/// What failed, or is under way: the next try, and the pause before it.
+type Pauses = BTreeMap<Due, (UnixSeconds, UnixSeconds)>;
 
 struct Agent {
     config_path: PathBuf,
-    runtime_dir: PathBuf,
+    runtime: RuntimeDirectory,
     journal: RefCell<Journal>,
     /// Why the configuration cannot be used, if that is so.
     trouble: RefCell<Option<String>>,
-    endpoints: RefCell<Endpoints>,
-    /// What is being refreshed, or failed: the next try, and the pause before it.
+    ports: RefCell<Ports>,
     pauses: Rc<RefCell<Pauses>>,
     /// A refresh has ended.
     renewed: Rc<Notify>,
+    /// How many refreshes there are at once.
+    refreshes: Arc<Semaphore>,
     /// The part of the jitter that is this agent's own.
     jitter: f64,
 }
 
 impl Agent {
-    fn new(config_path: &Path, runtime_dir: &Path, endpoints: Endpoints, journal: Journal) -> Self {
-        Self {
-            config_path: config_path.to_owned(),
-            runtime_dir: runtime_dir.to_owned(),
-            journal: RefCell::new(journal),
-            trouble: RefCell::default(),
-            endpoints: RefCell::new(endpoints),
-            pauses: Rc::default(),
-            renewed: Rc::default(),
-            jitter: SystemClock.jitter(),
-        }
-    }
-
     async fn run(self: Rc<Self>) -> std::io::Result<()> {
-        let watcher = self.endpoints.borrow_mut().watcher().end();
-        let socket = wake::socket(&self.runtime_dir);
+        let watcher = self.ports.borrow_mut().watcher().end();
+        let socket = wake::socket(self.runtime.path());
         self.reload().await;
         let listener = listen(&socket)?;
-        let mut busy = Moment::now();
+        let mut busy = Instant::now();
+        let mut look = Instant::now() + LOOK;
+        let mut beat = tokio::time::interval(BEAT);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             // What is due since the one before was killed comes first; that may come soon again.
             let next = self.refresh();
-            tokio::select! {
+            look = look.min(Instant::now() + next);
+            let is_reloaded = tokio::select! {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => {
                         let mut waiting = vec![stream];
@@ -108,25 +108,48 @@ impl Agent {
                             waiting.push(stream);
                         }
                         self.reload().await;
-                        let answer = wake::answer(self.endpoints.borrow().sockets().map(|(port, _)| port));
+                        let answer = wake::answer(self.ports.borrow().sockets().map(|(port, _)| port));
                         for mut stream in waiting {
                             // It may be gone, and is not waited for.
                             let _ = timeout(PAUSE, stream.write_all(answer.as_bytes())).await;
                         }
+                        true
                     }
-                    Err(_) => tokio::time::sleep(PAUSE).await,
+                    Err(_) => {
+                        tokio::time::sleep(PAUSE).await;
+                        false
+                    }
                 },
-                () = self.renewed.notified() => self.reload().await,
+                () = self.renewed.notified() => {
+                    self.reload().await;
+                    true
+                }
+                _ = beat.tick() => {
+                    self.ports.borrow_mut().watcher().beat();
+                    if !self.runtime.is_there() {
+                        self.log(LogLevel::Warn, "the runtime directory was removed");
+                        return Ok(());
+                    }
+                    false
+                }
                 () = keep::ended(watcher.as_ref()) => {
                     self.log(LogLevel::Warn, "the watcher ended");
-                    let error = keep::start_over(&self.config_path, self.endpoints.borrow().sockets());
+                    let path = self.runtime.path();
+                    let error = keep::start_over(&self.config_path, path, self.ports.borrow().sockets());
                     self.log(LogLevel::Error, error);
                     tokio::time::sleep(LONG_PAUSE).await;
+                    false
                 }
-                () = tokio::time::sleep(next) => self.reload().await,
+                () = tokio::time::sleep_until(look.into()) => {
+                    self.reload().await;
+                    true
+                }
+            };
+            if is_reloaded {
+                look = Instant::now() + LOOK;
             }
-            if !self.endpoints.borrow().is_empty() {
-                busy = Moment::now();
+            if !self.ports.borrow().is_empty() {
+                busy = Instant::now();
             } else if busy.elapsed() > IDLE {
                 // First out of sight, then away: who comes now starts a new one.
                 std::fs::remove_file(&socket)?;
@@ -135,21 +158,20 @@ impl Agent {
         }
     }
 
-    /// Serves what the records say.
+    /// Serves what the records say. They say all of it: a job that is over is served no more, whatever has become of the
+    /// configuration meanwhile.
     async fn reload(&self) {
-        let Some(site) = self.site() else { return };
-        let Ok(runtime) = RuntimeDirectory::open(&self.runtime_dir) else { return };
+        self.look_at_configuration();
         let mut wanted = BTreeMap::new();
-        for job in runtime.jobs() {
-            let Some(record) = runtime.peek_record(job).as_deref().and_then(JobRecord::parse) else { continue };
-            wanted.extend(
-                record.issued.iter().filter_map(|issued| Served::of(&record, issued, &site, &self.config_path)),
-            );
+        for job in self.runtime.jobs() {
+            let Some(record) = self.runtime.peek_record(job).as_deref().and_then(JobRecord::parse) else { continue };
+            refresh::heal_and_tell(&self.config_path, &self.journal.borrow(), &self.runtime, &record);
+            wanted.extend(record.issued.iter().filter_map(|issued| Served::of(&record, issued)));
         }
         // No borrow may be held over an await of the one thread, but for this one: nobody else sets.
-        let mut endpoints = self.endpoints.take();
-        let events = endpoints.set(wanted).await;
-        self.endpoints.replace(endpoints);
+        let mut ports = self.ports.take();
+        let events = ports.set(wanted).await;
+        self.ports.replace(ports);
         for (port, event) in events {
             match event {
                 Event::Served => self.log(LogLevel::Debug, format_args!("port {port} is served")),
@@ -161,22 +183,21 @@ impl Agent {
         }
     }
 
-    /// The configuration as it is now. What is wrong with it is told when that changes.
-    fn site(&self) -> Option<Site> {
-        let (site, trouble) = match Site::load(&self.config_path) {
-            Ok(site) => (Some(site), None),
-            Err(error) => (None, Some(error.to_string())),
+    /// What is wrong with the configuration is told when that changes.
+    fn look_at_configuration(&self) {
+        let trouble = match Site::load(&self.config_path) {
+            Ok(site) => {
+                self.journal.replace(Journal::new(self.runtime.path(), site.config.log_level));
+                None
+            }
+            Err(error) => Some(error.to_string()),
         };
-        if let Some(site) = &site {
-            self.journal.replace(Journal::of(&site.config));
-        }
         let before = self.trouble.replace(trouble.clone());
         match trouble {
             Some(trouble) if before.as_ref() != Some(&trouble) => self.log(LogLevel::Error, trouble),
             None if before.is_some() => self.log(LogLevel::Info, "the configuration can be used again"),
             _ => {}
         }
-        site
     }
 
     fn log(&self, level: LogLevel, text: impl Display) {
@@ -184,43 +205,54 @@ impl Agent {
     }
 
     /// Starts the refresh of what is due. Returns how long there is nothing to do.
-    fn refresh(&self) -> Duration {
+    fn refresh(self: &Rc<Self>) -> Duration {
         let now = SystemClock.now();
-        let served = self.endpoints.borrow().served();
-        self.pauses.borrow_mut().retain(|(job, _), _| served.iter().any(|served| served.job == *job));
+        let all: Vec<(Due, UnixSeconds)> =
+            self.ports.borrow().served(|served| (served.due(), served.token.due(now, self.jitter)));
+        self.pauses.borrow_mut().retain(|paused, _| all.iter().any(|(due, _)| due == paused));
         // A port that is taken may be free soon.
-        let mut next = now.saturating_add(if self.endpoints.borrow().is_complete() { LOOK } else { 1 });
-        for served in served {
-            let key = (served.job, served.identity.clone());
-            let paused = self.pauses.borrow().get(&key).map_or(UnixSeconds::MIN, |(until, _)| *until);
-            let due = due::due(served.issued_at, served.expires_at, self.jitter).max(paused);
-            if due > now {
-                next = next.min(due);
+        let mut next = if self.ports.borrow().is_complete() { LOOK } else { Duration::from_secs(1) };
+        for (due, at) in all {
+            let paused = self.pauses.borrow().get(&due).map_or(UnixSeconds::MIN, |(until, _)| *until);
+            let at = at.max(paused);
+            if at > now {
+                next = next.min(Duration::from_secs(at.saturating_sub(now).unsigned_abs()));
                 continue;
             }
-            let pause = self.pauses.borrow().get(&key).map_or(FIRST_PAUSE, |(_, pause)| (pause * 2).min(LONGEST_PAUSE));
+            let pause = self.pauses.borrow().get(&due).map_or(FIRST_PAUSE, |(_, pause)| (pause * 2).min(LONGEST_PAUSE));
             // Until it is done nobody else begins it.
-            self.pauses.borrow_mut().insert(key.clone(), (UnixSeconds::MAX, pause));
-            let (config_path, journal) = (self.config_path.clone(), self.journal.borrow().clone());
-            let (pauses, renewed) = (Rc::clone(&self.pauses), Rc::clone(&self.renewed));
+            self.pauses.borrow_mut().insert(due.clone(), (UnixSeconds::MAX, pause));
+            let agent = Rc::clone(self);
             tokio::task::spawn_local(async move {
-                let (job, identity) = key.clone();
-                let work = move || {
-                    let processes = Proc::new(config_path.clone());
-                    let node = Node { config_path: &config_path, exchanger: &Worker, processes: &processes };
-                    refresh::refresh_and_tell(&node, &journal, job, &identity, served.issued_at)
-                };
-                let done = tokio::task::spawn_blocking(work).await.unwrap_or(false);
-                let mut pauses = pauses.borrow_mut();
-                if done {
-                    pauses.remove(&key);
-                } else {
-                    pauses.insert(key, (SystemClock.now().saturating_add(pause), pause));
+                let pause = agent.refresh_one(&due).await.unwrap_or(pause);
+                // Until the record shows another token this one is not tried sooner, whatever the refresh says of it.
+                agent.pauses.borrow_mut().insert(due, (SystemClock.now().saturating_add(pause), pause));
+                if agent.refreshes.available_permits() == REFRESHES {
+                    // A job of days should not cost the node what an exchange takes for a moment.
+                    sys::trim_heap();
                 }
-                renewed.notify_one();
+                agent.renewed.notify_one();
             });
         }
-        Duration::from_secs(next.saturating_sub(now).unsigned_abs())
+        next
+    }
+
+    /// Refreshes in a thread. After a failure that counts there is no answer, else the pause before the next look.
+    async fn refresh_one(&self, due: &Due) -> Option<UnixSeconds> {
+        let _place = self.refreshes.acquire().await;
+        let (config_path, runtime_dir) = (self.config_path.clone(), self.runtime.path().to_owned());
+        let (journal, work_due) = (self.journal.borrow().clone(), due.clone());
+        let work = move || refresh::refresh_and_tell(&config_path, &runtime_dir, &journal, &work_due);
+        match threads::run(work).await {
+            Ok(Ok(Refreshed::Busy)) => Some(BUSY_PAUSE),
+            Ok(Ok(Refreshed::Done | Refreshed::NotDue)) => Some(FIRST_PAUSE),
+            // It is told.
+            Ok(Err(_)) => None,
+            Err(unfinished) => {
+                self.log(LogLevel::Error, format_args!("job {} is not refreshed: {unfinished}", due.job));
+                None
+            }
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,9 +28,10 @@ use super::caller;
 use super::keep::{Sockets, Watcher};
 use super::reply::{Call, Reply};
 use super::served::Served;
-use super::{metadata, token};
-use gcp_wif_core::job::lifecycle::Site;
+use super::{metadata, threads, token};
 use gcp_wif_core::job::worker;
+use gcp_wif_core::plan::report::Stage;
+use gcp_wif_core::policy::site::Site;
 use gcp_wif_core::world::clock::{Clock, SystemClock};
 
 /// Requests are short: a form with a handle in it.
@@ -46,19 +48,23 @@ const TO_STRANGERS: &str = "HTTP/1.1 403 Forbidden\r\ncontent-type: application/
     metadata-flavor: Google\r\nconnection: close\r\n\r\nthis endpoint is another user's\r\n";
 /// Browsers name the page that a request comes from, or how it comes about. Not Sec-Fetch-Mode: Node's fetch says it, too.
 const FROM_PAGES: [&str; 4] = ["origin", "referer", "sec-fetch-site", "sec-fetch-dest"];
-/// How many OpenID tokens are fetched at once. Refreshes of tokens need threads as well.
-static IDENTITIES: Semaphore = Semaphore::const_new(2);
+/// How many OpenID tokens a user may have fetched at once, over all of his jobs.
+const IDENTITIES_OF_USER: usize = 2;
+/// How many OpenID tokens are fetched at once. More wait, so that their threads are few.
+static IDENTITIES: Semaphore = Semaphore::const_new(32);
 
 /// What is served on each port.
 #[derive(Default)]
-pub(super) struct Endpoints {
-    served: BTreeMap<u16, Endpoint>,
+pub(super) struct Ports {
+    served: BTreeMap<u16, ServedPort>,
     /// What an earlier process left.
     left: Sockets,
     watcher: Watcher,
+    /// The site configuration's path.
+    config_path: PathBuf,
 }
 
-struct Endpoint {
+struct ServedPort {
     /// Its connections do not own it: one that outlives the job is answered no more.
     served: Rc<RefCell<Served>>,
     user: Rc<User>,
@@ -85,7 +91,7 @@ struct User {
 
 impl Default for User {
     fn default() -> Self {
-        Self { connections: Arc::new(Semaphore::new(CONNECTIONS)), identities: Semaphore::new(1) }
+        Self { connections: Arc::new(Semaphore::new(CONNECTIONS)), identities: Semaphore::new(IDENTITIES_OF_USER) }
     }
 }
 
@@ -100,10 +106,10 @@ pub(super) enum Event {
     Ended,
 }
 
-impl Endpoints {
+impl Ports {
     /// Serves nothing yet. These sockets are for the ports that it will serve.
-    pub(super) fn new(left: Sockets, watcher: Watcher) -> Self {
-        Self { left, watcher, ..Self::default() }
+    pub(super) fn new(left: Sockets, watcher: Watcher, config_path: &Path) -> Self {
+        Self { left, watcher, config_path: config_path.to_owned(), ..Self::default() }
     }
 
     /// What ties this process to its watcher.
@@ -114,9 +120,10 @@ impl Endpoints {
     /// Serves exactly these from now on.
     pub(super) async fn set(&mut self, wanted: BTreeMap<u16, Served>) -> Vec<(u16, Event)> {
         let mut events = Vec::new();
-        self.served.retain(|port, endpoint| {
-            let old = endpoint.served.borrow();
-            let stays = wanted.get(port).is_some_and(|new| (new.job, new.uid) == (old.job, old.uid));
+        self.served.retain(|port, old| {
+            let old = old.served.borrow();
+            let stays =
+                wanted.get(port).is_some_and(|new| (new.job(), new.uid(), new.run) == (old.job(), old.uid(), old.run));
             if !stays {
                 self.watcher.tell(*port, None);
                 events.push((*port, Event::Ended));
@@ -124,13 +131,13 @@ impl Endpoints {
             stays
         });
         for (port, served) in wanted {
-            let uid = served.uid;
+            let uid = served.uid();
             let (served, user, is_new) = match self.served.get(&port) {
-                Some(Endpoint { served: old, listening: Some(_), .. }) => {
+                Some(ServedPort { served: old, listening: Some(_), .. }) => {
                     old.borrow_mut().replace(served);
                     continue;
                 }
-                Some(Endpoint { served: old, user, listening: None }) => {
+                Some(ServedPort { served: old, user, listening: None }) => {
                     old.borrow_mut().replace(served);
                     (Rc::clone(old), Rc::clone(user), false)
                 }
@@ -138,7 +145,9 @@ impl Endpoints {
             };
             let listening = self.listen(port).await.ok().map(|listener| {
                 let listener = Rc::new(listener);
-                let task = accept(Rc::clone(&listener), Rc::downgrade(&served), Rc::clone(&user));
+                let config_path = self.config_path.clone();
+                let door = Door { served: Rc::downgrade(&served), user: Rc::clone(&user), config_path };
+                let task = accept(Rc::clone(&listener), Rc::new(door));
                 Listening { listener, task: tokio::task::spawn_local(task) }
             });
             match &listening {
@@ -146,7 +155,7 @@ impl Endpoints {
                 None if is_new => events.push((port, Event::Taken)),
                 None => {}
             }
-            self.served.insert(port, Endpoint { served, user, listening });
+            self.served.insert(port, ServedPort { served, user, listening });
         }
         for port in std::mem::take(&mut self.left).into_keys() {
             self.watcher.tell(port, None);
@@ -156,8 +165,8 @@ impl Endpoints {
 
     /// A user's share, the same for all of his jobs.
     fn user(&self, uid: u32) -> Rc<User> {
-        let theirs = self.served.values().find(|endpoint| endpoint.served.borrow().uid == uid);
-        theirs.map(|endpoint| Rc::clone(&endpoint.user)).unwrap_or_default()
+        let theirs = self.served.values().find(|port| port.served.borrow().uid() == uid);
+        theirs.map(|port| Rc::clone(&port.user)).unwrap_or_default()
     }
 
     async fn listen(&mut self, port: u16) -> std::io::Result<TcpListener> {
@@ -173,7 +182,7 @@ impl Endpoints {
 
     /// The sockets, for another process.
     pub(super) fn sockets(&self) -> impl Iterator<Item = (u16, BorrowedFd<'_>)> {
-        self.served.iter().filter_map(|(port, endpoint)| Some((*port, endpoint.listening.as_ref()?.listener.as_fd())))
+        self.served.iter().filter_map(|(number, port)| Some((*number, port.listening.as_ref()?.listener.as_fd())))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -182,16 +191,23 @@ impl Endpoints {
 
     /// Whether all of them listen.
     pub(super) fn is_complete(&self) -> bool {
-        self.served.values().all(|endpoint| endpoint.listening.is_some())
+        self.served.values().all(|port| port.listening.is_some())
     }
 
-    /// What is served now.
-    pub(super) fn served(&self) -> Vec<Served> {
-        self.served.values().map(|endpoint| endpoint.served.borrow().clone()).collect()
+    /// Something of each that is served now.
+    pub(super) fn served<T>(&self, of: impl Fn(&Served) -> T) -> Vec<T> {
+        self.served.values().map(|port| of(&port.served.borrow())).collect()
     }
 }
 
-async fn accept(listener: Rc<TcpListener>, served: Weak<RefCell<Served>>, user: Rc<User>) {
+/// What a connection leads to.
+struct Door {
+    served: Weak<RefCell<Served>>,
+    user: Rc<User>,
+    config_path: PathBuf,
+}
+
+async fn accept(listener: Rc<TcpListener>, door: Rc<Door>) {
     let strangers = Rc::new(());
     loop {
         let Ok((stream, peer)) = listener.accept().await else {
@@ -200,7 +216,7 @@ async fn accept(listener: Rc<TcpListener>, served: Weak<RefCell<Served>>, user: 
             continue;
         };
         let Ok(here) = stream.local_addr() else { continue };
-        let Some(uid) = served.upgrade().map(|served| served.borrow().uid) else { return };
+        let Some(uid) = door.served.upgrade().map(|served| served.borrow().uid()) else { return };
         // Before anything is read: a stranger costs next to nothing, however many connections he opens.
         let is_allowed = caller::owner(peer, here).is_some_and(|owner| owner == uid || owner == 0);
         if !is_allowed {
@@ -209,8 +225,8 @@ async fn accept(listener: Rc<TcpListener>, served: Weak<RefCell<Served>>, user: 
             }
             continue;
         }
-        let Ok(place) = Arc::clone(&user.connections).acquire_owned().await else { return };
-        tokio::task::spawn_local(connection(stream, here, Weak::clone(&served), Rc::clone(&user), place));
+        let Ok(place) = Arc::clone(&door.user.connections).acquire_owned().await else { return };
+        tokio::task::spawn_local(connection(stream, here, Rc::clone(&door), place));
     }
 }
 
@@ -225,16 +241,10 @@ async fn turn_away(mut stream: TcpStream, _one_of_them: Rc<()>) {
     let _ = tokio::time::timeout(STRANGERS_TIME, told).await;
 }
 
-async fn connection(
-    stream: TcpStream,
-    here: SocketAddr,
-    served: Weak<RefCell<Served>>,
-    user: Rc<User>,
-    _place: OwnedSemaphorePermit,
-) {
+async fn connection(stream: TcpStream, here: SocketAddr, door: Rc<Door>, _place: OwnedSemaphorePermit) {
     let service = service_fn(move |request| {
-        let (served, user) = (Weak::clone(&served), Rc::clone(&user));
-        async move { Ok::<_, Infallible>(response(answer(request, here, &served, &user).await)) }
+        let door = Rc::clone(&door);
+        async move { Ok::<_, Infallible>(response(answer(request, here, &door).await)) }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(LONGEST);
@@ -242,7 +252,7 @@ async fn connection(
     let _ = http.serve_connection(TokioIo::new(stream), service).await;
 }
 
-async fn answer(request: Request<Incoming>, here: SocketAddr, served: &Weak<RefCell<Served>>, user: &User) -> Reply {
+async fn answer(request: Request<Incoming>, here: SocketAddr, door: &Door) -> Reply {
     let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if request.headers().contains_key("x-forwarded-for") {
         return Reply::refuse(403, "requests are not taken from proxies");
@@ -257,20 +267,20 @@ async fn answer(request: Request<Incoming>, here: SocketAddr, served: &Weak<RefC
     let has_flavor = header("metadata-flavor") == "Google";
     let content_type = header("content-type").to_owned();
     let path = percent_decode_str(request.uri().path()).decode_utf8_lossy().into_owned();
-    let query = super::form(request.uri().query().unwrap_or_default());
+    let query = form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()).into_owned().collect();
     let method = request.method().clone();
     let body = tokio::time::timeout(PATIENCE, Limited::new(request.into_body(), LONGEST).collect()).await;
     let Ok(Ok(body)) = body else { return Reply::refuse(400, "the body is too long or does not come") };
     let body = Zeroizing::new(body.to_bytes().to_vec());
     let call = Call { method: method.to_string(), path, query, body, content_type, has_flavor };
     // A copy: what is served may change while a request waits for Google.
-    let Some(served) = served.upgrade().map(|served| served.borrow().clone()) else {
+    let Some(served) = door.served.upgrade().map(|served| served.borrow().clone()) else {
         return Reply::refuse(403, "the job is over");
     };
     let now = SystemClock.now();
     if let Some(audience) = metadata::wants_identity(&call, &served) {
-        let (_his, _all) = (user.identities.acquire().await, IDENTITIES.acquire().await);
-        return identity(served, audience).await;
+        let (_of_user, _of_all) = (door.user.identities.acquire().await, IDENTITIES.acquire().await);
+        return identity(served, &door.config_path, audience).await;
     }
     match (method, call.path.as_str()) {
         (Method::POST, "/v1/token") => token::exchange(&call, &served, now),
@@ -281,16 +291,19 @@ async fn answer(request: Request<Incoming>, here: SocketAddr, served: &Weak<RefC
 }
 
 /// An OpenID token, which is got from Google for each request: clients keep it for its hour.
-async fn identity(served: Served, audience: String) -> Reply {
+async fn identity(served: Served, config_path: &Path, audience: String) -> Reply {
+    let config_path = config_path.to_owned();
     let work = move || {
-        let site = Site::load(&served.config_path)?;
-        worker::id_token(&site, &served.identity, &served.facts, &audience)
+        let site = Site::load(&config_path)?;
+        worker::id_token(&site, &served.grant, &served.facts, &audience)
     };
-    match tokio::task::spawn_blocking(work).await {
+    match threads::run(work).await {
         Ok(Ok(token)) => Reply::text(token.expose()),
         // gcloud goes on without where there is none, and stops at every other status.
-        Ok(Err(failure)) => Reply::refuse(if failure.is_refusal() { 404 } else { 503 }, &failure.to_string()),
-        Err(_) => Reply::refuse(500, "the request could not be served"),
+        Ok(Err(failure)) if failure.is_refusal() => Reply::refuse(404, &failure.to_string()),
+        Ok(Err(failure)) if failure.stage == Stage::Rules => Reply::refuse(403, &failure.to_string()),
+        Ok(Err(failure)) => Reply::refuse(503, &failure.to_string()),
+        Err(unfinished) => Reply::refuse(503, &format!("the request could not be served: {unfinished}")),
     }
 }
 

@@ -1,112 +1,105 @@
-//! What one endpoint serves: one identity of one job.
+//! What one port serves: one identity of one job.
 #![forbid(unsafe_code)]
 
-use std::path::{Path, PathBuf};
-
-use gcp_wif_core::job::lifecycle::Site;
-use gcp_wif_core::plan::record::{Issued, JobRecord};
+use gcp_wif_core::job::refresh::Due;
+use gcp_wif_core::plan::record::{Issued, JobRecord, Metadata, RunId};
 use gcp_wif_core::policy::facts::JobFacts;
-use gcp_wif_core::words::names::{Identity, JobId};
+use gcp_wif_core::policy::grant::Grant;
+use gcp_wif_core::tokens::Token;
+use gcp_wif_core::words::names::JobId;
 use gcp_wif_core::words::secret::Secret;
 use gcp_wif_core::words::time::UnixSeconds;
 
-/// The credentials of an endpoint, as they are now.
+/// The credentials of a port, as they are now.
 #[derive(Debug, Clone)]
 pub(crate) struct Served {
-    /// The job.
-    pub job: JobId,
-    /// Its user: the only one, besides root, who is answered.
-    pub uid: u32,
-    /// What slurmd says of the job.
-    pub facts: JobFacts,
-    /// The site configuration's path.
-    pub config_path: PathBuf,
-    /// The identity.
-    pub identity: Identity,
-    /// The identity's email. A federated principal has none; its pool's name stands in.
-    pub email: String,
-    /// The job's project.
-    pub project: Option<String>,
-    /// The number of the pool's project.
-    pub project_number: String,
-    /// Google's universe.
-    pub universe_domain: String,
-    /// Scopes of the token.
-    pub scopes: Vec<String>,
+    /// What slurmd says of the job. Its user is the only one, besides root, who is answered.
+    pub(crate) facts: JobFacts,
+    /// The job's run.
+    pub(crate) run: RunId,
+    /// What the job was granted.
+    pub(crate) grant: Grant,
+    /// What the metadata endpoint tells besides tokens.
+    pub(crate) metadata: Metadata,
     /// The job's handle.
-    pub handle: Secret,
+    pub(crate) handle: Secret,
     /// The access token.
-    pub token: Secret,
-    /// When the token came.
-    pub issued_at: UnixSeconds,
-    /// When it ends.
-    pub expires_at: UnixSeconds,
-    /// The token before, and its end: who got it a moment ago may ask about it.
-    pub earlier: Option<(Secret, UnixSeconds)>,
+    pub(crate) token: Token,
+    /// The token before: who got it a moment ago may ask about it.
+    pub(crate) earlier: Option<Token>,
 }
 
 impl Served {
     /// From now on it is this.
     pub(crate) fn replace(&mut self, new: Self) {
         let old = std::mem::replace(self, new);
-        let is_renewed = old.issued_at != self.issued_at;
-        self.earlier = if is_renewed { Some((old.token, old.expires_at)) } else { old.earlier };
+        let is_renewed = old.token.issued_at != self.token.issued_at;
+        self.earlier = if is_renewed { Some(old.token) } else { old.earlier };
+    }
+
+    /// The job.
+    pub(crate) fn job(&self) -> JobId {
+        self.facts.job
+    }
+
+    /// The job's user.
+    pub(crate) fn uid(&self) -> u32 {
+        self.facts.uid
     }
 
     /// How many whole seconds are left of the token, none of them in doubt: the clock tells no parts of a second.
     pub(crate) fn left(&self, now: UnixSeconds) -> i64 {
-        self.expires_at.saturating_sub(now).saturating_sub(1)
+        self.token.expires_at.saturating_sub(now).saturating_sub(1)
     }
 
-    /// What a record says of one identity; none if it has no endpoint.
-    pub(crate) fn of(record: &JobRecord, issued: &Issued, site: &Site, config_path: &Path) -> Option<(u16, Self)> {
-        let endpoint = issued.endpoint.as_ref()?;
-        let audience = site.configuration.audience.as_str();
-        let part = |after: &str| audience.split(after).nth(1)?.split('/').next().map(str::to_owned);
-        let pool = part("/workloadIdentityPools/").unwrap_or_default();
-        let email = issued.identity.service_account().map_or(pool, ToString::to_string);
+    /// What a refresh is for.
+    pub(crate) fn due(&self) -> Due {
+        let identity = self.grant.identity().clone();
+        Due { job: self.job(), run: self.run, identity, issued_at: self.token.issued_at }
+    }
+
+    /// What a record says of one identity, by its port; none if it has no port.
+    pub(crate) fn of(record: &JobRecord, issued: &Issued) -> Option<(u16, Self)> {
+        let port = issued.port.as_ref()?;
         let served = Self {
-            job: record.facts.job,
-            uid: record.facts.uid,
             facts: record.facts.clone(),
-            config_path: config_path.to_owned(),
-            identity: issued.identity.clone(),
-            email,
-            project: site.config.project.clone(),
-            project_number: part("/projects/").unwrap_or_default(),
-            universe_domain: site.configuration.universe_domain.clone(),
-            scopes: site.config.scopes.iter().map(|scope| scope.as_str().to_owned()).collect(),
-            handle: endpoint.handle.clone(),
-            token: issued.token().clone(),
-            issued_at: issued.issued_at,
-            expires_at: issued.expires_at,
+            run: record.run,
+            grant: issued.grant.clone(),
+            metadata: issued.metadata.clone(),
+            handle: port.handle.clone(),
+            token: issued.token.clone(),
             earlier: None,
         };
-        Some((endpoint.port, served))
+        Some((port.number, served))
     }
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
+    use gcp_wif_core::exchange::AccessToken;
+    use gcp_wif_core::testing;
+
+    static RUN: LazyLock<RunId> = LazyLock::new(RunId::new);
+
+    /// A token with its life.
+    pub(crate) fn token_of(text: &str, issued_at: UnixSeconds, expires_at: UnixSeconds) -> Token {
+        Token::new(AccessToken { token: Secret::new(text.to_owned()), expires_at }, issued_at)
+    }
 
     /// A token that has a little more than 600 seconds left at 1000.
     pub(crate) fn served() -> Served {
+        let issued = testing::issued("ya29.t", 1601);
+        let project = Some("demo".to_owned());
         Served {
-            job: JobId(7),
-            uid: 61001,
-            facts: JobFacts { job: JobId(7), uid: 61001, gid: 61001, user: None, groups: Vec::new(), placement: None },
-            config_path: PathBuf::new(),
-            identity: Identity::Federated,
-            email: "a@p.iam.gserviceaccount.com".to_owned(),
-            project: Some("demo".to_owned()),
-            project_number: "12".to_owned(),
-            universe_domain: "googleapis.com".to_owned(),
-            scopes: vec![gcp_wif_core::words::names::Scope::CLOUD_PLATFORM.to_owned()],
+            facts: testing::facts(),
+            run: *RUN,
+            metadata: Metadata { project, project_number: "12".to_owned(), ..issued.metadata },
+            grant: issued.grant,
             handle: Secret::new("handle".to_owned()),
-            token: Secret::new("ya29.t".to_owned()),
-            issued_at: 0,
-            expires_at: 1601,
+            token: issued.token,
             earlier: None,
         }
     }

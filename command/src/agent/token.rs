@@ -2,7 +2,10 @@
 //! client library; and the introspection that gcloud asks for.
 #![forbid(unsafe_code)]
 
+use gcp_wif_core::tokens::Token;
+use gcp_wif_core::words::secret::Secret;
 use serde_json::{Value, json};
+use subtle::ConstantTimeEq;
 
 use super::reply::{Call, Reply};
 use super::served::Served;
@@ -20,7 +23,7 @@ pub(crate) fn exchange(call: &Call, served: &Served, now: UnixSeconds) -> Reply 
         return Reply::oauth("unsupported_grant_type", "grant_type must be token-exchange");
     }
     let given = field("subject_token", "subjectToken").unwrap_or_default();
-    if !same(given.trim().as_bytes(), served.handle.expose().as_bytes()) {
+    if !same(given.trim(), &served.handle) {
         return Reply::oauth("invalid_grant", "the subject token is not this job's handle");
     }
     let left = served.left(now);
@@ -29,7 +32,7 @@ pub(crate) fn exchange(call: &Call, served: &Served, now: UnixSeconds) -> Reply 
         return Reply { status: 503, ..Reply::oauth("internal_failure", why) };
     }
     Reply::json(&json!({
-        "access_token": served.token.expose(),
+        "access_token": served.token.secret().expose(),
         "issued_token_type": ACCESS_TOKEN,
         "token_type": "Bearer",
         "expires_in": left,
@@ -40,16 +43,14 @@ pub(crate) fn exchange(call: &Call, served: &Served, now: UnixSeconds) -> Reply 
 pub(crate) fn introspect(call: &Call, served: &Served, now: UnixSeconds) -> Reply {
     let given = fields(call).and_then(|field| field("token", "token")).unwrap_or_default();
     // A client that asks about the token that it just got may come after a refresh.
-    let mut tokens = [(&served.token, served.expires_at)]
-        .into_iter()
-        .chain(served.earlier.iter().map(|(token, expires_at)| (token, *expires_at)));
-    let found = tokens.find(|(token, _)| same(given.as_bytes(), token.expose().as_bytes()));
-    let Some((_, expires_at)) = found.filter(|(_, expires_at)| *expires_at > now) else {
+    let mut tokens = [&served.token].into_iter().chain(&served.earlier);
+    let found = tokens.find(|token| same(&given, token.secret()));
+    let Some(Token { expires_at, .. }) = found.filter(|token| token.expires_at > now) else {
         return Reply::json(&json!({"active": false}));
     };
     Reply::json(&json!({
         "active": true,
-        "username": format!("{}#slurm-job-{}", served.email, served.job),
+        "username": format!("{}#slurm-job-{}", served.metadata.email, served.job()),
         "exp": expires_at,
         "token_type": "Bearer",
     }))
@@ -60,7 +61,7 @@ fn fields(call: &Call) -> Option<impl Fn(&str, &str) -> Option<String>> {
     let is_json = call.content_type.starts_with("application/json");
     let json: Value = if is_json { serde_json::from_slice(&call.body).ok()? } else { Value::Null };
     let form: Vec<(String, String)> =
-        if is_json { Vec::new() } else { super::form(std::str::from_utf8(&call.body).ok()?) };
+        if is_json { Vec::new() } else { form_urlencoded::parse(&call.body).into_owned().collect() };
     Some(move |name: &str, in_json: &str| {
         let of_form = form.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
         of_form.or_else(|| Some(json.get(in_json)?.as_str()?.to_owned()))
@@ -68,15 +69,14 @@ fn fields(call: &Call) -> Option<impl Fn(&str, &str) -> Option<String>> {
 }
 
 /// Compares in a time that does not tell where the first difference is.
-fn same(one: &[u8], other: &[u8]) -> bool {
-    one.len() == other.len() && one.iter().zip(other).fold(0, |all, (a, b)| all | (a ^ b)) == 0
+fn same(given: &str, secret: &Secret) -> bool {
+    given.as_bytes().ct_eq(secret.expose().as_bytes()).into()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::served::tests::served;
-    use gcp_wif_core::words::secret::Secret;
+    use crate::agent::served::tests::{served, token_of};
 
     fn post(content_type: &str, body: &str) -> Call {
         Call {
@@ -110,15 +110,14 @@ mod tests {
     #[test]
     fn introspection_names_identity_and_job() {
         let reply = introspect(&post(FORM, "token=ya29.t"), &served(), 1000);
-        assert!(reply.body.contains("a@p.iam.gserviceaccount.com#slurm-job-7"), "{}", *reply.body);
+        assert!(reply.body.contains("site@p.iam.gserviceaccount.com#slurm-job-7"), "{}", *reply.body);
         assert_eq!(*introspect(&post(FORM, "token=other"), &served(), 1000).body, r#"{"active":false}"#);
     }
 
     #[test]
     fn a_token_that_was_renewed_a_moment_ago_is_still_known() {
         let mut served = served();
-        let new =
-            Served { token: Secret::new("ya29.new".to_owned()), issued_at: 900, expires_at: 2000, ..served.clone() };
+        let new = Served { token: token_of("ya29.new", 900, 2000), ..served.clone() };
         served.replace(new.clone());
         // The same again, as for another job's sake.
         served.replace(new);

@@ -1,46 +1,58 @@
-//! One agent for each node, and the process that brings its serving one back.
+//! One agent for each runtime directory, and the process that brings its serving one back.
 #![forbid(unsafe_code)]
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use gcp_wif_core::job::processes::{Proc, Processes};
+use gcp_wif_core::job::wake;
+use gcp_wif_core::plan::record::{JobRecord, ProcessId};
+use gcp_wif_core::plan::report::Failure;
+use gcp_wif_core::policy::config::LogLevel;
+use gcp_wif_core::policy::site::Site;
+use gcp_wif_core::world::fs::RuntimeDirectory;
+use gcp_wif_core::world::sys;
 use rustix::fs::FlockOperation;
 use rustix::process::WaitStatus;
 use rustix::thread::set_name;
 
 use super::journal::Journal;
 use super::keep::{self, Sockets};
-use super::serve::Endpoints;
+use super::serve::Ports;
 use super::{cgroups, run};
-use gcp_wif_core::job::lifecycle::Site;
-use gcp_wif_core::job::processes::Proc;
-use gcp_wif_core::job::wake;
-use gcp_wif_core::plan::record::JobRecord;
-use gcp_wif_core::plan::report::Failure;
-use gcp_wif_core::policy::config::LogLevel;
-use gcp_wif_core::world::fs::RuntimeDirectory;
-use gcp_wif_core::world::sys;
 
-/// How long a new agent waits for the lock of one that is about to end.
-const LOCK: Duration = Duration::from_secs(5);
-/// A serving process that lives shorter is followed by the next one after a pause.
-const SHORT: Duration = Duration::from_secs(1);
-const PAUSE: Duration = Duration::from_millis(100);
+/// How long a new agent waits for the lock of one that does not answer. A watcher replaces a serving process that hangs
+/// in less; after that the watcher itself hangs, and is ended.
+const STUCK: Duration = Duration::from_secs(9);
+/// How long it then waits for the lock, and at first for that of one that is about to end.
+const LOCK: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(20);
+/// A serving process that lives shorter is followed by the next one after a pause, which grows while that goes on.
+const SHORT: Duration = Duration::from_millis(500);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Starts the agent, which stays in the background until no job needs it. One that runs already is enough.
+/// Starts the agent of a runtime directory, which stays in the background until no job needs it. One that runs already
+/// is enough.
 ///
 /// # Errors
 /// When it cannot start.
-pub(crate) fn start(config_path: &Path) -> Result<(), Failure> {
+pub(crate) fn start(config_path: &Path, runtime_dir: Option<&Path>) -> Result<(), Failure> {
     sys::guard_secrets();
     sys::allow_descriptors();
-    let site = Site::load(config_path)?;
-    let journal = Journal::of(&site.config);
-    let runtime_dir = site.config.runtime_dir;
+    let site = Site::load(config_path);
+    let (runtime_dir, level) = match (site, runtime_dir) {
+        (Ok(site), runtime_dir) => (runtime_dir.map_or(site.config.runtime_dir, Path::to_owned), site.config.log_level),
+        // Jobs are served by their records; why nothing can be refreshed is told then.
+        (Err(_), Some(runtime_dir)) => (runtime_dir.to_owned(), LogLevel::Info),
+        (Err(error), None) => return Err(error.into()),
+    };
+    let journal = Journal::new(&runtime_dir, level);
     let runtime = RuntimeDirectory::open(&runtime_dir)?;
-    let Some(_lock) = only_one(&runtime_dir)? else { return Ok(()) };
+    let Some(mut lock) = only_one(&runtime_dir, &journal)? else { return Ok(()) };
     if let Some(slurmd) = slurmd(&runtime) {
         // Not everywhere may cgroups be written, and the agent serves from within one as well.
         let _ = cgroups::join(slurmd).inspect_err(|why| {
@@ -51,9 +63,9 @@ pub(crate) fn start(config_path: &Path) -> Result<(), Failure> {
     let mut sockets = keep::inherited();
     // A process that has just started has most of its program in memory, a copy of it what it uses. The lock is the
     // copy's as well.
-    sys::fork(|| {
+    sys::fork_alone(|| {
         sys::leave_session();
-        watch(config_path, &runtime_dir, &mut sockets, &journal)
+        watch(config_path, &runtime_dir, &mut lock, &mut sockets, &journal)
     })?;
     Ok(())
 }
@@ -65,32 +77,77 @@ fn slurmd(runtime: &RuntimeDirectory) -> Option<u32> {
     records.map(|record| record.started_by.slurmd).find(|slurmd| proc.runs(*slurmd)).map(|slurmd| slurmd.pid)
 }
 
-/// The right to be the node's agent; none if another one has it and answers.
-fn only_one(runtime_dir: &Path) -> Result<Option<File>, Failure> {
+/// The right to be the agent of a runtime directory; none if another one has it and answers. One that does not answer
+/// for long is ended.
+fn only_one(runtime_dir: &Path, journal: &Journal) -> Result<Option<File>, Failure> {
     let path = runtime_dir.join("agent.lock");
     let problem = |error: std::io::Error| Failure::of_agent(&format!("{}: {error}", path.display()));
-    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(problem)?;
-    let end = Instant::now() + LOCK;
+    let mut file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(problem)?;
+    let mut end = Instant::now() + STUCK;
+    let mut is_ended = false;
     loop {
         if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
             return Ok(Some(file));
         }
-        if wake::is_running(runtime_dir) || Instant::now() >= end {
+        if wake::is_running(runtime_dir) {
             return Ok(None);
         }
-        std::thread::sleep(Duration::from_millis(20));
+        if Instant::now() >= end {
+            if is_ended {
+                return Ok(None);
+            }
+            journal
+                .write(LogLevel::Warn, "gcp-wif: agent: another agent has the lock and does not answer, it is ended");
+            end_processes(&mut file);
+            (is_ended, end) = (true, Instant::now() + LOCK);
+        }
+        std::thread::sleep(LOOK);
     }
 }
 
-/// Brings the serving process back whenever it dies.
-fn watch(config_path: &Path, runtime_dir: &Path, sockets: &mut Sockets, journal: &Journal) -> i32 {
+/// Writes down whose the lock is.
+fn sign(lock: &mut File, processes: &[ProcessId]) -> std::io::Result<()> {
+    lock.rewind()?;
+    lock.set_len(0)?;
+    processes.iter().try_for_each(|process| writeln!(lock, "{} {}", process.pid, process.start))
+}
+
+/// Ends those that a lock is signed by, if they still are the same.
+fn end_processes(lock: &mut File) {
+    let (mut text, proc) = (String::new(), Proc::new(PathBuf::new()));
+    let _ = lock.rewind().and_then(|()| lock.read_to_string(&mut text));
+    for line in text.lines() {
+        let process = line
+            .split_once(' ')
+            .and_then(|(pid, start)| Some(ProcessId { pid: pid.parse().ok()?, start: start.parse().ok()? }));
+        if let Some(process) = process {
+            proc.end(process);
+        }
+    }
+}
+
+/// Brings the serving process back whenever it dies, until it ends by itself or its directory is gone.
+fn watch(config_path: &Path, runtime_dir: &Path, lock: &mut File, sockets: &mut Sockets, journal: &Journal) -> i32 {
     // For ps; both have the same arguments.
     let _ = set_name(c"gcp-wif-watch");
+    let proc = Proc::new(PathBuf::new());
+    let mut pause = FIRST_PAUSE;
     loop {
         let begun = Instant::now();
-        let ended = keep::run(sockets, |sockets, watcher| {
+        let mut started = |serving: u32| {
+            // Who cannot be named cannot be ended; that is all.
+            let _ = sign(lock, &[proc.this(), proc.process(serving)]);
+        };
+        let ended = keep::run(sockets, &mut started, |sockets, watcher| {
             let _ = set_name(c"gcp-wif-serve");
-            match run::serve(config_path, runtime_dir, Endpoints::new(sockets, watcher), journal.clone()) {
+            match run::serve(config_path, runtime_dir, Ports::new(sockets, watcher, config_path), journal.clone()) {
                 Ok(()) => 0,
                 Err(error) => {
                     journal.write(LogLevel::Error, format_args!("gcp-wif: agent: {error}"));
@@ -106,13 +163,17 @@ fn watch(config_path: &Path, runtime_dir: &Path, sockets: &mut Sockets, journal:
                     format_args!("gcp-wif: agent: the serving process ended ({})", ending(status)),
                 );
             }
-            Err(error) => {
-                journal.write(LogLevel::Error, format_args!("gcp-wif: agent: {error}"));
-                std::thread::sleep(SHORT);
-            }
+            Err(error) => journal.write(LogLevel::Error, format_args!("gcp-wif: agent: {error}")),
+        }
+        if lock.metadata().is_ok_and(|metadata| metadata.nlink() == 0) {
+            // The directory was removed, and the lock with it: another agent may have begun in its place.
+            return 0;
         }
         if begun.elapsed() < SHORT {
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        } else {
+            pause = FIRST_PAUSE;
         }
     }
 }

@@ -13,10 +13,13 @@ pub(super) struct Arguments {
     /// The site configuration
     #[arg(long, value_name = "PATH", default_value = DEFAULT_PATH)]
     config: PathBuf,
+    /// The runtime directory whose jobs are served [default: the site configuration's]
+    #[arg(long, value_name = "PATH")]
+    runtime_dir: Option<PathBuf>,
 }
 
 pub(super) fn run(arguments: &Arguments, screen: &mut Screen<'_>) -> Status {
-    match agent::watch::start(&arguments.config) {
+    match agent::watch::start(&arguments.config, arguments.runtime_dir.as_deref()) {
         Ok(()) => Status::Success,
         Err(failure) => {
             screen.complain(&failure.to_string());

@@ -22,8 +22,8 @@ use serde_json::{Value, json};
 
 use super::plugstack::Plugstack;
 use super::{Screen, Status};
-use gcp_wif_core::job::lifecycle::Site;
 use gcp_wif_core::plan::report::{Failure, Stage};
+use gcp_wif_core::policy::site::Site;
 use gcp_wif_core::words::names::{ServiceAccountEmail, clip};
 
 /// Check this node, from its configuration to a real exchange with Google

@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 
 use super::plugstack::Plugstack;
 use super::{Screen, Status};
-use gcp_wif_core::job::lifecycle::Site;
 use gcp_wif_core::plan::report::Failure;
 use gcp_wif_core::policy::config::Rule;
 use gcp_wif_core::policy::facts::{JobFacts, Placement};
-use gcp_wif_core::policy::rules::{self, Denial, Grant, Key};
+use gcp_wif_core::policy::rules::{self, Decision, Denial, Key};
+use gcp_wif_core::policy::site::Site;
 use gcp_wif_core::words::names::{JobId, ServiceAccountEmail, clip};
 use gcp_wif_core::world::sys;
 
@@ -84,7 +84,7 @@ fn facts(arguments: &Arguments) -> Option<JobFacts> {
 struct Explanation<'a> {
     facts: &'a JobFacts,
     rules: Option<&'a [Rule]>,
-    decision: &'a Result<Grant, Denial>,
+    decision: &'a Result<Decision, Denial>,
 }
 
 impl Explanation<'_> {
@@ -100,8 +100,8 @@ impl Explanation<'_> {
             lines.push(format!("{:<11}{why}", format!("rule {number}")));
         }
         lines.push(match self.decision {
-            Ok(grant) if grant.rule().is_some() => format!("granted    {}", grant.identity()),
-            Ok(grant) => format!("granted    {}: this site has one identity for everyone", grant.identity()),
+            Ok(granted) if granted.rule.is_some() => format!("granted    {}", granted.identity),
+            Ok(granted) => format!("granted    {}: this site has one identity for everyone", granted.identity),
             Err(denial) => format!("denied     {}", Failure::from(denial.clone()).text()),
         });
         lines
@@ -122,8 +122,8 @@ impl Explanation<'_> {
             "partition": self.partition(),
             "rules": rules,
             "granted": granted.is_some(),
-            "identity": granted.map(|grant| grant.identity().to_string()),
-            "service_account": granted.and_then(|grant| grant.identity().service_account()),
+            "identity": granted.map(|decision| decision.identity.to_string()),
+            "service_account": granted.and_then(|decision| decision.identity.service_account()),
             "reason": self.decision.as_ref().err().map(|denial| Failure::from(denial.clone()).text()),
         })
     }

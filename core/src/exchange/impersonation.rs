@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use super::{AccessToken, Problem, missing, object, token};
+use super::{AccessToken, Problem, Wanted, missing, object, token};
 use crate::words::names::{Endpoint, Scope, clip};
 use crate::words::secret::Secret;
 use crate::words::time::from_rfc3339;
@@ -13,15 +13,9 @@ use crate::world::http::{Request, Response};
 /// What Google takes when no lifetime is asked for.
 const DEFAULT_LIFETIME: u32 = 3600;
 
-pub(super) fn request(
-    url: &Endpoint,
-    federated: &Secret,
-    scopes: &[Scope],
-    lifetime: Option<u32>,
-    reason: &str,
-) -> Request {
-    let scopes: Vec<&str> = scopes.iter().map(Scope::as_str).collect();
-    let lifetime = format!("{}s", lifetime.unwrap_or(DEFAULT_LIFETIME));
+pub(super) fn request(url: &Endpoint, federated: &Secret, wanted: Wanted<'_>, reason: &str) -> Request {
+    let scopes: Vec<&str> = wanted.scopes.iter().map(Scope::as_str).collect();
+    let lifetime = format!("{}s", wanted.lifetime.unwrap_or(DEFAULT_LIFETIME));
     Request {
         endpoint: url.clone(),
         bearer: Some(federated.clone()),

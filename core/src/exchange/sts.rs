@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 
 use super::credential_configuration::CredentialConfiguration;
 use super::subject_token::SubjectToken;
-use super::{Problem, object, token};
+use super::{Problem, Wanted, object, token};
 use crate::words::names::{Identity, Scope};
 use crate::words::secret::Secret;
 use crate::world::http::{Request, Response};
@@ -27,13 +27,12 @@ pub(super) struct Answer {
 pub(super) fn request(
     configuration: &CredentialConfiguration,
     subject_token: &SubjectToken,
-    identity: &Identity,
-    scopes: &[Scope],
+    wanted: Wanted<'_>,
 ) -> Request {
     // A token that only impersonates needs no more than that; the wished scopes are for the second request.
-    let scope = match identity {
+    let scope = match wanted.identity {
         Identity::ServiceAccount(_) => Scope::IAM.to_owned(),
-        Identity::Federated => scopes.iter().map(Scope::as_str).collect::<Vec<_>>().join(" "),
+        Identity::Federated => wanted.scopes.iter().map(Scope::as_str).collect::<Vec<_>>().join(" "),
     };
     let fields = [
         ("grant_type", GRANT_TYPE),

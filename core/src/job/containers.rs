@@ -4,14 +4,16 @@
 use std::path::Path;
 
 use crate::job::issuance::Issuance;
-use crate::job::lifecycle::Site;
+use crate::job::node::Host;
 use crate::plan::enroot::source::{SUBDIRECTORIES, Search, Source};
-use crate::plan::enroot::{Mounts, Overlay, registries};
+use crate::plan::enroot::{Mounts, Overlay, credentials, registries};
 use crate::plan::environment::{self, Change};
-use crate::plan::record::Issued;
+use crate::plan::record::{Issued, StepPart};
 use crate::plan::report::Failure;
 use crate::policy::config::Delivery;
 use crate::policy::facts::JobFacts;
+use crate::policy::site::Site;
+use crate::words::secret::Secret;
 use crate::world::fs::{NewFile, NewTree};
 
 /// The node's own configuration of enroot.
@@ -21,39 +23,47 @@ impl Issuance<'_> {
     /// Makes the step's enroot configuration from the user's own.
     pub(super) fn prepare_containers(
         &self,
+        host: &dyn Host,
+        site: &Site,
         facts: &JobFacts,
-        name: &str,
+        step: &str,
         issued: &Issued,
         changes: &[Change],
     ) -> Result<(), Failure> {
-        let Site { config, configuration } = self.site;
-        let source = self.users_own(facts)?;
+        let Site { config, configuration } = site;
+        let source = self.users_own(host, facts)?;
         let hosts = config.registries.clone().unwrap_or_else(registries::of_google);
         let job = self.runtime.path_of_job(facts.job);
         let subject_token = configuration.subject_token_file.parent().filter(|_| config.delivery == Delivery::Direct);
         let mounts = Mounts { job: &job, subject_token };
-        let overlay = Overlay::new(&source, &hosts, issued.token(), mounts, changes);
+        // A refresh may have brought another token meanwhile.
+        let (locked, record) = self.lock()?;
+        let issued = record.issued_for(issued.identity()).unwrap_or(issued);
+        let overlay = Overlay::new(&source, &hosts, issued.token.secret(), mounts, changes);
         if overlay.left_out > 0 {
-            self.host.log(&format!(
+            self.log.log(&format!(
                 "gcp-wif: files: .credentials would be too long for curl, {} registries are left out of it; set registries to those in use",
                 overlay.left_out
             ));
         }
         let mut tree = NewTree { directories: &SUBDIRECTORIES, ..NewTree::default() };
-        tree.files.push(("", NewFile { name: ".credentials", content: overlay.credentials.expose() }));
+        tree.files
+            .push(("", NewFile { name: credentials::FILE, content: overlay.credentials.expose(), is_users: false }));
         for (directory, name, content) in &overlay.files {
-            tree.files.push((directory, NewFile { name, content: content.expose() }));
+            tree.files.push((directory, NewFile { name, content: content.expose(), is_users: false }));
         }
         tree.links
             .extend(overlay.links.iter().map(|(directory, name, target)| (*directory, name.as_str(), target.as_str())));
-        Ok(self.runtime.publish_tree(facts.job, name, facts.uid, facts.gid, &tree, self.lock)?)
+        let part = StepPart { identity: issued.identity().clone(), credentials: source.credentials, hosts };
+        let part = Secret::new(serde_json::to_string(&part).unwrap_or_default());
+        Ok(locked.publish_step(step, record.owner(), &tree, part.expose())?)
     }
 
     /// The user's own configuration, read by a process that is the user: root may not be able to enter his home, and
     /// must not read for him what he cannot read himself.
-    fn users_own(&self, facts: &JobFacts) -> Result<Source, Failure> {
-        let environment = self.host.environment();
-        let config_path = environment::own_enroot_config_path(&|name| self.host.variable(name));
+    fn users_own(&self, host: &dyn Host, facts: &JobFacts) -> Result<Source, Failure> {
+        let environment = host.environment();
+        let config_path = environment::own_enroot_config_path(&|name| host.variable(name));
         let search = Search { environment: &environment, config_path, system: Path::new(SYSTEM) };
         let mut answer = Vec::new();
         self.node.processes.as_user(facts, &mut answer, &mut || {

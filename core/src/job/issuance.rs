@@ -1,215 +1,319 @@
-//! Credentials for one job: decided, exchanged, published, remembered.
+//! Credentials for one run of a job: exchanged, published, remembered.
+//!
+//! No lock of the job's is held while Google is asked. Who asks for an identity of a job has the right to it in flight,
+//! so that others wait for the answer instead of asking as well; what comes is remembered and published under the job's
+//! lock, and only if the job still is the run that it was got for.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::job::lifecycle::{Host, Node, PATIENCE, Site};
+use crate::job::node::{Exchanged, Log, Node};
+use crate::plan::enroot::credentials;
 use crate::plan::environment::{self, ACCESS_TOKEN_FILE, CREDENTIALS_FILE, HANDLE_FILE, STATUS_FILE};
-use crate::plan::record::{Endpoint, Issued, JobRecord};
+use crate::plan::record::{Issued, JobRecord, Metadata, Port, RunId, StepPart};
 use crate::plan::report::Failure;
 use crate::policy::config::{ConfigError, Delivery};
 use crate::policy::facts::JobFacts;
-use crate::policy::rules::{self, Grant};
-use crate::words::names::{Identity, ServiceAccountEmail};
-use crate::words::time::rfc3339;
-use crate::world::fs::{Lock, NewFile, Place, RuntimeDirectory};
+use crate::policy::grant::Grant;
+use crate::policy::site::Site;
+use crate::words::names::Identity;
+use crate::words::time::{UnixSeconds, rfc3339};
+use crate::world::fs::{FileError, FileProblem, InFlight, LockedJob, NewFile, Place, RuntimeDirectory};
 
 /// How many ports a step tries that other programs are faster to take.
 const PORTS: usize = 5;
+/// How long a job's lock is waited for: nobody has it for longer than some writes take.
+pub(super) const LOCK: Duration = Duration::from_secs(5);
+/// What whoever has waited for somebody else's exchange still gets for its own.
+pub(super) const LEAST: Duration = Duration::from_secs(1);
 
-/// A job whose lock is held.
-pub(crate) struct Issuance<'a> {
-    pub(crate) node: &'a Node<'a>,
-    pub(crate) host: &'a dyn Host,
-    pub(crate) site: &'a Site,
-    pub(crate) runtime: &'a RuntimeDirectory,
-    pub(crate) lock: &'a Lock,
-    pub(crate) record: JobRecord,
-    /// What an exchange may take.
-    pub(crate) budget: Duration,
+/// A run of a job on a node.
+pub struct Issuance<'a> {
+    pub(super) node: &'a Node<'a>,
+    pub(super) log: &'a dyn Log,
+    pub(super) runtime: &'a RuntimeDirectory,
+    pub(super) facts: &'a JobFacts,
+    pub(super) run: RunId,
 }
 
 impl Issuance<'_> {
-    /// What the prolog's worker does. A failure stays in the record, where the step finds it.
-    pub(crate) fn work(&mut self, asked: Option<&ServiceAccountEmail>) {
-        self.record.worker = Some(self.node.processes.this());
-        // Without a record of it the epilog could not end it.
-        if self.save().is_err() {
-            return;
+    /// The credentials for a grant: those of the record while they are fresh, else new ones. Somebody else's exchange
+    /// for the same identity is waited for.
+    pub(super) fn obtain(&self, site: &Site, grant: &Grant, budget: Duration) -> Result<Issued, Failure> {
+        if let Some(kept) = self.kept(grant)? {
+            return kept;
         }
-        if let Ok((Issued { endpoint: Some(_), .. }, _)) = self.obtain(asked) {
-            // From here it starts outside of the job's cgroup. If it cannot, the step says why.
-            let _ = self.node.processes.wake_agent(&self.site.config);
+        let begun = self.node.exchanger.elapsed();
+        let _in_flight = self.in_flight(grant, budget + LEAST)?;
+        if let Some(kept) = self.kept(grant)? {
+            return kept;
         }
+        let waited = self.node.exchanger.elapsed().saturating_sub(begun);
+        self.issue(site, grant, budget.saturating_sub(waited).max(LEAST))
     }
 
-    /// The credentials for a request: those of the record while they are fresh, else new ones.
-    pub(crate) fn obtain(&mut self, asked: Option<&ServiceAccountEmail>) -> Result<(Issued, Place), Failure> {
-        let (site, record, exchanger) = (self.site, &self.record, self.node.exchanger);
-        let grant = rules::decide(site.config.rules.as_deref(), &site.default_identity(), &record.facts, asked)?;
+    /// The right to get a token for a grant.
+    pub(super) fn in_flight(&self, grant: &Grant, limit: Duration) -> Result<InFlight, FileError> {
+        let name = grant.identity().service_account().map_or("federated", |email| email.as_str());
+        self.runtime.in_flight(self.facts.job, name, limit)
+    }
+
+    /// What the record has for a grant: fresh credentials, or a failure that holds.
+    fn kept(&self, grant: &Grant) -> Result<Option<Result<Issued, Failure>>, Failure> {
+        let (record, now) = (self.record()?, self.node.exchanger.now());
         let identity = grant.identity();
-        let place = self.place(identity);
-        if let Some(issued) = record.issued_for(identity).filter(|issued| issued.is_fresh(exchanger.now())) {
-            return Ok((issued.clone(), place));
+        if let Some(issued) = record.issued_for(identity).filter(|issued| issued.token.is_fresh(now)) {
+            self.heal(&record)?;
+            return Ok(Some(Ok(issued.clone())));
         }
-        if let Some(failure) = record.recent_failure(identity, exchanger.now()) {
-            return Err(failure.clone());
-        }
-        let issued = self.issue(&grant, &place)?;
-        Ok((issued, place))
+        Ok(record.recent_failure(identity, now).map(|failure| Err(failure.clone())))
     }
 
-    /// New credentials for an identity that has some: the agent's refresh.
-    pub(crate) fn renew(&mut self, identity: &Identity) -> Result<Issued, Failure> {
-        let (site, record) = (self.site, &self.record);
-        let default = site.default_identity();
-        let asked = identity.service_account().filter(|_| *identity != default);
-        let grant = rules::decide(site.config.rules.as_deref(), &default, &record.facts, asked)?;
-        let place = self.place(identity);
-        let old = record.issued_for(identity).map(|issued| issued.token().clone());
-        let issued = self.issue(&grant, &place)?;
-        if let Some(old) = old {
-            let facts = &self.record.facts;
-            self.runtime.replace_in_trees(
-                facts.job,
-                facts.uid,
-                facts.gid,
-                old.expose(),
-                issued.token().expose(),
-                self.lock,
-            )?;
-        }
-        Ok(issued)
+    /// Gets new credentials. Whoever calls it has the right to them in flight.
+    pub(super) fn issue(&self, site: &Site, grant: &Grant, budget: Duration) -> Result<Issued, Failure> {
+        self.issue_by(grant, Some(site), || self.node.exchanger.exchange(site, grant, self.facts, budget))
     }
 
-    /// Where an identity's files are: the first one's in the job's directory itself.
-    fn place(&self, identity: &Identity) -> Place {
-        let below = identity.service_account().filter(|_| !self.record.is_first(identity)).cloned();
-        Place { job: self.record.facts.job, below }
-    }
-
-    /// Exchanges, publishes and remembers.
-    fn issue(&mut self, grant: &Grant, place: &Place) -> Result<Issued, Failure> {
+    /// Gets new credentials in some way, remembers and publishes them. One line tells how it went, and so does the
+    /// job's status.
+    pub(super) fn issue_by(
+        &self,
+        grant: &Grant,
+        site: Option<&Site>,
+        exchange: impl FnOnce() -> Result<Exchanged, Failure>,
+    ) -> Result<Issued, Failure> {
         let (exchanger, identity) = (self.node.exchanger, grant.identity());
         let begun = exchanger.elapsed();
-        let result = exchanger.exchange(self.site, grant, &self.record.facts, self.budget).and_then(|mut issued| {
-            if self.site.config.delivery == Delivery::Agent {
-                let old = self.record.issued_for(identity).and_then(|old| old.endpoint.clone());
-                issued.endpoint = Some(old.map_or_else(|| self.new_endpoint(&BTreeSet::new()), Ok)?);
-            }
-            self.publish(place, &issued)?;
-            Ok(issued)
-        });
+        let before = self.record().ok().and_then(|record| token_time(&record, identity));
+        let result = exchange().and_then(|exchanged| self.remember(site, grant, exchanged));
         let duration = exchanger.elapsed().saturating_sub(begun);
-        self.host.log(&line(&self.record.facts, identity, &result, duration));
-        match result {
-            Ok(issued) => {
-                self.record.remember(issued.clone());
-                self.save()?;
-                Ok(issued)
-            }
-            Err(failure) => {
-                self.record.remember_failure(identity, failure.clone(), exchanger.now());
-                self.publish_failure(place, identity, &failure);
-                // Where even that cannot be written, the step asks again and tells the failure that it sees.
-                let _ = self.save();
-                Err(failure)
-            }
+        self.log.log(&line(self.facts, identity, &result, duration));
+        if let Err(failure) = &result {
+            self.remember_failure(identity, before, failure);
         }
+        result
+    }
+
+    fn remember(&self, site: Option<&Site>, grant: &Grant, exchanged: Exchanged) -> Result<Issued, Failure> {
+        let (locked, mut record) = self.lock()?;
+        let Exchanged { name, token } = exchanged;
+        let issued = match record.issued_for(grant.identity()).cloned() {
+            Some(old) => Issued { grant: grant.clone(), name, token, is_published: false, ..old },
+            None => {
+                let Some(site) = site else { return Err(Failure::internal()) };
+                let port = match grant.delivery() {
+                    Delivery::Agent => Some(self.new_port(&locked, &mut record, &BTreeSet::new())?),
+                    Delivery::Direct => None,
+                };
+                let place = record.new_place(grant.identity());
+                let credentials = self.credentials(site, &place, grant.identity(), port.as_ref())?;
+                let metadata = Metadata::new(site, grant.identity());
+                Issued { grant: grant.clone(), place, name, token, port, credentials, metadata, is_published: false }
+            }
+        };
+        record.remember(issued.clone());
+        save(&locked, &record)?;
+        publish(&locked, &mut record)?;
+        Ok(issued)
     }
 
     /// Has the agent serve what was issued. A port that another program took before the agent could is given up, with
     /// the handle: no step begins with a port that is another user's.
-    pub(crate) fn serve(&mut self, mut issued: Issued, place: &Place) -> Result<Issued, Failure> {
+    pub(super) fn serve(&self, site: &Site, mut issued: Issued) -> Result<Issued, Failure> {
         let mut given_up = BTreeSet::new();
         while given_up.len() < PORTS {
-            let Some(endpoint) = &issued.endpoint else { return Ok(issued) };
-            if self.node.processes.wake_agent(&self.site.config)?.contains(&endpoint.port) {
+            let Some(port) = &issued.port else { return Ok(issued) };
+            if self.node.processes.wake_agent(&site.config, self.runtime.path())?.contains(&port.number) {
                 return Ok(issued);
             }
-            given_up.insert(endpoint.port);
-            issued.endpoint = Some(self.new_endpoint(&given_up)?);
-            self.publish(place, &issued)?;
-            self.record.remember(issued.clone());
-            self.save()?;
+            given_up.insert(port.number);
+            let (locked, mut record) = self.lock()?;
+            // Another step of the job may have given it up already.
+            let now = record.issued_for(issued.identity()).cloned().unwrap_or(issued);
+            if now.port.as_ref().is_some_and(|port| given_up.contains(&port.number)) {
+                let port = self.new_port(&locked, &mut record, &given_up)?;
+                let credentials = self.credentials(site, &now.place, now.identity(), Some(&port))?;
+                issued = Issued { port: Some(port), credentials, is_published: false, ..now };
+                record.remember(issued.clone());
+                save(&locked, &record)?;
+                publish(&locked, &mut record)?;
+            } else {
+                issued = now;
+            }
         }
         Err(Failure::of_agent("other programs take the ports of 127.0.0.1 before it can"))
     }
 
-    /// An endpoint at a port that no other job has, or is about to have: the agent listens there only later, and jobs
-    /// that start at the same time would find the same port free.
-    fn new_endpoint(&mut self, given_up: &BTreeSet<u16>) -> Result<Endpoint, Failure> {
-        let _turn = self.runtime.turn(PATIENCE)?;
-        let jobs = self.runtime.jobs().into_iter().filter(|job| *job != self.record.facts.job);
+    /// A port that no other job has, or is about to have: the agent listens there only later, and jobs that start at the
+    /// same time would find the same port free.
+    fn new_port(
+        &self,
+        locked: &LockedJob<'_>,
+        record: &mut JobRecord,
+        given_up: &BTreeSet<u16>,
+    ) -> Result<Port, Failure> {
+        let _turn = self.runtime.turn(LOCK)?;
+        let jobs = self.runtime.jobs().into_iter().filter(|job| *job != self.facts.job);
         let others = jobs.filter_map(|job| JobRecord::parse(&self.runtime.peek_record(job)?));
         let mut taken: BTreeSet<u16> = others.flat_map(|other| other.ports().collect::<Vec<_>>()).collect();
-        taken.extend(self.record.ports().chain(given_up.iter().copied()));
-        let endpoint = self.node.processes.endpoint(&taken)?;
-        self.record.reserved.push(endpoint.port);
-        self.save()?;
-        Ok(endpoint)
+        taken.extend(record.ports().chain(given_up.iter().copied()));
+        let port = self.node.processes.new_port(&taken)?;
+        record.reserved.push(port.number);
+        save(locked, record)?;
+        Ok(port)
+    }
+
+    fn credentials(
+        &self,
+        site: &Site,
+        place: &Place,
+        identity: &Identity,
+        port: Option<&Port>,
+    ) -> Result<String, Failure> {
+        let directory = self.runtime.path_of(place);
+        environment::credentials(&site.configuration, identity, port, &directory).map_err(|problem| {
+            ConfigError::Content { path: site.config.credential_configuration.clone(), problem }.into()
+        })
+    }
+
+    /// Publishes again what is not whole: somebody was killed, met a full disk, or changed a file of his own.
+    pub(super) fn heal(&self, record: &JobRecord) -> Result<(), Failure> {
+        if is_whole(self.runtime, record) {
+            return Ok(());
+        }
+        let (locked, mut record) = self.lock()?;
+        publish(&locked, &mut record)
+    }
+
+    /// The same, unless somebody else works on the job at this moment, who may be publishing it.
+    pub(super) fn heal_if_idle(&self, record: &JobRecord) -> Result<(), Failure> {
+        if is_whole(self.runtime, record) {
+            return Ok(());
+        }
+        match self.runtime.lock_existing(self.facts.job, Duration::ZERO) {
+            Ok(Some(locked)) => publish(&locked, &mut self.of_this_run(locked.read_record()?)?),
+            Ok(None) => Ok(()),
+            Err(error) if error.problem == FileProblem::Locked => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Remembers why there are no newer credentials, for the next steps and, beside older ones, for people.
+    fn remember_failure(&self, identity: &Identity, before: Option<UnixSeconds>, failure: &Failure) {
+        // A job that is over needs no status. Where nothing can be written, the next step asks again.
+        let Ok((locked, mut record)) = self.lock() else { return };
+        if token_time(&record, identity) > before {
+            // Somebody else was luckier meanwhile.
+            return;
+        }
+        record.remember_failure(identity, failure.clone(), self.node.exchanger.now());
+        let _ = save(&locked, &record);
+        let Some(old) = record.issued_for(identity) else { return };
+        let status = environment::status(old, Some(failure));
+        let file = NewFile { name: STATUS_FILE, content: &status, is_users: false };
+        let _ = locked.publish(&old.place, record.owner(), &[file]);
     }
 
     /// Says once for a job, and in slurmd's log, that plugstack.conf has the plugins in the wrong order.
-    pub(crate) fn order_of_plugins(&mut self) -> Option<Failure> {
-        if self.record.told_order || !self.host.pyxis_is_earlier() {
+    pub(super) fn tell_order(&self) -> Option<Failure> {
+        let (locked, mut record) = self.lock().ok()?;
+        if record.told_order {
             return None;
         }
         let failure = Failure::of_order();
-        self.host.log(&failure.to_string());
-        self.record.told_order = true;
+        self.log.log(&failure.to_string());
+        record.told_order = true;
         // If it is not remembered it is told again.
-        let _ = self.save();
+        let _ = save(&locked, &record);
         Some(failure)
     }
 
-    fn save(&self) -> Result<(), Failure> {
-        Ok(self.runtime.write_record(self.record.facts.job, self.lock, self.record.to_text().expose())?)
+    /// Remembers the worker that the epilog may have to end.
+    pub(super) fn remember_worker(&self) -> Result<(), Failure> {
+        let (locked, mut record) = self.lock()?;
+        record.worker = Some(self.node.processes.this());
+        save(&locked, &record)
     }
 
-    fn publish(&self, place: &Place, issued: &Issued) -> Result<(), Failure> {
-        let Site { config, configuration } = self.site;
-        let portable = match &issued.endpoint {
-            Some(endpoint) => environment::served(configuration, endpoint, &self.runtime.path_of(place))
-                .map_err(|error| error.to_string())
-                .and_then(|served| served.portable(None)),
-            None => configuration.portable(issued.identity.service_account()),
-        };
-        let credentials = portable.map_err(|problem| {
-            Failure::from(ConfigError::Content { path: config.credential_configuration.clone(), problem })
-        })?;
-        let credentials = format!("{credentials:#}\n");
-        let status = environment::status(issued, None);
-        let mut files = vec![
-            NewFile { name: ACCESS_TOKEN_FILE, content: issued.token().expose() },
-            NewFile { name: STATUS_FILE, content: &status },
-            NewFile { name: CREDENTIALS_FILE, content: &credentials },
-        ];
-        if let Some(endpoint) = &issued.endpoint {
-            files.push(NewFile { name: HANDLE_FILE, content: endpoint.handle.expose() });
-        }
-        let facts = &self.record.facts;
-        Ok(self.runtime.publish(place, facts.uid, facts.gid, &files, self.lock)?)
+    /// The job's lock and record, if it still is this run.
+    pub(super) fn lock(&self) -> Result<(LockedJob<'_>, JobRecord), Failure> {
+        let locked = self.runtime.lock_existing(self.facts.job, LOCK)?.ok_or_else(|| self.over())?;
+        let record = self.of_this_run(locked.read_record()?)?;
+        Ok((locked, record))
     }
 
-    /// Says beside an older access token why there is no newer one.
-    fn publish_failure(&self, place: &Place, identity: &Identity, failure: &Failure) {
-        let Some(old) = self.record.issued_for(identity) else { return };
-        let (facts, status) = (&self.record.facts, environment::status(old, Some(failure)));
-        let file = NewFile { name: STATUS_FILE, content: &status };
-        // It is a help to people; what it tells is in the log as well.
-        let _ = self.runtime.publish(place, facts.uid, facts.gid, &[file], self.lock);
+    /// The record as it is now.
+    fn record(&self) -> Result<JobRecord, Failure> {
+        self.of_this_run(self.runtime.peek_record(self.facts.job))
+    }
+
+    fn of_this_run(&self, text: Option<Vec<u8>>) -> Result<JobRecord, Failure> {
+        let record = text.as_deref().and_then(JobRecord::parse);
+        Ok(record.filter(|record| record.run == self.run).ok_or_else(|| self.over())?)
+    }
+
+    fn over(&self) -> FileError {
+        FileError::new(&self.runtime.path_of_job(self.facts.job), FileProblem::Over)
     }
 }
 
-/// The line in slurmd's log for each issuance.
+fn token_time(record: &JobRecord, identity: &Identity) -> Option<UnixSeconds> {
+    record.issued_for(identity).map(|issued| issued.token.issued_at)
+}
+
+pub(super) fn save(locked: &LockedJob<'_>, record: &JobRecord) -> Result<(), Failure> {
+    Ok(locked.write_record(record.to_text().expose())?)
+}
+
+/// Renders what is not yet published of all that holds what the record says was issued, and remembers that it is done.
+fn publish(locked: &LockedJob<'_>, record: &mut JobRecord) -> Result<(), Failure> {
+    let owner = record.owner();
+    for issued in record.issued.iter().filter(|issued| !is_whole_for(locked.runtime(), issued)) {
+        let mut files = vec![
+            NewFile { name: ACCESS_TOKEN_FILE, content: issued.token.secret().expose(), is_users: true },
+            NewFile { name: CREDENTIALS_FILE, content: &issued.credentials, is_users: true },
+        ];
+        if let Some(port) = &issued.port {
+            files.push(NewFile { name: HANDLE_FILE, content: port.handle.expose(), is_users: false });
+        }
+        let status = environment::status(issued, None);
+        if !issued.is_published {
+            files.push(NewFile { name: STATUS_FILE, content: &status, is_users: false });
+        }
+        locked.publish(&issued.place, owner, &files)?;
+    }
+    let renewed = |identity: &Identity| record.issued_for(identity).filter(|issued| !issued.is_published);
+    for (step, part) in locked.parts() {
+        let Ok(part) = serde_json::from_slice::<StepPart>(&part) else { continue };
+        let Some(issued) = renewed(&part.identity) else { continue };
+        let (content, _) = credentials::merge(&part.credentials, &part.hosts, issued.token.secret());
+        let file = NewFile { name: credentials::FILE, content: content.expose(), is_users: false };
+        locked.replace_in_step(&step, owner, &file)?;
+    }
+    if record.issued.iter().any(|issued| !issued.is_published) {
+        record.issued.iter_mut().for_each(|issued| issued.is_published = true);
+        save(locked, record)?;
+    }
+    Ok(())
+}
+
+/// Whether everything that a job has is what its record says. The users' own files are looked at, not read.
+fn is_whole(runtime: &RuntimeDirectory, record: &JobRecord) -> bool {
+    record.issued.iter().all(|issued| is_whole_for(runtime, issued))
+}
+
+fn is_whole_for(runtime: &RuntimeDirectory, issued: &Issued) -> bool {
+    let sizes =
+        [(ACCESS_TOKEN_FILE, issued.token.secret().expose().len()), (CREDENTIALS_FILE, issued.credentials.len())];
+    issued.is_published && runtime.have_sizes(&issued.place, &sizes)
+}
+
+/// The line in the log for each issuance.
 fn line(facts: &JobFacts, identity: &Identity, result: &Result<Issued, Failure>, duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
     let outcome = match result {
-        Ok(issued) => {
-            format!("outcome=issued duration={seconds:.3}s expiry={}", rfc3339(issued.expires_at))
-        }
+        Ok(issued) => format!("outcome=issued duration={seconds:.3}s expiry={}", rfc3339(issued.token.expires_at)),
         Err(failure) => format!("outcome=failed duration={seconds:.3}s expiry=none {failure}"),
     };
     let identity = identity.service_account().map_or("federated", |email| email.as_str());

@@ -1,8 +1,8 @@
 //! The life of a job on a node: what each hook does, and what a failure means.
 //!
 //! ```text
-//! prolog (root)         sweep leftovers; record the job's facts; if credentials are asked for or automatic,
-//!                       leave a worker behind that decides, exchanges and publishes the job's files
+//! prolog (root)         sweep leftovers; record the job's facts and options; if credentials are asked for or
+//!                       automatic, leave a worker behind that exchanges and publishes the job's files
 //! step start (root)     wait for the worker and take what it got, or do its work now; set the step's
 //!                       environment
 //! step as the user      tell the one line if something failed
@@ -16,161 +16,36 @@
 //! lives for milliseconds, whatever Google does.
 #![forbid(unsafe_code)]
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::exchange::credential_configuration::CredentialConfiguration;
-use crate::job::issuance::Issuance;
-use crate::job::processes::Processes;
-use crate::job::sweep;
+use crate::job::issuance::{Issuance, LEAST, LOCK, save};
+use crate::job::node::{Host, Log, Node, Outcome, StepDirectory};
+use crate::job::{places, sweep};
 use crate::plan::environment::{self, Change, Environment};
-use crate::plan::record::{Issued, JobRecord};
+use crate::plan::record::JobRecord;
 use crate::plan::report::Failure;
-use crate::policy::config::{Config, ConfigError, DEFAULT_RUNTIME_DIR};
+use crate::policy::config::{Config, ConfigError};
 use crate::policy::facts::JobFacts;
+use crate::policy::grant::Grant;
 use crate::policy::request::{Options, Request};
-use crate::policy::rules::Grant;
-use crate::words::names::{Identity, JobId, ServiceAccountEmail, StepId};
-use crate::words::time::UnixSeconds;
-use crate::world::fs::{Lock, RuntimeDirectory};
+use crate::policy::site::Site;
+use crate::words::names::{JobId, ServiceAccountEmail, StepId};
+use crate::world::fs::{LockedJob, RuntimeDirectory};
 
-/// How long the epilog waits for a process that works on the same job.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// srun gives up on a step that does not start within MessageTimeout and BatchStartTimeout (`step_launch.c`), 20
 /// seconds by default as is our budget: what is left of it tells the user why.
 const TO_TELL: Duration = Duration::from_secs(3);
-/// What a step that has waited for long still gets for an exchange of its own.
-const LEAST: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(50);
-
-/// What a hook has of Slurm.
-pub trait Host {
-    /// The options of the step or job, whether typed or inherited.
-    fn options(&self) -> Options;
-    /// Those that the job was submitted with.
-    fn inherited_options(&self) -> Options;
-    /// A variable of the job's environment. What is not UTF-8 counts as the user's own.
-    fn variable(&self, name: &str) -> Option<String>;
-    /// Changes the job's environment.
-    fn change(&self, change: &Change);
-    /// All of the job's environment.
-    fn environment(&self) -> Vec<(String, String)>;
-    /// A line for slurmd's log.
-    fn log(&self, line: &str);
-    /// Whether plugstack.conf names pyxis before this plugin.
-    fn pyxis_is_earlier(&self) -> bool;
-}
-
-/// Gets an access token for a grant.
-pub trait Exchanger {
-    /// Reads the subject token and exchanges it, within `budget`.
-    ///
-    /// # Errors
-    /// The failure, ready to be told.
-    fn exchange(&self, site: &Site, grant: &Grant, facts: &JobFacts, budget: Duration) -> Result<Issued, Failure>;
-    /// Seconds since 1970, UTC.
-    fn now(&self) -> UnixSeconds;
-    /// Time since some fixed point, for durations.
-    fn elapsed(&self) -> Duration;
-}
-
-/// The site configuration with the credential configuration that it names.
-#[derive(Debug)]
-pub struct Site {
-    /// The site configuration.
-    pub config: Config,
-    /// Google's.
-    pub configuration: CredentialConfiguration,
-}
-
-impl Site {
-    /// Reads both.
-    ///
-    /// # Errors
-    /// When one of them is refused.
-    pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let config = Config::load(path)?;
-        let configuration = config.load_credential_configuration()?;
-        Ok(Self { config, configuration })
-    }
-
-    /// The identity of a job that asks for no other.
-    pub fn default_identity(&self) -> Identity {
-        match &self.configuration.impersonation {
-            Some(impersonation) => Identity::ServiceAccount(impersonation.service_account.clone()),
-            None => Identity::Federated,
-        }
-    }
-}
-
-/// What became of a step's request.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Outcome {
-    /// The step has no credentials, and nobody asked for them.
-    #[default]
-    None,
-    /// It has them.
-    Issued {
-        /// The step's own directory, which goes with it.
-        directory: StepDirectory,
-        /// What does not concern the credentials themselves.
-        warning: Option<Failure>,
-    },
-    /// It has none, and that is a failure.
-    Failed {
-        /// What failed.
-        failure: Failure,
-        /// Whether the user asked, so that the step must not run.
-        explicit: bool,
-    },
-}
-
-impl Outcome {
-    /// The one line for the user, if there is something to tell.
-    pub fn line(&self) -> Option<String> {
-        match self {
-            Self::None | Self::Issued { warning: None, .. } => None,
-            Self::Issued { warning: Some(warning), .. } => Some(warning.to_string()),
-            Self::Failed { failure, explicit: true } => Some(failure.to_string()),
-            Self::Failed { failure, explicit: false } => Some(format!("{failure}; the job runs without credentials")),
-        }
-    }
-
-    /// Whether the step's tasks must end before the user's command runs.
-    pub fn ends_tasks(&self) -> bool {
-        matches!(self, Self::Failed { explicit: true, .. })
-    }
-}
-
-/// A directory of a step's own in its job's directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StepDirectory {
-    runtime_dir: PathBuf,
-    job: JobId,
-    name: String,
-}
-
-/// A node: where its configuration is, and what it works with.
-pub struct Node<'a> {
-    /// The site configuration's path.
-    pub config_path: &'a Path,
-    /// Gets access tokens.
-    pub exchanger: &'a dyn Exchanger,
-    /// The node's processes.
-    pub processes: &'a dyn Processes,
-}
 
 impl Node<'_> {
     /// The job's prolog.
     pub fn prolog(&self, host: &dyn Host, facts: JobFacts) {
         let job = facts.job;
-        // A step's --no-gcp-wif within `salloc --gcp-wif` shows here as both: the step itself decides then.
-        let request = host.options().request().unwrap_or(Request::Refused);
         match Site::load(self.config_path) {
             Err(ConfigError::Absent(_)) => {}
             Err(error) => host.log(&Failure::from(error).to_string()),
             Ok(site) => {
-                let result = self.begin(host, &site, facts, request);
+                let result = self.begin(host, &site, facts);
                 if let Err(failure) = result {
                     host.log(&format!("{failure} (job {job})"));
                 }
@@ -178,166 +53,229 @@ impl Node<'_> {
         }
     }
 
-    fn begin(&self, host: &dyn Host, site: &Site, facts: JobFacts, request: Request) -> Result<(), Failure> {
-        let runtime = RuntimeDirectory::open(&site.config.runtime_dir)?;
+    fn begin(&self, host: &dyn Host, site: &Site, facts: JobFacts) -> Result<(), Failure> {
+        let (job, options) = (facts.job, host.options());
+        let runtime = places::open(self.default_dir, &site.config.runtime_dir)?;
         let generation = self.processes.generation();
-        sweep::sweep(&runtime, facts.job, &generation, self.processes, self.exchanger.now());
-        let job = facts.job;
-        let lock = runtime.lock(job, patience(site))?;
-        runtime.remove_files(job)?;
-        let record = JobRecord::new(facts, generation);
-        runtime.write_record(job, &lock, record.to_text().expose())?;
-        if wants(site, &request) {
-            let mut issuance =
-                Issuance { node: self, host, site, runtime: &runtime, lock: &lock, record, budget: budget(site) };
-            // The lock goes with the worker: it ends when the last process that holds it does.
-            self.processes.detach(&mut || issuance.work(asked(&request)));
+        for other in places::all(self.default_dir, Some(&site.config.runtime_dir)) {
+            sweep::sweep(&other, job, &generation, self.processes, self.exchanger.now());
+            if other.path() != runtime.path() {
+                // An earlier run of this job, which began before the configuration was edited.
+                self.remove(host, &other, job);
+            }
         }
+        places::forget_gone(self.default_dir);
+        let record = JobRecord::new(facts, options.clone(), generation);
+        let locked = runtime.lock(job, LOCK)?;
+        runtime.remove_files(job)?;
+        save(&locked, &record)?;
+        drop(locked);
+        // A step's --no-gcp-wif within `salloc --gcp-wif` shows here as both: the step itself decides then.
+        let request = options.request().unwrap_or(Request::Refused);
+        if !wants(site, &request) {
+            return Ok(());
+        }
+        let issuance = Issuance { node: self, log: host, runtime: &runtime, facts: &record.facts, run: record.run };
+        // A denial is the step's to tell.
+        let Ok(grant) = Grant::decide(site, &record.facts, asked(&request)) else { return Ok(()) };
+        // The right to the exchange goes with the worker: it ends when the last process that has it does.
+        let _in_flight = issuance.in_flight(&grant, Duration::ZERO)?;
+        self.processes.detach(&mut || {
+            // Without a record of it the epilog could not end it.
+            if issuance.remember_worker().is_err() {
+                return;
+            }
+            if issuance.issue(site, &grant, budget(site)).is_ok_and(|issued| issued.port.is_some()) {
+                // From here it starts outside of the job's cgroup. If it cannot, the step says why.
+                let _ = self.processes.wake_agent(&site.config, runtime.path());
+            }
+        });
         Ok(())
     }
 
     /// The start of a step, as root, before its tasks are forked.
-    pub fn step(&self, host: &dyn Host, facts: JobFacts, step: StepId) -> Outcome {
+    pub fn step(&self, host: &dyn Host, facts: &JobFacts, step: StepId) -> Outcome {
         if step == StepId::EXTERN {
             return Outcome::None;
         }
-        let explicit = host.options() != Options::default();
-        let changes =
-            |environment: &Environment| environment::changes(environment, explicit, &|name| host.variable(name));
-        let (outcome, environment) = match Request::of_step(&host.options(), &host.inherited_options()) {
-            Err(error) => (Outcome::Failed { failure: error.into(), explicit: true }, Environment::new()),
-            Ok(request) => self.step_request(host, facts, step, &request, &changes),
+        let (outcome, changes) = match self.step_outcome(host, facts, step) {
+            Ok((directory, warning, changes)) => (Outcome::Issued { directory, warning }, changes),
+            Err(outcome) => (outcome, plan(host, &Environment::new(), false)),
         };
-        for change in changes(&environment) {
+        for change in changes {
             host.change(&change);
         }
         outcome
     }
 
-    fn step_request(
-        &self,
-        host: &dyn Host,
-        facts: JobFacts,
-        step: StepId,
-        request: &Request,
-        changes: &dyn Fn(&Environment) -> Vec<Change>,
-    ) -> (Outcome, Environment) {
-        let nothing = (Outcome::None, Environment::new());
-        if *request == Request::Refused {
-            return nothing;
+    fn step_outcome(&self, host: &dyn Host, facts: &JobFacts, step: StepId) -> Result<Given, Outcome> {
+        let site = Site::load(self.config_path);
+        let configured = site.as_ref().ok().map(|site| site.config.runtime_dir.as_path());
+        let runtime = places::of_job(self.default_dir, configured, facts.job);
+        let submitted = runtime.as_ref().and_then(|runtime| self.submitted(host, runtime, facts));
+        let request = Request::of_step(&host.options(), &host.inherited_options(), submitted.as_ref())
+            .map_err(|error| Outcome::Failed { failure: error.into(), explicit: true })?;
+        if request == Request::Refused {
+            return Err(Outcome::None);
         }
         let explicit = request.is_explicit();
-        let result = match Site::load(self.config_path) {
+        let failed = |failure| Outcome::Failed { failure, explicit };
+        let site = match site {
+            Ok(site) => site,
             Err(error) => {
                 let absent = matches!(error, ConfigError::Absent(_));
-                let told = explicit || (!absent && Config::refused_but_auto(self.config_path));
-                if !told {
-                    return nothing;
-                }
-                Err(Failure::from(error))
+                let is_told = explicit || (!absent && Config::refused_but_auto(self.config_path));
+                return Err(if is_told { failed(error.into()) } else { Outcome::None });
             }
-            Ok(site) if wants(&site, request) => self.step_credentials(host, &site, facts, step, request, changes),
-            Ok(_) => return nothing,
         };
-        result.unwrap_or_else(|failure| (Outcome::Failed { failure, explicit }, Environment::new()))
+        if !wants(&site, &request) {
+            return Err(Outcome::None);
+        }
+        let runtime = match runtime {
+            Some(runtime) => runtime,
+            None => places::open(self.default_dir, &site.config.runtime_dir).map_err(|error| failed(error.into()))?,
+        };
+        self.step_credentials(host, &site, &runtime, facts, step, &request).map_err(failed)
+    }
+
+    /// The options that a job was submitted with, if its prolog saw them. Where the prolog came with the first step, it
+    /// saw that step's options: the step that has just these takes its own out.
+    fn submitted(&self, host: &dyn Host, runtime: &RuntimeDirectory, facts: &JobFacts) -> Option<Options> {
+        let parse =
+            |text: Option<Vec<u8>>| JobRecord::parse(&text?).filter(|record: &JobRecord| record.facts.uid == facts.uid);
+        let record = parse(runtime.peek_record(facts.job))?;
+        if record.options_are_jobs || record.options == Options::default() {
+            return Some(record.options);
+        }
+        let all = host.options();
+        let own = Options::own(&all, &host.inherited_options());
+        if record.options != all {
+            // Another step's or the job's, who knows. A step that says something itself needs not know.
+            return (own == Options::default()).then_some(record.options);
+        }
+        let locked = runtime.lock_existing(facts.job, LOCK).ok()??;
+        let mut record = parse(locked.read_record().ok()?)?;
+        if !record.options_are_jobs {
+            record.options = record.options.without(&own);
+            record.options_are_jobs = true;
+            // Where it cannot be written, the next step like this one does it.
+            let _ = save(&locked, &record);
+        }
+        Some(record.options)
     }
 
     fn step_credentials(
         &self,
         host: &dyn Host,
         site: &Site,
-        facts: JobFacts,
+        runtime: &RuntimeDirectory,
+        facts: &JobFacts,
         step: StepId,
         request: &Request,
-        changes: &dyn Fn(&Environment) -> Vec<Change>,
-    ) -> Result<(Outcome, Environment), Failure> {
-        let job = facts.job;
-        let runtime = RuntimeDirectory::open(&site.config.runtime_dir)?;
-        let begun = self.exchanger.elapsed();
-        let lock = runtime.lock(job, patience(site))?;
-        let waited = self.exchanger.elapsed().saturating_sub(begun);
-        let budget = budget(site).saturating_sub(waited).max(LEAST);
-        let record = match runtime.read_record(job, &lock)?.as_deref().and_then(JobRecord::parse) {
-            Some(record) if (record.facts.uid, record.facts.job) == (facts.uid, job) => record,
-            _ => JobRecord::new(facts.clone(), self.processes.generation()),
-        };
-        let mut issuance = Issuance { node: self, host, site, runtime: &runtime, lock: &lock, record, budget };
-        let (issued, place) = issuance.obtain(asked(request))?;
-        let issued = issuance.serve(issued, &place)?;
-        let name = format!("enroot-{step}");
-        let enroot = runtime.path_of_tree(job, &name);
-        let mut environment = environment::environment(&site.config, &issued, &runtime.path_of(&place), &enroot);
-        let mut warning = issuance.order_of_plugins();
-        if let Err(failure) = issuance.prepare_containers(&facts, &name, &issued, &changes(&environment)) {
-            host.log(&format!("{failure} (job {job})"));
-            environment = environment::without_enroot(environment);
+    ) -> Result<Given, Failure> {
+        let record = self.record_of_step(runtime, facts)?;
+        let issuance = Issuance { node: self, log: host, runtime, facts: &record.facts, run: record.run };
+        let grant = record.grant_for(site, asked(request))?;
+        let issued = issuance.obtain(site, &grant, budget(site))?;
+        let issued = issuance.serve(site, issued)?;
+        let step = step.to_string();
+        let enroot = runtime.path_of_step(facts.job, &step);
+        let wanted = environment::environment(&site.config, &issued, &runtime.path_of(&issued.place), &enroot);
+        let mut changes = plan(host, &wanted, request.is_explicit());
+        let mut warning = host.pyxis_is_earlier().then(|| issuance.tell_order()).flatten();
+        if let Err(failure) = issuance.prepare_containers(host, site, facts, &step, &issued, &changes) {
+            host.log(&format!("{failure} (job {})", facts.job));
+            changes = plan(host, &environment::without_enroot(wanted), request.is_explicit());
             warning = Some(failure);
         }
-        let directory = StepDirectory { runtime_dir: site.config.runtime_dir.clone(), job, name };
-        Ok((Outcome::Issued { directory, warning }, environment))
+        let directory = StepDirectory { runtime_dir: runtime.path().to_owned(), job: facts.job, step };
+        Ok((directory, warning, changes))
+    }
+
+    /// The job's record. Where no prolog has left one, the step makes it.
+    fn record_of_step(&self, runtime: &RuntimeDirectory, facts: &JobFacts) -> Result<JobRecord, Failure> {
+        let is_this = |record: &JobRecord| (record.facts.uid, record.facts.job) == (facts.uid, facts.job);
+        let known = |text: Option<Vec<u8>>| JobRecord::parse(&text?).filter(is_this);
+        if let Some(record) = known(runtime.peek_record(facts.job)) {
+            return Ok(record);
+        }
+        let locked = runtime.lock(facts.job, LOCK)?;
+        if let Some(record) = known(locked.read_record()?) {
+            return Ok(record);
+        }
+        let record = JobRecord::new(facts.clone(), Options::default(), self.processes.generation());
+        save(&locked, &record)?;
+        Ok(record)
     }
 
     /// The end of a step, as root: its own directory goes.
-    pub fn step_exit(&self, host: &dyn Host, directory: &StepDirectory) {
-        let StepDirectory { runtime_dir, job, name } = directory;
-        let result = RuntimeDirectory::open(runtime_dir).and_then(|runtime| runtime.remove_tree(*job, name));
-        if let Err(error) = result {
-            host.log(&format!("{} (job {job}, {name})", Failure::from(error)));
+    pub fn step_exit(&self, log: &dyn Log, directory: &StepDirectory) {
+        let StepDirectory { runtime_dir, job, step } = directory;
+        let Some(runtime) = RuntimeDirectory::existing(runtime_dir) else { return };
+        if let Err(error) = runtime.remove_step(*job, step) {
+            log.log(&format!("{} (job {job}, step {step})", Failure::from(error)));
         }
     }
 
     /// The end of the job's extern step. Under PrologFlags=RunInJob Slurm runs neither the prolog nor the epilog of a
     /// SPANK plugin (`spank.c`: only slurmd itself looks for them), and this step ends after all others.
-    pub fn extern_exit(&self, host: &dyn Host, job: JobId) {
+    pub fn extern_exit(&self, log: &dyn Log, job: JobId) {
         let Ok(config) = Config::load(self.config_path) else { return };
-        let Ok(runtime) = RuntimeDirectory::open(&config.runtime_dir) else { return };
+        let Some(runtime) = places::of_job(self.default_dir, Some(&config.runtime_dir), job) else { return };
         let record = runtime.peek_record(job).as_deref().and_then(JobRecord::parse);
         // What the prolog knows of a job only the prolog can have written: then the epilog will come, too.
         if record.is_some_and(|record| record.facts.placement.is_none()) {
-            self.epilog(host, job);
+            self.remove(log, &runtime, job);
         }
     }
 
-    /// The job's epilog: nothing of the job stays. It works without a configuration, too.
-    pub fn epilog(&self, host: &dyn Host, job: JobId) {
-        let runtime_dir = match Config::load(self.config_path) {
-            Ok(config) => config.runtime_dir,
-            Err(_) => PathBuf::from(DEFAULT_RUNTIME_DIR),
-        };
-        if !runtime_dir.exists() {
-            return;
-        }
-        let result = RuntimeDirectory::open(&runtime_dir).and_then(|runtime| {
-            let _lock = self.last_lock(&runtime, job);
-            let record = runtime.peek_record(job).as_deref().and_then(JobRecord::parse);
-            let files = runtime.remove_files(job);
-            let result = runtime.remove_record(job).and(files);
-            if record.is_some_and(|record| record.issued.iter().any(|issued| issued.endpoint.is_some())) {
-                // The handle dies with the job, not a moment later.
-                self.processes.tell_agent(&runtime_dir);
-            }
-            result
-        });
-        if let Err(error) = result {
-            host.log(&format!("{} (job {job}, epilog)", Failure::from(error)));
+    /// The job's epilog: nothing of the job stays, wherever it is. It works without a configuration, too.
+    pub fn epilog(&self, log: &dyn Log, job: JobId) {
+        let config = Config::load(self.config_path).ok();
+        let configured = config.as_ref().map(|config| config.runtime_dir.as_path());
+        for runtime in places::all(self.default_dir, configured) {
+            self.remove(log, &runtime, job);
         }
     }
 
-    /// The job's lock for the epilog, which ends the worker of a job that was over before it. Something that
-    /// hangs must not keep the epilog from removing secrets, so it goes on without the lock after a while.
-    fn last_lock(&self, runtime: &RuntimeDirectory, job: JobId) -> Option<Lock> {
-        let mut tries = 0..PATIENCE.as_millis() / PAUSE.as_millis();
+    /// Removes a job from a runtime directory.
+    fn remove(&self, log: &dyn Log, runtime: &RuntimeDirectory, job: JobId) {
+        let _locked = self.last_lock(runtime, job);
+        let record = runtime.peek_record(job).as_deref().and_then(JobRecord::parse);
+        let files = runtime.remove_files(job);
+        let removed = runtime.remove_record(job).and(files);
+        if record.is_some_and(|record| record.issued.iter().any(|issued| issued.port.is_some())) {
+            // The handle dies with the job, not a moment later.
+            self.processes.tell_agent(runtime.path());
+        }
+        if let Err(error) = removed {
+            log.log(&format!("{} (job {job}, epilog)", Failure::from(error)));
+        }
+    }
+
+    /// The job's lock for the last time. A worker that still runs is ended. Nobody has the lock for long; a process that
+    /// was stopped with it must not keep the epilog from removing secrets, so it goes on without after a while, and
+    /// whoever has the lock then finds that it is worth nothing.
+    fn last_lock<'a>(&self, runtime: &'a RuntimeDirectory, job: JobId) -> Option<LockedJob<'a>> {
+        let mut tries = 0..LOCK.as_millis() / PAUSE.as_millis();
         loop {
-            if let Ok(lock) = runtime.lock(job, PAUSE) {
-                return Some(lock);
-            }
             let record = runtime.peek_record(job).as_deref().and_then(JobRecord::parse);
             if let Some(worker) = record.and_then(|record| record.worker) {
                 self.processes.end(worker);
             }
-            tries.next()?;
+            match runtime.lock_existing(job, PAUSE) {
+                Ok(locked) => return locked,
+                Err(_) => tries.next()?,
+            };
         }
     }
+}
+
+/// What a step is given: its directory, what else is to be told, and the changes of its environment.
+type Given = (StepDirectory, Option<Failure>, Vec<Change>);
+
+fn plan(host: &dyn Host, wanted: &Environment, explicit: bool) -> Vec<Change> {
+    environment::changes(wanted, explicit, &|name| host.variable(name))
 }
 
 /// What srun, sbatch and salloc do before they submit: refuse options that cannot be honoured, and say which
@@ -350,7 +288,7 @@ pub fn submission(
     inherited: &Options,
     variable: &dyn Fn(&str) -> Option<String>,
 ) -> Result<(Request, Vec<Change>), Failure> {
-    let request = Request::of_step(all, inherited)?;
+    let request = Request::of_step(all, inherited, None)?;
     Ok((request, environment::changes(&Environment::new(), false, variable)))
 }
 
@@ -368,12 +306,7 @@ fn wants(site: &Site, request: &Request) -> bool {
 /// What an exchange may take of the site's budget.
 fn budget(site: &Site) -> Duration {
     let timeout = site.config.timeout();
-    timeout.saturating_sub(TO_TELL.min(timeout / 4))
-}
-
-/// How long a step waits for another process that works on the same job.
-fn patience(site: &Site) -> Duration {
-    budget(site) + LEAST
+    timeout.saturating_sub(TO_TELL.min(timeout / 4)).max(LEAST)
 }
 
 #[cfg(test)]

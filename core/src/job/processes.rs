@@ -2,14 +2,13 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
 
-use crate::job::wake;
-use crate::plan::record::{Endpoint, Generation, ProcessId};
+use crate::job::{ports, wake};
+use crate::plan::record::{Generation, Port, ProcessId};
 use crate::plan::report::Failure;
 use crate::policy::config::Config;
 use crate::policy::facts::JobFacts;
@@ -31,16 +30,17 @@ pub trait Processes {
     fn end(&self, process: ProcessId);
     /// Runs work in a process that outlives the hook.
     fn detach(&self, work: &mut dyn FnMut());
-    /// A new endpoint for the agent to serve, at none of the ports that are taken.
+    /// A new port for the agent to serve, none of those that are taken.
     ///
     /// # Errors
     /// When there is no free port or no randomness.
-    fn endpoint(&self, taken: &BTreeSet<u16>) -> Result<Endpoint, Failure>;
-    /// Tells the agent to look at the records again; starts it where it does not run. Returns the ports that it serves.
+    fn new_port(&self, taken: &BTreeSet<u16>) -> Result<Port, Failure>;
+    /// Tells the agent of a runtime directory to look at the records again; starts it where it does not run. Returns the
+    /// ports that it serves.
     ///
     /// # Errors
     /// When it does not answer.
-    fn wake_agent(&self, config: &Config) -> Result<BTreeSet<u16>, Failure>;
+    fn wake_agent(&self, config: &Config, runtime_dir: &Path) -> Result<BTreeSet<u16>, Failure>;
     /// Tells the agent, if it runs, to look at the records again.
     fn tell_agent(&self, runtime_dir: &Path);
     /// Runs work in a process that has become the job's user, and brings what it returns.
@@ -82,7 +82,8 @@ impl Proc {
         self.start(process.pid) == Some(process.start)
     }
 
-    fn process(&self, pid: u32) -> ProcessId {
+    /// A process as it is now.
+    pub fn process(&self, pid: u32) -> ProcessId {
         ProcessId { pid, start: self.start(pid).unwrap_or(0) }
     }
 }
@@ -98,8 +99,8 @@ impl Processes for Proc {
         entries
             .filter_map(Result::ok)
             .filter(|entry| entry.file_name().as_encoded_bytes().first().is_some_and(u8::is_ascii_digit))
-            // A user can give his process any name, but not root's ownership.
-            .filter(|entry| entry.metadata().is_ok_and(|metadata| metadata.uid() == 0))
+            // A user can give a process any name, and by a program that is setuid also root's ownership.
+            .filter(|entry| real_uid(&entry.path()) == Some(0))
             .filter_map(|entry| stepd_job(&std::fs::read(entry.path().join("cmdline")).ok()?))
             .collect()
     }
@@ -120,12 +121,12 @@ impl Processes for Proc {
         let _ = sys::detach(work);
     }
 
-    fn endpoint(&self, taken: &BTreeSet<u16>) -> Result<Endpoint, Failure> {
-        wake::new_endpoint(taken)
+    fn new_port(&self, taken: &BTreeSet<u16>) -> Result<Port, Failure> {
+        ports::new_port(taken)
     }
 
-    fn wake_agent(&self, config: &Config) -> Result<BTreeSet<u16>, Failure> {
-        wake::wake(config, &self.config_path)
+    fn wake_agent(&self, config: &Config, runtime_dir: &Path) -> Result<BTreeSet<u16>, Failure> {
+        wake::wake(&config.command, &self.config_path, runtime_dir)
     }
 
     fn tell_agent(&self, runtime_dir: &Path) {
@@ -139,18 +140,21 @@ impl Processes for Proc {
         work: &mut dyn FnMut() -> Vec<u8>,
     ) -> Result<(), Failure> {
         let groups: Vec<u32> = facts.groups.iter().map(|group| group.id).collect();
-        let result = sys::in_child(USERS_TIME, || match sys::become_user(facts.uid, facts.gid, &groups) {
-            Ok(()) => work(),
-            Err(_) => Vec::new(),
-        });
+        let result = sys::in_child_of_user(USERS_TIME, (facts.uid, facts.gid, &groups), work);
         *answer = result.map_err(|error| match error {
-            ChildError::Timeout => {
-                Failure::of_enroot("the user's enroot configuration cannot be read in time, does his home hang?")
-            }
+            ChildError::Timeout => Failure::of_enroot(
+                "the user's enroot configuration cannot be read in time; is the home file system responding?",
+            ),
             _ => Failure::of_enroot("the user's enroot configuration cannot be read"),
         })?;
         Ok(())
     }
+}
+
+/// The real user of a process, proc_pid_status(5).
+fn real_uid(process: &Path) -> Option<u32> {
+    let status = std::fs::read_to_string(process.join("status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok())
 }
 
 /// The job of a slurmstepd, which calls itself `slurmstepd: [JOB.STEP]` (`slurmstepd.c`, setproctitle).

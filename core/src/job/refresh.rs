@@ -1,65 +1,74 @@
-//! New tokens at half of the old one's life.
+//! The same credentials again, before they end: what was granted is repeated, never decided anew.
 #![forbid(unsafe_code)]
 
+use std::path::Path;
 use std::time::Duration;
 
 use crate::job::issuance::Issuance;
-use crate::job::lifecycle::{Host, Node, Site};
-use crate::plan::record::JobRecord;
+use crate::job::node::{Log, Node};
+use crate::plan::record::{JobRecord, RunId};
 use crate::plan::report::Failure;
+use crate::policy::site::Site;
 use crate::words::names::{Identity, JobId};
 use crate::words::time::UnixSeconds;
-use crate::world::fs::RuntimeDirectory;
+use crate::world::fs::{FileProblem, RuntimeDirectory};
 
-/// How long a refresh waits for a step or the epilog that works on the same job.
-const LOCK: Duration = Duration::from_secs(5);
-
-/// When a token is due: at half of its life, up to a tenth earlier by `jitter`, so that the jobs of a thousand nodes
-/// that began together do not come back together. Of a life of more than twelve minutes that leaves more than six.
-pub fn due(issued_at: UnixSeconds, expires_at: UnixSeconds, jitter: f64) -> UnixSeconds {
-    let life = expires_at.saturating_sub(issued_at);
-    let earlier = (life as f64 * 0.1 * jitter) as UnixSeconds;
-    issued_at.saturating_add(life / 2).saturating_sub(earlier)
+/// What is to be refreshed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Due {
+    /// The job.
+    pub job: JobId,
+    /// Its run.
+    pub run: RunId,
+    /// The identity.
+    pub identity: Identity,
+    /// When the token came that is due.
+    pub issued_at: UnixSeconds,
 }
 
-/// Renews what was issued to one identity of a job. A token that somebody else renewed meanwhile is left alone.
+/// How a refresh ended that met no failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refreshed {
+    /// There is a new token.
+    Done,
+    /// The job is over, or somebody else has got a new token for it.
+    NotDue,
+    /// Somebody else is getting one at this moment.
+    Busy,
+}
+
+/// Gets a new token for one identity of a job, in the runtime directory where the job is.
 ///
 /// # Errors
-/// The failure, which is in the job's status file as well.
-pub fn refresh(
-    node: &Node<'_>,
-    host: &dyn Host,
-    job: JobId,
-    identity: &Identity,
-    issued_at: UnixSeconds,
-) -> Result<(), Failure> {
-    let site = Site::load(node.config_path)?;
-    let runtime = RuntimeDirectory::open(&site.config.runtime_dir)?;
-    let lock = runtime.lock(job, LOCK)?;
-    let Some(record) = runtime.read_record(job, &lock)?.as_deref().and_then(JobRecord::parse) else {
-        // The job is over, and taking its lock has made its directory again.
-        runtime.remove_record(job)?;
-        return Ok(());
-    };
-    if record.issued_for(identity).is_none_or(|issued| issued.issued_at != issued_at) {
-        return Ok(());
+/// The failure, which is in the job's status file and in the log as well.
+pub fn refresh(node: &Node<'_>, log: &dyn Log, runtime_dir: &Path, due: &Due) -> Result<Refreshed, Failure> {
+    let Some(runtime) = RuntimeDirectory::existing(runtime_dir) else { return Ok(Refreshed::NotDue) };
+    let record = runtime.peek_record(due.job).as_deref().and_then(JobRecord::parse);
+    let Some(record) = record.filter(|record| record.run == due.run) else { return Ok(Refreshed::NotDue) };
+    let Some(issued) = record.issued_for(&due.identity) else { return Ok(Refreshed::NotDue) };
+    if issued.token.issued_at != due.issued_at {
+        return Ok(Refreshed::NotDue);
     }
-    let budget = site.config.timeout();
-    let mut issuance = Issuance { node, host, site: &site, runtime: &runtime, lock: &lock, record, budget };
-    issuance.renew(identity).map(drop)
+    let issuance = Issuance { node, log, runtime: &runtime, facts: &record.facts, run: record.run };
+    // A step that comes meanwhile does not wait for this one: Google may hang, and the step has its own try. So the
+    // right to the exchange is only looked at.
+    match issuance.in_flight(&issued.grant, Duration::ZERO) {
+        Err(error) if error.problem == FileProblem::Locked => return Ok(Refreshed::Busy),
+        _ => {}
+    }
+    let exchange = || {
+        let site = Site::load(node.config_path)?;
+        issued.grant.still_holds(&site, &record.facts)?;
+        node.exchanger.exchange(&site, &issued.grant, &record.facts, site.config.timeout())
+    };
+    issuance.issue_by(&issued.grant, None, exchange).map(|_| Refreshed::Done)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_token_is_due_at_half_of_its_life_and_never_later_than_six_minutes_before_its_end() {
-        assert_eq!(due(0, 3600, 0.0), 1800);
-        assert_eq!(due(0, 3600, 1.0), 1440);
-        assert_eq!(due(0, 800, 0.0), 400);
-        assert_eq!(due(0, 722, 0.0), 361);
-        assert_eq!(due(100, 110, 0.0), 105);
-        assert_eq!(due(0, 43_200, 0.5), 19_440);
-    }
+/// Publishes again what of a job is not whole: a hook or an agent was killed, the disk was full, or the user changed a
+/// file of his own. Somebody who works on the job at this moment is not waited for.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn heal(node: &Node<'_>, log: &dyn Log, runtime: &RuntimeDirectory, record: &JobRecord) -> Result<(), Failure> {
+    Issuance { node, log, runtime, facts: &record.facts, run: record.run }.heal_if_idle(record)
 }

@@ -28,15 +28,15 @@ pub fn sweep(
     let living = processes.living();
     for job in jobs.into_iter().filter(|job| *job != current && !living.contains(job)) {
         // A job that another process works on is alive. A failure here is the next sweep's to mend.
-        let Ok(lock) = runtime.lock(job, Duration::ZERO) else { continue };
-        let record = runtime.read_record(job, &lock).ok().flatten().as_deref().and_then(JobRecord::parse);
+        let Ok(locked) = runtime.lock(job, Duration::ZERO) else { continue };
+        let record = locked.read_record().ok().flatten().as_deref().and_then(JobRecord::parse);
         match record {
             Some(record) if record.started_by == *generation && !record.is_spent(now) => {}
             Some(record) if record.started_by.boot == generation.boot => {
                 let _ = runtime.remove_files(job);
                 if !record.issued.is_empty() {
-                    let kept = JobRecord::new(record.facts, record.started_by);
-                    let _ = runtime.write_record(job, &lock, kept.to_text().expose());
+                    let kept = JobRecord::new(record.facts, record.options, record.started_by);
+                    let _ = locked.write_record(kept.to_text().expose());
                 }
             }
             _ => {

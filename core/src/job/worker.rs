@@ -9,13 +9,13 @@ use zeroize::Zeroizing;
 use crate::exchange::credential_configuration::CredentialConfiguration;
 use crate::exchange::run;
 use crate::exchange::subject_token::{Claims, SubjectToken};
-use crate::exchange::{AccessToken, Exchange};
-use crate::job::lifecycle::{Exchanger, Site};
-use crate::plan::record::Issued;
+use crate::exchange::{AccessToken, Exchange, Wanted};
+use crate::job::node::{Exchanged, Exchanger};
 use crate::plan::report::Failure;
 use crate::policy::facts::JobFacts;
-use crate::policy::rules::Grant;
-use crate::words::names::Identity;
+use crate::policy::grant::Grant;
+use crate::policy::site::Site;
+use crate::tokens::Token;
 use crate::words::secret::Secret;
 use crate::words::time::UnixSeconds;
 use crate::world::clock::{Clock, SystemClock};
@@ -35,22 +35,22 @@ pub struct Worker;
 /// What the child tells its parent over the pipe between them.
 #[derive(Serialize, Deserialize)]
 enum Answer {
-    Issued(Issued),
+    Exchanged { name: String, token: Token },
     Failed(Failure),
 }
 
 impl Exchanger for Worker {
-    fn exchange(&self, site: &Site, grant: &Grant, facts: &JobFacts, budget: Duration) -> Result<Issued, Failure> {
+    fn exchange(&self, site: &Site, grant: &Grant, facts: &JobFacts, budget: Duration) -> Result<Exchanged, Failure> {
         let answer = sys::in_child(budget + GRACE, || {
             let answer = match exchange(site, grant, facts, budget) {
-                Ok(issued) => Answer::Issued(issued),
+                Ok(Exchanged { name, token }) => Answer::Exchanged { name, token },
                 Err(failure) => Answer::Failed(failure),
             };
             serde_json::to_vec(&answer).unwrap_or_default()
         })?;
         let answer = Zeroizing::new(answer);
         match serde_json::from_slice(&answer) {
-            Ok(Answer::Issued(issued)) => Ok(issued),
+            Ok(Answer::Exchanged { name, token }) => Ok(Exchanged { name, token }),
             Ok(Answer::Failed(failure)) => Err(failure),
             Err(_) => Err(sys::ChildError::Died("its answer is cut off".to_owned()).into()),
         }
@@ -65,19 +65,31 @@ impl Exchanger for Worker {
     }
 }
 
-/// An OpenID token of a service account, got in a child process as well.
+/// Exchanges in this process, in the thread that asks. For the agent, which has threads and forks nothing.
+#[derive(Debug, Default)]
+pub struct Direct;
+
+impl Exchanger for Direct {
+    fn exchange(&self, site: &Site, grant: &Grant, facts: &JobFacts, budget: Duration) -> Result<Exchanged, Failure> {
+        exchange(site, grant, facts, budget)
+    }
+
+    fn now(&self) -> UnixSeconds {
+        SystemClock.now()
+    }
+
+    fn elapsed(&self) -> Duration {
+        SystemClock.elapsed()
+    }
+}
+
+/// An OpenID token of a service account, in the thread that asks.
 ///
 /// # Errors
-/// The failure, ready to be told.
-pub fn id_token(site: &Site, identity: &Identity, facts: &JobFacts, audience: &str) -> Result<Secret, Failure> {
-    let answer = sys::in_child(site.config.timeout() + GRACE, || {
-        let token = over_network(site, identity, facts, site.config.timeout(), Some(audience));
-        serde_json::to_vec(&token.map(|(token, _)| token.token.expose().to_owned())).unwrap_or_default()
-    })?;
-    let answer = Zeroizing::new(answer);
-    let token: Result<String, Failure> =
-        serde_json::from_slice(&answer).map_err(|_| sys::ChildError::Died("its answer is cut off".to_owned()))?;
-    token.map(Secret::new)
+/// The failure, ready to be told; the denial, where the rules would not grant the identity any more.
+pub fn id_token(site: &Site, grant: &Grant, facts: &JobFacts, audience: &str) -> Result<Secret, Failure> {
+    grant.still_holds(site, facts)?;
+    over_network(site, grant, facts, site.config.timeout(), Some(audience)).map(|(token, _)| token.token)
 }
 
 /// Reads the subject token where the credential configuration says. It is read anew for each exchange: the kubelet
@@ -96,19 +108,18 @@ pub fn read_subject_token(configuration: &CredentialConfiguration) -> Result<Sub
 ///
 /// # Errors
 /// The failure, ready to be told.
-pub fn exchange(site: &Site, grant: &Grant, facts: &JobFacts, budget: Duration) -> Result<Issued, Failure> {
-    let identity = grant.identity();
-    let (token, claims) = over_network(site, identity, facts, budget, None)?;
-    let name = match identity.service_account() {
+fn exchange(site: &Site, grant: &Grant, facts: &JobFacts, budget: Duration) -> Result<Exchanged, Failure> {
+    let (token, claims) = over_network(site, grant, facts, budget, None)?;
+    let name = match grant.identity().service_account() {
         Some(email) => email.to_string(),
         None => claims.subject.unwrap_or_default(),
     };
-    Ok(Issued::new(identity.clone(), name, token, SystemClock.now()))
+    Ok(Exchanged { name, token: Token::new(token, SystemClock.now()) })
 }
 
 fn over_network(
     site: &Site,
-    identity: &Identity,
+    grant: &Grant,
     facts: &JobFacts,
     budget: Duration,
     id_token_for: Option<&str>,
@@ -117,7 +128,9 @@ fn over_network(
     let client = Client::new(site.config.ca_certificates.as_deref(), site.config.proxy.as_deref())?;
     let subject_token = read_subject_token(configuration)?;
     let reason = format!("slurm job {} of user {}", facts.job, facts.user_text());
-    let mut exchange = Exchange::new(configuration, &subject_token, identity, &site.config.scopes, reason);
+    let identity = grant.identity();
+    let wanted = Wanted { identity, scopes: grant.scopes(), lifetime: grant.lifetime() };
+    let mut exchange = Exchange::new(configuration, &subject_token, wanted, reason);
     if let Some(audience) = id_token_for {
         exchange = exchange.for_id_token(audience);
     }

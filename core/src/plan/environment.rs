@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::exchange::credential_configuration::{CredentialConfiguration, SubjectTokenFormat, TOKEN_TYPE_JWT};
-use crate::plan::record::{Endpoint, Issued};
+use crate::plan::record::{Issued, Port};
 use crate::plan::report::Failure;
 use crate::policy::config::{Adc, Config};
-use crate::words::names::{self, InvalidName};
+use crate::words::names::{Endpoint, Identity, InvalidName, clip};
 use crate::words::secret::Secret;
 use crate::words::time::rfc3339;
 
@@ -73,38 +73,57 @@ pub enum Change {
 pub fn environment(config: &Config, issued: &Issued, directory: &Path, enroot: &Path) -> Environment {
     let file = |name: &str| Secret::new(directory.join(name).to_string_lossy().into_owned());
     let mut environment = Environment::from([
-        ("GOOGLE_OAUTH_ACCESS_TOKEN", issued.token().clone()),
-        ("GOOGLE_OAUTH_ACCESS_TOKEN_EXPIRES_AT", Secret::new(rfc3339(issued.expires_at))),
+        ("GOOGLE_OAUTH_ACCESS_TOKEN", issued.token.secret().clone()),
+        ("GOOGLE_OAUTH_ACCESS_TOKEN_EXPIRES_AT", Secret::new(rfc3339(issued.token.expires_at))),
         ("GOOGLE_APPLICATION_CREDENTIALS", file(CREDENTIALS_FILE)),
         ("CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE", file(CREDENTIALS_FILE)),
         ("GCP_WIF_ACCESS_TOKEN_FILE", file(ACCESS_TOKEN_FILE)),
         ("GCP_WIF_SERVICE_ACCOUNT", Secret::new(issued.name.clone())),
         (ENROOT, Secret::new(enroot.to_string_lossy().into_owned())),
     ]);
-    if let Some(endpoint) = &issued.endpoint {
-        let address = Secret::new(format!("127.0.0.1:{}", endpoint.port));
+    if let Some(port) = &issued.port {
+        let address = Secret::new(format!("127.0.0.1:{}", port.number));
         environment.extend(METADATA.map(|name| (name, address.clone())));
     }
-    if config.adc == Adc::Metadata {
+    // Without a port there is no metadata endpoint to be found instead.
+    if config.adc == Adc::Metadata && issued.port.is_some() {
         environment.remove("GOOGLE_APPLICATION_CREDENTIALS");
     }
-    if let Some(project) = &config.project {
+    if let Some(project) = &issued.metadata.project {
         environment.extend(PROJECT.map(|name| (name, Secret::new(project.clone()))));
     }
     environment
+}
+
+/// The text of a job's `credentials.json`, whose files are in `directory`. Where the agent serves it, it leads to the
+/// job's port.
+///
+/// # Errors
+/// What in the credential configuration makes no file for the job.
+pub fn credentials(
+    configuration: &CredentialConfiguration,
+    identity: &Identity,
+    port: Option<&Port>,
+    directory: &Path,
+) -> Result<String, String> {
+    let file = match port {
+        Some(port) => served(configuration, port, directory).map_err(|error| error.to_string())?.portable(None),
+        None => configuration.portable(identity.service_account()),
+    };
+    Ok(format!("{:#}\n", file?))
 }
 
 /// The credential configuration of a job that the agent serves: its own token endpoint, and its handle for a subject
 /// token. No impersonation: the endpoint hands out the access token itself.
 ///
 /// # Errors
-/// When the endpoint has no URL, which does not happen.
-pub fn served(
+/// When the port has no URL, which does not happen.
+fn served(
     configuration: &CredentialConfiguration,
-    endpoint: &Endpoint,
+    port: &Port,
     directory: &Path,
 ) -> Result<CredentialConfiguration, InvalidName> {
-    let url = |path: &str| names::Endpoint::parse(&format!("http://127.0.0.1:{}{path}", endpoint.port));
+    let url = |path: &str| Endpoint::parse(&format!("http://127.0.0.1:{}{path}", port.number));
     Ok(CredentialConfiguration {
         subject_token_type: TOKEN_TYPE_JWT.to_owned(),
         token_url: url("/v1/token")?,
@@ -123,7 +142,7 @@ pub fn status(issued: &Issued, failure: Option<&Failure>) -> String {
         None => ("fresh", String::new()),
         Some(failure) => ("failing", format!("failure={failure}\n")),
     };
-    let (identity, expiry) = (names::clip(&issued.name, LONGEST_NAME), rfc3339(issued.expires_at));
+    let (identity, expiry) = (clip(&issued.name, LONGEST_NAME), rfc3339(issued.token.expires_at));
     format!("state={state}\nidentity={identity}\nexpiry={expiry}\n{failure}")
 }
 

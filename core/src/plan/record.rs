@@ -5,30 +5,39 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::exchange::AccessToken;
 use crate::plan::report::Failure;
 use crate::policy::facts::JobFacts;
-use crate::words::names::Identity;
+use crate::policy::grant::Grant;
+use crate::policy::request::Options;
+use crate::policy::rules::Denial;
+use crate::policy::site::Site;
+use crate::tokens::Token;
+use crate::words::names::{Identity, RegistryHost, ServiceAccountEmail};
 use crate::words::secret::{Secret, exposed};
 use crate::words::time::UnixSeconds;
+use crate::world::fs::{Owner, Place};
 
 /// A failure is good for this many seconds: the step that follows the prolog, and five hundred steps at once, do
 /// not ask Google again for what it just refused.
 const FAILURE_HOLDS: UnixSeconds = 10;
-/// A token is handed to a step only with at least this many seconds of life, or half of its own.
-const MARGIN: UnixSeconds = 300;
-
 /// The record.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct JobRecord {
     /// What slurmd says of the job.
     pub facts: JobFacts,
+    /// Which run of the job on this node it is. A requeued job is another one, and what an earlier run still does is of
+    /// no use to it.
+    pub run: RunId,
+    /// The options that the job was submitted with, as its prolog saw them. Where Slurm runs the prolog only with the
+    /// first step (no `PrologFlags=Alloc`), that step's own are among them until it has taken them out.
+    pub options: Options,
+    /// Whether that is done.
+    pub options_are_jobs: bool,
     /// The slurmd and the boot that started it.
     pub started_by: Generation,
     /// What was issued to it. The first identity's files are in the job's directory itself.
     pub issued: Vec<Issued>,
     /// Ports of what is about to be issued.
-    #[serde(default)]
     pub reserved: Vec<u16>,
     /// The process that the prolog left to exchange, while it works.
     pub worker: Option<ProcessId>,
@@ -56,31 +65,94 @@ pub struct ProcessId {
     pub start: u64,
 }
 
+/// A run of a job on this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RunId(u64);
+
+impl RunId {
+    /// A new one.
+    pub fn new() -> Self {
+        let mut bytes = [0; 8];
+        // Without randomness all runs are alike, which is no reason to fail.
+        let _ = getrandom::getrandom(&mut bytes);
+        Self(u64::from_ne_bytes(bytes))
+    }
+}
+
+impl Default for RunId {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// Credentials of one identity, as issued.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Issued {
-    /// Whose they are.
-    pub identity: Identity,
+    /// What was granted, for as long as the job runs.
+    pub grant: Grant,
+    /// Where its files are.
+    pub place: Place,
     /// How the identity is named to the job: the email, or the federated principal's subject.
     pub name: String,
-    #[serde(with = "exposed")]
-    token: Secret,
-    /// When the token came.
-    pub issued_at: UnixSeconds,
-    /// When it ends.
-    pub expires_at: UnixSeconds,
+    /// The access token.
+    pub token: Token,
     /// Where the agent serves it, under agent delivery.
-    pub endpoint: Option<Endpoint>,
+    pub port: Option<Port>,
+    /// The job's credential configuration, as it was when the identity was issued first.
+    pub credentials: String,
+    /// What the metadata endpoint tells of it.
+    pub metadata: Metadata,
+    /// Whether everything that the job has holds this token. Else somebody was killed or met a full disk, and it is
+    /// published again.
+    pub is_published: bool,
 }
 
-/// An endpoint of the agent's, for one identity of one job. It stays the same for as long as the job lives.
+/// A port of the agent's, for one identity of one job. It stays the same for as long as the job lives.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Endpoint {
-    /// Its port on 127.0.0.1.
-    pub port: u16,
+pub struct Port {
+    /// Its number on 127.0.0.1.
+    pub number: u16,
     /// What the job has in the place of a subject token.
     #[serde(with = "exposed")]
     pub handle: Secret,
+}
+
+/// What the metadata endpoint tells of an identity, besides tokens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metadata {
+    /// The identity's email. A federated principal has none; its pool's name stands in.
+    pub email: String,
+    /// The job's project.
+    pub project: Option<String>,
+    /// The number of the pool's project.
+    pub project_number: String,
+    /// Google's universe.
+    pub universe_domain: String,
+}
+
+impl Metadata {
+    /// What the site's configuration says of it.
+    pub fn new(site: &Site, identity: &Identity) -> Self {
+        let audience = &site.configuration.audience;
+        Self {
+            email: identity.service_account().map_or_else(|| audience.pool().to_owned(), ToString::to_string),
+            project: site.config.project.clone(),
+            project_number: audience.project_number().to_owned(),
+            universe_domain: site.configuration.universe_domain.clone(),
+        }
+    }
+}
+
+/// What of a step's enroot configuration is the user's: kept for root alone, and rendered anew with each token.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct StepPart {
+    /// Whose token goes into it.
+    pub identity: Identity,
+    /// The user's own `.credentials`.
+    #[serde(with = "exposed")]
+    pub credentials: Secret,
+    /// The registries that get the token.
+    pub hosts: Vec<RegistryHost>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -90,28 +162,20 @@ struct FailureAt {
 }
 
 impl Issued {
-    /// A token that came just now.
-    pub fn new(identity: Identity, name: String, token: AccessToken, now: UnixSeconds) -> Self {
-        Self { identity, name, token: token.token, issued_at: now, expires_at: token.expires_at, endpoint: None }
-    }
-
-    /// The access token.
-    pub fn token(&self) -> &Secret {
-        &self.token
-    }
-
-    /// Whether a step that starts now can use it.
-    pub fn is_fresh(&self, now: UnixSeconds) -> bool {
-        let lifetime = self.expires_at.saturating_sub(self.issued_at);
-        self.expires_at.saturating_sub(now) >= MARGIN.min(lifetime / 2).max(1)
+    /// Whose they are.
+    pub fn identity(&self) -> &Identity {
+        self.grant.identity()
     }
 }
 
 impl JobRecord {
     /// A new job's record.
-    pub fn new(facts: JobFacts, started_by: Generation) -> Self {
+    pub fn new(facts: JobFacts, options: Options, started_by: Generation) -> Self {
         Self {
             facts,
+            run: RunId::new(),
+            options,
+            options_are_jobs: false,
             started_by,
             issued: Vec::new(),
             reserved: Vec::new(),
@@ -133,25 +197,47 @@ impl JobRecord {
 
     /// What was issued for an identity.
     pub fn issued_for(&self, identity: &Identity) -> Option<&Issued> {
-        self.issued.iter().find(|issued| issued.identity == *identity)
+        self.issued.iter().find(|issued| issued.identity() == identity)
     }
 
-    /// Whether an identity's files are in the job's directory itself, now or once it is issued.
-    pub fn is_first(&self, identity: &Identity) -> bool {
-        self.issued.first().is_none_or(|first| first.identity == *identity)
+    /// Where the files of an identity go that is issued now: the first one's into the job's directory itself.
+    pub fn new_place(&self, identity: &Identity) -> Place {
+        let below = identity.service_account().filter(|_| !self.is_first(identity)).cloned();
+        Place { job: self.facts.job, below }
+    }
+
+    /// What a step of the job gets that asks like this: what the job was granted already, while that holds. A new
+    /// default of the site's is for new jobs.
+    ///
+    /// # Errors
+    /// The denial.
+    pub fn grant_for(&self, site: &Site, asked: Option<&ServiceAccountEmail>) -> Result<Grant, Denial> {
+        match self.issued.iter().map(|issued| &issued.grant).find(|grant| grant.asked() == asked) {
+            Some(grant) => grant.still_holds(site, &self.facts).map(|()| grant.clone()),
+            None => Grant::decide(site, &self.facts, asked),
+        }
+    }
+
+    /// The job's user, for files.
+    pub fn owner(&self) -> Owner {
+        Owner { uid: self.facts.uid, gid: self.facts.gid }
+    }
+
+    fn is_first(&self, identity: &Identity) -> bool {
+        self.issued.first().is_none_or(|first| first.identity() == identity)
     }
 
     /// The ports that are this job's.
     pub fn ports(&self) -> impl Iterator<Item = u16> {
-        let issued = self.issued.iter().filter_map(|issued| Some(issued.endpoint.as_ref()?.port));
+        let issued = self.issued.iter().filter_map(|issued| Some(issued.port.as_ref()?.number));
         issued.chain(self.reserved.iter().copied())
     }
 
     /// Remembers what was issued, in place of what was before.
     pub fn remember(&mut self, issued: Issued) {
         self.reserved.clear();
-        self.failures.remove(&issued.identity.to_string());
-        match self.issued.iter_mut().find(|old| old.identity == issued.identity) {
+        self.failures.remove(&issued.identity().to_string());
+        match self.issued.iter_mut().find(|old| old.identity() == issued.identity()) {
             Some(old) => *old = issued,
             None => self.issued.push(issued),
         }
@@ -170,47 +256,24 @@ impl JobRecord {
 
     /// Whether no token in it is alive.
     pub fn is_spent(&self, now: UnixSeconds) -> bool {
-        self.issued.iter().all(|issued| issued.expires_at <= now)
+        self.issued.iter().all(|issued| issued.token.expires_at <= now)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_token_is_fresh_until_five_minutes_or_half_its_life_are_left() {
-        let issued = |lifetime: UnixSeconds| {
-            let token = AccessToken { token: Secret::new("t".to_owned()), expires_at: 1000 + lifetime };
-            Issued::new(Identity::Federated, String::new(), token, 1000)
-        };
-        assert!(issued(3600).is_fresh(1000 + 3300));
-        assert!(!issued(3600).is_fresh(1000 + 3301));
-        assert!(issued(10).is_fresh(1005));
-        assert!(!issued(10).is_fresh(1006));
-        assert!(!issued(0).is_fresh(1000));
-    }
+    use crate::testing;
 
     #[test]
     fn a_record_survives_its_text() {
-        let facts = JobFacts {
-            job: crate::words::names::JobId(1),
-            uid: 2,
-            gid: 3,
-            user: None,
-            groups: Vec::new(),
-            placement: None,
-        };
-        let mut record =
-            JobRecord::new(facts, Generation { boot: "b".to_owned(), slurmd: ProcessId { pid: 1, start: 2 } });
-        let token = AccessToken { token: Secret::new("secret".to_owned()), expires_at: 9 };
-        record.remember(Issued::new(Identity::Federated, "subject".to_owned(), token, 5));
+        let mut record = testing::record();
+        record.remember(testing::issued("ya29.t", 9));
         let read = JobRecord::parse(record.to_text().expose().as_bytes()).unwrap();
-        assert_eq!(
-            read.issued_for(&Identity::Federated).map(|i| i.token().expose().to_owned()),
-            Some("secret".to_owned())
-        );
+        assert_eq!(read.run, record.run);
+        let issued = read.issued.first().unwrap();
+        assert_eq!((issued.token.secret().expose(), issued.token.expires_at), ("ya29.t", 9));
         assert!(JobRecord::parse(b"{").is_none());
-        assert!(!format!("{record:?}").contains("secret"));
+        assert!(!format!("{record:?}").contains("ya29"));
     }
 }

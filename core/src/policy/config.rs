@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::exchange::credential_configuration::CredentialConfiguration;
 use crate::words::json::from_json;
@@ -22,7 +22,7 @@ pub const DEFAULT_RUNTIME_DIR: &str = "/run/gcp-wif";
 const TIMEOUTS: std::ops::RangeInclusive<u64> = 1..=45;
 
 /// How the job's credentials stay fresh.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Delivery {
     /// The node agent refreshes them; the job never sees the subject token.

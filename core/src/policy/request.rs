@@ -3,10 +3,12 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::words::names::{InvalidName, ServiceAccountEmail};
 
 /// The options as given at one place: on the command line, or at the job's submission.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Options {
     /// `--gcp-wif`
     pub wanted: bool,
@@ -69,10 +71,16 @@ impl OptionError {
 impl Options {
     /// Those of `all` that were not inherited from the job's submission: what this step says itself.
     pub fn own(all: &Self, inherited: &Self) -> Self {
+        all.without(inherited)
+    }
+
+    /// These options without those.
+    #[must_use]
+    pub fn without(&self, other: &Self) -> Self {
         Self {
-            wanted: all.wanted && !inherited.wanted,
-            refused: all.refused && !inherited.refused,
-            service_account: all.service_account.clone().filter(|_| all.service_account != inherited.service_account),
+            wanted: self.wanted && !other.wanted,
+            refused: self.refused && !other.refused,
+            service_account: self.service_account.clone().filter(|_| self.service_account != other.service_account),
         }
     }
 
@@ -98,10 +106,16 @@ impl Request {
     /// The request of a step: its own options win over the ones that the job was submitted with.
     /// `--gcp-wif` on a step leaves the job's service account in force.
     ///
+    /// What the job was submitted with is in the step's environment (`inherited`), unless the step comes from elsewhere:
+    /// from another node, or with an empty environment. Then the prolog knows it (`submitted`).
+    ///
     /// # Errors
     /// As [`Options::request`].
-    pub fn of_step(all: &Options, inherited: &Options) -> Result<Self, OptionError> {
-        let jobs = inherited.request()?;
+    pub fn of_step(all: &Options, inherited: &Options, submitted: Option<&Options>) -> Result<Self, OptionError> {
+        let jobs = match (inherited.request()?, submitted.and_then(|options| options.request().ok())) {
+            (Self::Unstated, Some(submitted)) => submitted,
+            (jobs, _) => jobs,
+        };
         Ok(match (Options::own(all, inherited).request()?, jobs) {
             (Self::Unstated, jobs) => jobs,
             (Self::Wanted { service_account: None }, Self::Wanted { service_account }) => {
@@ -165,7 +179,7 @@ mod tests {
                 refused: inherited.refused || own.refused,
                 service_account: own.service_account.clone().or(inherited.service_account.clone()),
             };
-            assert_eq!(Request::of_step(&all, &inherited), Ok(expected), "job {job:?} step {step:?}");
+            assert_eq!(Request::of_step(&all, &inherited, None), Ok(expected), "job {job:?} step {step:?}");
         }
     }
 

@@ -7,24 +7,13 @@ use crate::policy::config::{Principal, Rule};
 use crate::policy::facts::JobFacts;
 use crate::words::names::{Identity, ServiceAccountEmail};
 
-/// The permission to have an identity. Nothing else starts an exchange.
-#[must_use]
+/// What the rules decide for a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Grant {
-    identity: Identity,
-    rule: Option<usize>,
-}
-
-impl Grant {
+pub struct Decision {
     /// The identity granted.
-    pub fn identity(&self) -> &Identity {
-        &self.identity
-    }
-
+    pub identity: Identity,
     /// The rule that granted it, counted from 1; none where the site has no rules.
-    pub fn rule(&self) -> Option<usize> {
-        self.rule
-    }
+    pub rule: Option<usize>,
 }
 
 /// Why a job may not have what it asked for.
@@ -42,7 +31,7 @@ pub enum Denial {
         /// The user, for the message.
         user: String,
         /// What was asked for.
-        service_account: ServiceAccountEmail,
+        identity: Identity,
         /// The rule that decided, counted from 1.
         rule: Option<usize>,
     },
@@ -56,11 +45,11 @@ impl fmt::Display for Denial {
             Self::NoRuleMatches { user, placement } => {
                 write!(f, "no rule gives user {user} {placement} a service account")
             }
-            Self::NotAllowed { user, service_account, rule: Some(rule) } => {
-                write!(f, "user {user} may not use {service_account} (rule {rule})")
+            Self::NotAllowed { user, identity, rule: Some(rule) } => {
+                write!(f, "user {user} may not use {identity} (rule {rule})")
             }
-            Self::NotAllowed { user, service_account, rule: None } => {
-                write!(f, "user {user} may not use {service_account}: this site has one identity for everyone")
+            Self::NotAllowed { user, identity, rule: None } => {
+                write!(f, "user {user} may not use {identity}: this site has one identity for everyone")
             }
             Self::UnknownPlacement => {
                 f.write_str("account and partition of the job are not known on this node, because the prolog's record of them is missing")
@@ -93,9 +82,55 @@ pub fn decide(
     default: &Identity,
     facts: &JobFacts,
     asked: Option<&ServiceAccountEmail>,
-) -> Result<Grant, Denial> {
+) -> Result<Decision, Denial> {
+    let terms = terms(rules, default, facts)?;
+    match asked {
+        Some(email) if terms.identity.service_account() != Some(email) => {
+            let identity = Identity::ServiceAccount(email.clone());
+            if terms.allow.contains(email) {
+                Ok(Decision { identity, rule: terms.rule })
+            } else {
+                Err(Denial::NotAllowed { user: facts.user_text(), identity, rule: terms.rule })
+            }
+        }
+        _ => Ok(Decision { identity: terms.identity, rule: terms.rule }),
+    }
+}
+
+/// Checks that a job may keep an identity that it was granted. Where the deciding rule names no service account, or
+/// where there are no rules, the site's own identity stays granted (`is_sites_own`), whatever became of the credential
+/// configuration meanwhile.
+///
+/// # Errors
+/// The denial.
+pub(super) fn check(
+    rules: Option<&[Rule]>,
+    default: &Identity,
+    facts: &JobFacts,
+    identity: &Identity,
+    is_sites_own: bool,
+) -> Result<(), Denial> {
+    let terms = terms(rules, default, facts)?;
+    let is_allowed = identity.service_account().is_some_and(|email| terms.allow.contains(email));
+    if *identity == terms.identity || is_allowed || (is_sites_own && terms.is_sites_own) {
+        Ok(())
+    } else {
+        Err(Denial::NotAllowed { user: facts.user_text(), identity: identity.clone(), rule: terms.rule })
+    }
+}
+
+/// What the deciding rule says, or the site without rules.
+struct Terms<'a> {
+    identity: Identity,
+    /// Whether the rule leaves the identity to the credential configuration.
+    is_sites_own: bool,
+    allow: &'a [ServiceAccountEmail],
+    rule: Option<usize>,
+}
+
+fn terms<'a>(rules: Option<&'a [Rule]>, default: &Identity, facts: &JobFacts) -> Result<Terms<'a>, Denial> {
     let Some(rules) = rules else {
-        return grant(default.clone(), &[], None, facts, asked);
+        return Ok(Terms { identity: default.clone(), is_sites_own: true, allow: &[], rule: None });
     };
     if facts.placement.is_none() && rules.iter().any(|rule| rule.accounts.is_some() || rule.partitions.is_some()) {
         return Err(Denial::UnknownPlacement);
@@ -103,27 +138,14 @@ pub fn decide(
     let Some((index, rule)) = rules.iter().enumerate().find(|(_, rule)| mismatch(rule, facts).is_none()) else {
         return Err(Denial::NoRuleMatches { user: facts.user_text(), placement: placement_text(facts) });
     };
-    let identity = rule.service_account.clone().map_or_else(|| default.clone(), Identity::ServiceAccount);
-    grant(identity, &rule.allow, Some(index + 1), facts, asked)
-}
-
-fn grant(
-    identity: Identity,
-    allow: &[ServiceAccountEmail],
-    rule: Option<usize>,
-    facts: &JobFacts,
-    asked: Option<&ServiceAccountEmail>,
-) -> Result<Grant, Denial> {
-    match asked {
-        Some(email) if identity.service_account() != Some(email) => {
-            if allow.contains(email) {
-                Ok(Grant { identity: Identity::ServiceAccount(email.clone()), rule })
-            } else {
-                Err(Denial::NotAllowed { user: facts.user_text(), service_account: email.clone(), rule })
-            }
-        }
-        _ => Ok(Grant { identity, rule }),
-    }
+    let own = rule.service_account.clone().map(Identity::ServiceAccount);
+    let is_sites_own = own.is_none();
+    Ok(Terms {
+        identity: own.unwrap_or_else(|| default.clone()),
+        is_sites_own,
+        allow: &rule.allow,
+        rule: Some(index + 1),
+    })
 }
 
 /// A key of a rule that says for whom it is.
@@ -196,7 +218,7 @@ mod tests {
 
     /// The rule that decides for `facts`, none if it is denied.
     fn deciding(text: &str, facts: &JobFacts) -> Option<usize> {
-        decide(Some(&rules(text)), &Identity::Federated, facts, None).ok().and_then(|grant| grant.rule())
+        decide(Some(&rules(text)), &Identity::Federated, facts, None).ok().and_then(|decision| decision.rule)
     }
 
     #[test]
@@ -267,5 +289,31 @@ mod tests {
         let text = r#"[{"accounts": ["guests"], "service_account": "a@p.iam.gserviceaccount.com"}, {}]"#;
         assert_eq!(decide(Some(&rules(text)), &Identity::Federated, &facts, None), Err(Denial::UnknownPlacement));
         assert_eq!(deciding(r#"[{"users": ["alice"]}]"#, &facts), Some(1));
+    }
+
+    #[test]
+    fn what_was_granted_holds_while_the_rules_would_grant_it_and_never_becomes_another() {
+        let (old, new) = (Identity::ServiceAccount(email("old")), Identity::ServiceAccount(email("new")));
+        let holds = |text: Option<&str>, identity: &Identity, is_sites_own: bool| {
+            let rules = text.map(rules);
+            check(rules.as_deref(), &new, &alice(), identity, is_sites_own).is_ok()
+        };
+        let x = Identity::ServiceAccount(email("x"));
+        let names_x = r#"[{"service_account": "x@p.iam.gserviceaccount.com"}]"#;
+        let allows_old =
+            r#"[{"service_account": "x@p.iam.gserviceaccount.com", "allow": ["old@p.iam.gserviceaccount.com"]}]"#;
+        for (text, identity, is_sites_own, expected) in [
+            (None, &old, true, true),
+            (None, &new, true, true),
+            (None, &x, false, false),
+            (Some("[{}]"), &old, true, true),
+            (Some("[{}]"), &x, false, false),
+            (Some(names_x), &old, true, false),
+            (Some(names_x), &x, false, true),
+            (Some(allows_old), &old, true, true),
+            (Some(r#"[{"users": ["bob"]}]"#), &old, true, false),
+        ] {
+            assert_eq!(holds(text, identity, is_sites_own), expected, "{text:?} {identity}");
+        }
     }
 }

@@ -201,6 +201,20 @@ impl Audience {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The number of the pool's project.
+    pub fn project_number(&self) -> &str {
+        self.segment(4)
+    }
+
+    /// The pool's name.
+    pub fn pool(&self) -> &str {
+        self.segment(8)
+    }
+
+    fn segment(&self, number: usize) -> &str {
+        self.0.split('/').nth(number).unwrap_or_default()
+    }
 }
 
 /// An OAuth scope as Google has them: an `https` URL without blanks.
@@ -376,7 +390,8 @@ mod tests {
     #[test]
     fn an_audience_is_a_providers_resource_name() {
         let name = "//iam.googleapis.com/projects/12/locations/global/workloadIdentityPools/p/providers/q";
-        assert!(Audience::parse(name).is_ok());
+        let audience = Audience::parse(name).unwrap();
+        assert_eq!((audience.project_number(), audience.pool()), ("12", "p"));
         for text in [
             "",
             "sts.googleapis.com",

@@ -6,6 +6,7 @@
 
 mod acl;
 mod held;
+mod links;
 mod runtime;
 
 use std::fmt;
@@ -16,7 +17,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-pub use runtime::{Lock, NewFile, NewTree, Place, RuntimeDirectory};
+pub use links::{forget_link, links, remember_link};
+pub use runtime::{InFlight, LockedJob, NewFile, NewTree, Owner, Place, RuntimeDirectory, Turn};
 
 /// Configurations and certificate bundles are small.
 const LONGEST: u64 = 4 << 20;
@@ -50,6 +52,8 @@ pub enum FileProblem {
     Writable(u32),
     /// Another process held the job's lock until the time was over.
     Locked,
+    /// The job is over: its epilog has removed what root knew of it.
+    Over,
 }
 
 impl FileError {
@@ -73,6 +77,11 @@ impl FileError {
             FileProblem::OwnedBy(_) => Some(format!("run chown root: {}", self.path.display())),
             _ => None,
         }
+    }
+
+    /// Whether there is no room for it.
+    pub fn is_full(&self) -> bool {
+        matches!(self.problem, FileProblem::System { errno: Errno::NOSPC | Errno::DQUOT, .. })
     }
 
     /// Whether there simply is no such file.
@@ -101,6 +110,7 @@ impl fmt::Display for FileError {
             FileProblem::TooLong(limit) => write!(f, "longer than {limit} bytes"),
             FileProblem::OwnedBy(uid) => write!(f, "owned by uid {uid}, must be root's"),
             FileProblem::Writable(mode) => write!(f, "mode {mode:04o} lets group or others write; run chmod go-w"),
+            FileProblem::Over => f.write_str("the job is over on this node"),
             FileProblem::Locked => f.write_str("another process works on this job and did not finish in time"),
         }
     }
@@ -138,6 +148,11 @@ pub fn check_trusted(path: &Path) -> Result<(), FileError> {
         (0, _) => Err(FileError::new(path, FileProblem::Writable(mode))),
         (uid, _) => Err(FileError::new(path, FileProblem::OwnedBy(uid))),
     }
+}
+
+/// Reads a text of the system's own, below `/proc` or `/etc`. What cannot be read is none.
+pub fn read_system(path: &Path) -> Option<String> {
+    String::from_utf8(read(path, LONGEST, |_| Ok(())).ok()?).ok()
 }
 
 /// Reads a regular file of limited length, whoever owns it.

@@ -97,17 +97,21 @@ pub fn remove_own_variable(name: &str) {
 /// # Errors
 /// When no process can be started.
 pub fn detach(work: impl FnOnce()) -> Result<(), ChildError> {
-    let pid = fork(|| {
+    let outlives = || {
         // The session must be the new one before this process is waited for, or slurmd's killpg comes first.
         let _ = rustix::process::setsid();
-        let _ = fork(|| {
+        let works = || {
             guard_secrets();
             let _ = let_go_of_streams();
             work();
             0
-        });
+        };
+        // SAFETY: a process that was forked has one thread.
+        let _ = unsafe { fork(works) };
         0
-    })?;
+    };
+    // SAFETY: as for `in_child`.
+    let pid = unsafe { fork(outlives) }?;
     let _ = rustix::io::retry_on_intr(|| rustix::process::waitpid(Some(pid), WaitOptions::empty()));
     Ok(())
 }
@@ -133,9 +137,26 @@ pub fn spawn_detached(program: &Path, arguments: &[String]) -> Result<(), ChildE
 /// Runs `work` in a child process, whose exit status it returns. The caller waits for the child.
 ///
 /// # Errors
+/// When this process has more than one thread, or no process can be started.
+pub fn fork_alone(work: impl FnOnce() -> i32) -> Result<Pid, ChildError> {
+    let threads = std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
+    if threads != 1 {
+        return Err(ChildError::Threads(threads));
+    }
+    // SAFETY: this is the only thread.
+    unsafe { fork(work) }
+}
+
+/// Runs `work` in a child process, whose exit status it returns. The caller waits for the child.
+///
+/// # Safety
+/// Either this process has one thread, or `work` needs no lock that another thread may hold at this moment: the child
+/// has a copy of the lock and nobody to release it. glibc's allocator takes care of its own locks.
+///
+/// # Errors
 /// When no process can be started.
-pub fn fork(work: impl FnOnce() -> i32) -> Result<Pid, ChildError> {
-    // SAFETY: as for `in_child`.
+unsafe fn fork(work: impl FnOnce() -> i32) -> Result<Pid, ChildError> {
+    // SAFETY: the caller's word.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
         end_process(std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or(PANIC));
@@ -168,6 +189,24 @@ pub fn guard_secrets() {
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
 }
 
+/// Has this process's threads share one heap, so that it stays small. To be called before the first thread.
+pub fn share_heap() {
+    // SAFETY: mallopt(3) has no preconditions.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1)
+    };
+}
+
+/// Gives memory that is free back to the system.
+pub fn trim_heap() {
+    // SAFETY: malloc_trim(3) has no preconditions.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0)
+    };
+}
+
 /// Lets this process have as many descriptors as it may.
 pub fn allow_descriptors() {
     let maximum = getrlimit(Resource::Nofile).maximum;
@@ -179,11 +218,7 @@ pub fn allow_descriptors() {
 /// Slurm's prolog process has closed its standard input, so that the number may be that of a file of ours by now.
 fn let_go_of_streams() -> std::io::Result<()> {
     let null = File::options().read(true).write(true).open("/dev/null")?;
-    let open: Vec<i32> = std::fs::read_dir("/proc/self/fd")?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|fd| *fd != null.as_raw_fd())
-        .collect();
-    for fd in open {
+    for fd in open_descriptors().into_iter().filter(|fd| *fd != null.as_raw_fd()) {
         // SAFETY: the number is of a descriptor that was open just now, in a process with one thread.
         let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
         let kind = rustix::fs::fstat(borrowed).map(|stat| FileType::from_raw_mode(stat.st_mode));
@@ -210,6 +245,8 @@ fn last_errno() -> Errno {
 pub enum ChildError {
     /// It could not be started.
     Start(Errno),
+    /// It was not started, because this process has so many threads.
+    Threads(usize),
     /// It did not finish in time and was killed.
     Timeout,
     /// It ended without an answer, for example by a signal.
@@ -220,6 +257,7 @@ impl fmt::Display for ChildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Start(errno) => write!(f, "no process could be started: {}", std::io::Error::from(*errno)),
+            Self::Threads(threads) => write!(f, "no process is started from one of {threads} threads"),
             Self::Timeout => f.write_str("the process that talks to Google did not finish in time"),
             Self::Died(how) => write!(f, "the process that talks to Google ended early: {how}"),
         }
@@ -236,32 +274,85 @@ impl std::error::Error for ChildError {}
 /// # Errors
 /// When the child does not answer.
 pub fn in_child(limit: Duration, work: impl FnOnce() -> Vec<u8>) -> Result<Vec<u8>, ChildError> {
+    answer_of(limit, |pipe| child(pipe, work))
+}
+
+/// The same as a user: with his groups and no descriptor of this process's, in a session that ends as a whole at the
+/// deadline, and with the score of any process for the kernel's choice of whom to kill for memory.
+///
+/// # Errors
+/// When the child does not answer.
+pub fn in_child_of_user(
+    limit: Duration,
+    (uid, gid, groups): (u32, u32, &[u32]),
+    work: impl FnOnce() -> Vec<u8>,
+) -> Result<Vec<u8>, ChildError> {
+    answer_of(limit, |pipe| {
+        let _ = rustix::process::setsid();
+        // slurmstepd's own is never killed.
+        let _ = std::fs::write("/proc/self/oom_score_adj", "0");
+        let Ok(pipe) = keep_only(pipe) else { return 1 };
+        child(pipe, || match become_user(uid, gid, groups) {
+            Ok(()) => work(),
+            Err(_) => Vec::new(),
+        })
+    })
+}
+
+/// Forks, and reads what the child writes until it ends or the time is over.
+fn answer_of(limit: Duration, child: impl FnOnce(OwnedFd) -> i32) -> Result<Vec<u8>, ChildError> {
     let (ours, its) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(ChildError::Start)?;
     let parent = rustix::process::getpid();
-    // SAFETY: the child runs our code only, and leaves by _exit. Of the threads that Slurm's process may have,
-    // none can hold a lock that we need for good: glibc makes its allocator's locks safe across fork.
-    let pid = unsafe { libc::fork() };
-    match Pid::from_raw(pid) {
-        None if pid == 0 => {
-            drop(ours);
-            child(parent, its, work)
-        }
-        Some(pid) if !pid.is_init() && libc::pid_t::is_positive(pid.as_raw_pid()) => {
-            drop(its);
-            let answer = read_until(ours, Instant::now() + limit);
-            if answer.is_none() {
-                // The child is ours and not yet reaped, so that the number is its own.
-                let _ = rustix::process::kill_process(pid, Signal::KILL);
-            }
-            let status = reap(pid);
-            match answer {
-                None => Err(ChildError::Timeout),
-                Some(answer) if answer.is_empty() => Err(ChildError::Died(ending(status))),
-                Some(answer) => Ok(answer),
-            }
-        }
-        _ => Err(ChildError::Start(last_errno())),
+    let mut ends = Some((ours, its));
+    let begun = || {
+        let Some((ours, its)) = ends.take() else { return 1 };
+        drop(ours);
+        // Do not outlive the parent; it may have died between fork and this line.
+        let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+        guard_secrets();
+        if rustix::process::getppid() == Some(parent) { child(its) } else { 1 }
+    };
+    // SAFETY: the child runs our code only, and leaves by _exit. Of the threads that Slurm's process may have, none can
+    // hold a lock that we need for good: glibc makes its allocator's locks safe across fork.
+    let pid = unsafe { fork(begun) }?;
+    let Some((ours, its)) = ends.take() else { return Err(ChildError::Start(Errno::BADF)) };
+    drop(its);
+    let answer = read_until(ours, Instant::now() + limit);
+    if answer.is_none() {
+        // The child is ours and not yet reaped, so that the number is its own, and its session's if it has one.
+        let _ = rustix::process::kill_process_group(pid, Signal::KILL);
+        let _ = rustix::process::kill_process(pid, Signal::KILL);
     }
+    let status = reap(pid);
+    match answer {
+        None => Err(ChildError::Timeout),
+        Some(answer) if answer.is_empty() => Err(ChildError::Died(ending(status))),
+        Some(answer) => Ok(answer),
+    }
+}
+
+/// Closes every descriptor but this one, and leads the standard streams nowhere.
+fn keep_only(pipe: OwnedFd) -> rustix::io::Result<OwnedFd> {
+    // slurmstepd may have closed its standard streams, so that this one has the number of one of them.
+    let kept = rustix::io::fcntl_dupfd_cloexec(&pipe, 3)?;
+    let null = File::options().read(true).write(true).open("/dev/null").map_err(|_| Errno::NOENT)?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    rustix::stdio::dup2_stderr(&null)?;
+    // Both are closed with the others.
+    std::mem::forget((null, pipe));
+    for descriptor in open_descriptors().into_iter().filter(|number| *number > 2 && *number != kept.as_raw_fd()) {
+        // SAFETY: a process that was forked has one thread, and none of the values that own these descriptors is used
+        // or dropped any more: it leaves by _exit.
+        unsafe { libc::close(descriptor) };
+    }
+    Ok(kept)
+}
+
+/// The numbers of this process's descriptors. By the time that one of them is closed the look itself has none.
+fn open_descriptors() -> Vec<i32> {
+    let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten();
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
 }
 
 /// Waits for a child that is about to end. One that hangs in the kernel is not waited for long.
@@ -277,18 +368,12 @@ fn reap(pid: Pid) -> Option<WaitStatus> {
     None
 }
 
-fn child(parent: Pid, pipe: OwnedFd, work: impl FnOnce() -> Vec<u8>) -> ! {
-    // Do not outlive the parent; it may have died between fork and this line.
-    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-    guard_secrets();
-    if rustix::process::getppid() != Some(parent) {
-        end_process(1);
-    }
+fn child(pipe: OwnedFd, work: impl FnOnce() -> Vec<u8>) -> i32 {
     let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         let answer = zeroize::Zeroizing::new(work());
         File::from(pipe).write_all(&answer).is_ok()
     }));
-    end_process(i32::from(!matches!(done, Ok(true))))
+    i32::from(!matches!(done, Ok(true)))
 }
 
 /// Reads to the end, or `None` when the time is over.

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::processes::{Process, processes, settled};
 use super::site_with;
 use super::world::{LIMIT, Way, World};
-use crate::cluster::{JobState, Settings, plugin_path, wait_until};
+use crate::cluster::{JobState, Settings, plugin_path, set_mode, wait_until};
 use crate::google::{Endpoint, SERVICE_ACCOUNT};
 use crate::skipped::skip;
 
@@ -18,10 +18,14 @@ const JOBS: u32 = 200;
 /// What both processes of the agent may have in memory together, in kB.
 const MEMORY_OF_ONE: u64 = 4 << 10;
 const MEMORY_OF_ALL: u64 = 8 << 10;
+/// The same for one job after a refresh: the pages of the program that an exchange over TLS needs are in memory then.
+const MEMORY_AFTER_REFRESH: u64 = 5 << 10;
 /// How long Slurm may take with them.
 const LONG: Duration = Duration::from_secs(300);
 /// Seconds that an access token lives: long enough for a refresh that is killed a few times.
 const LONGER_LIFE: i64 = 16;
+/// The same, where a token is to be refreshed soon.
+const LIFE_OF_SECONDS: i64 = 8;
 /// How often the agent is killed, and how fast.
 const KILLS: u32 = 8;
 const PAUSE: Duration = Duration::from_secs(1);
@@ -124,5 +128,33 @@ fn two_hundred_jobs_at_once_have_one_agent() {
     });
     settled(&node, "one job again");
     site.cancel(first);
+    site.finish();
+}
+
+#[test]
+fn an_agent_that_has_refreshed_is_small_again() {
+    let roots = "/etc/slurm/ca.pem";
+    let keys = json!({"ca_certificates": roots});
+    let site = site_with(Settings::default(), keys, Some(LIFE_OF_SECONDS));
+    // As at Google: over TLS, with all the authorities of the system.
+    let mut pem = fs::read("/etc/ssl/certs/ca-certificates.crt").unwrap();
+    pem.extend(site.google.ca_certificate().as_bytes());
+    for node in site.cluster.nodes() {
+        let path = node.config_path().with_file_name("ca.pem");
+        fs::write(&path, &pem).unwrap();
+        set_mode(&path, 0o644);
+    }
+    site.trust(&site.source().secure());
+    let node = site.cluster.node(1);
+    let (job, id) = site.running_job();
+    let token = || fs::read_to_string(node.job_dir(&id).join("access_token")).unwrap();
+    for _ in 0..3 {
+        let before = token();
+        wait_until(LIMIT, || token() != before);
+    }
+    let [serving, watching] = settled(&node, "after three refreshes");
+    let resident = serving.resident + watching.private;
+    assert!(resident <= MEMORY_AFTER_REFRESH, "{resident} kB");
+    site.cancel(job);
     site.finish();
 }

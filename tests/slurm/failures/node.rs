@@ -78,6 +78,29 @@ fn site_configuration() {
 }
 
 #[test]
+fn arguments_of_the_plugin() {
+    for plugin in [Plugin::Optional, Plugin::Required] {
+        let mut golden = Golden::new("arguments");
+        for (case, arguments) in [
+            ("a misspelt argument", "confg=/x"),
+            ("a relative path", "config=gcp-wif.json"),
+            ("a further argument", "config=/etc/slurm/gcp-wif.json debug"),
+        ] {
+            let site = Site::with(Settings { arguments: arguments.to_owned(), ..Settings::with(plugin) });
+            let alice = site.cluster.as_user("alice");
+            let run = alice.command(["srun", "-w", "n1", "--gcp-wif", "echo", "ran"]).run();
+            assert_eq!((run.status, run.stdout.as_str()), (1, ""), "{case}: {}", run.stderr);
+            golden.add(case, &only_line(case, &run.stderr), &site);
+            // Whether the site says auto cannot be known then.
+            let run = alice.command(["srun", "-w", "n1", "echo", "ran"]).run().ok();
+            assert_eq!(run.stdout, "ran\n", "{case}: {}", run.stderr);
+            site.finish();
+        }
+        golden.check();
+    }
+}
+
+#[test]
 fn subject_token() {
     let token = |site: &Site, claims: &Claims| site.rotate(&site.google.subject_token(claims));
     check(

@@ -1,5 +1,8 @@
 use super::*;
-use crate::agent::served::tests::served;
+use crate::agent::served::tests::{served, token_of};
+use gcp_wif_core::policy::facts::JobFacts;
+use gcp_wif_core::words::names::JobId;
+use gcp_wif_core::words::time::UnixSeconds;
 
 const GET: &str =
     "GET /computeMetadata/v1/instance/service-accounts/default/token HTTP/1.1\r\nMetadata-Flavor: Google\r\n";
@@ -12,18 +15,21 @@ fn run(test: impl Future<Output = ()>) {
 /// What a job of this process's own user is served.
 fn ours() -> Served {
     let uid = rustix::process::geteuid().as_raw();
-    Served { uid, expires_at: UnixSeconds::MAX, ..served() }
+    of_user(uid, served())
 }
 
-use gcp_wif_core::words::time::UnixSeconds;
+fn of_user(uid: u32, served: Served) -> Served {
+    let facts = JobFacts { uid, ..served.facts };
+    Served { facts, token: token_of("ya29.t", 0, UnixSeconds::MAX), ..served }
+}
 
-/// Endpoints with one, at a port of the kernel's.
-async fn endpoints(served: Served) -> (Endpoints, u16) {
+/// Ports with one, at a port of the kernel's.
+async fn ports(served: Served) -> (Ports, u16) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let mut endpoints = Endpoints::new(Sockets::from([(port, listener.into())]), Watcher::default());
-    assert_eq!(endpoints.set(BTreeMap::from([(port, served)])).await, [(port, Event::Served)]);
-    (endpoints, port)
+    let mut ports = Ports::new(Sockets::from([(port, listener.into())]), Watcher::default(), Path::new("/nonexistent"));
+    assert_eq!(ports.set(BTreeMap::from([(port, served)])).await, [(port, Event::Served)]);
+    (ports, port)
 }
 
 async fn connect(port: u16) -> TcpStream {
@@ -47,7 +53,7 @@ async fn rest(mut stream: TcpStream) -> String {
 #[test]
 fn the_user_is_answered_and_what_comes_from_a_page_or_a_proxy_is_not() {
     run(async {
-        let (_endpoints, port) = endpoints(ours()).await;
+        let (_ports, port) = ports(ours()).await;
         // What Node's fetch sends of its own accord.
         for header in ["", "Sec-Fetch-Mode: cors\r\n", "User-Agent: x\r\nAccept: */*\r\n"] {
             let answer = ask(&mut connect(port).await, port, header).await;
@@ -88,7 +94,7 @@ async fn connect_as_stranger(port: u16) -> TcpStream {
 #[test]
 fn a_stranger_is_refused_before_he_has_said_anything() {
     run(async {
-        let (_endpoints, port) = endpoints(ours()).await;
+        let (_ports, port) = ports(ours()).await;
         let answer = rest(connect_as_stranger(port).await).await;
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
@@ -107,7 +113,7 @@ fn a_stranger_is_refused_before_he_has_said_anything() {
 #[test]
 fn root_is_answered_at_every_port() {
     run(async {
-        let (_endpoints, port) = endpoints(Served { uid: 61_001, ..ours() }).await;
+        let (_ports, port) = ports(of_user(61_001, ours())).await;
         assert!(ask(&mut connect(port).await, port, "").await.contains("ya29.t"));
         assert!(ask(&mut connect_as_stranger(port).await, port, "").await.contains("ya29.t"));
     });
@@ -116,10 +122,10 @@ fn root_is_answered_at_every_port() {
 #[test]
 fn a_connection_that_outlives_its_job_gets_no_token() {
     run(async {
-        let (mut endpoints, port) = endpoints(ours()).await;
+        let (mut ports, port) = ports(ours()).await;
         let mut stream = connect(port).await;
         assert!(ask(&mut stream, port, "").await.contains("ya29.t"));
-        assert_eq!(endpoints.set(BTreeMap::new()).await, [(port, Event::Ended)]);
+        assert_eq!(ports.set(BTreeMap::new()).await, [(port, Event::Ended)]);
         let answer = ask(&mut stream, port, "").await;
         assert!(answer.starts_with("HTTP/1.1 403") && !answer.contains("ya29"), "{answer}");
         assert_eq!(rest(stream).await, "");
@@ -130,11 +136,12 @@ fn a_connection_that_outlives_its_job_gets_no_token() {
 #[test]
 fn a_port_that_passes_to_another_job_takes_no_connection_along() {
     run(async {
-        let (mut endpoints, port) = endpoints(ours()).await;
+        let (mut ports, port) = ports(ours()).await;
         let mut stream = connect(port).await;
         assert!(ask(&mut stream, port, "").await.contains("ya29.t"));
-        let other = Served { job: gcp_wif_core::words::names::JobId(8), uid: ours().uid + 1, ..ours() };
-        endpoints.set(BTreeMap::from([(port, other)])).await;
+        let mut other = of_user(ours().uid() + 1, ours());
+        other.facts.job = JobId(8);
+        ports.set(BTreeMap::from([(port, other)])).await;
         let answer = ask(&mut stream, port, "").await;
         assert!(!answer.contains("ya29"), "{answer}");
     });
@@ -146,14 +153,14 @@ fn a_port_that_is_taken_is_told_once_and_had_when_it_is_free() {
         let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = other.local_addr().unwrap().port();
         let wanted = || BTreeMap::from([(port, ours())]);
-        let mut endpoints = Endpoints::default();
-        assert_eq!(endpoints.set(wanted()).await, [(port, Event::Taken)]);
-        assert_eq!(endpoints.set(wanted()).await, []);
+        let mut ports = Ports::default();
+        assert_eq!(ports.set(wanted()).await, [(port, Event::Taken)]);
+        assert_eq!(ports.set(wanted()).await, []);
         // Its job's files are kept fresh all the same.
-        assert_eq!((endpoints.served().len(), endpoints.sockets().count()), (1, 0));
+        assert_eq!((ports.served(Served::job).len(), ports.sockets().count()), (1, 0));
         drop(other);
-        assert_eq!(endpoints.set(wanted()).await, [(port, Event::Served)]);
-        assert_eq!(endpoints.set(wanted()).await, []);
+        assert_eq!(ports.set(wanted()).await, [(port, Event::Served)]);
+        assert_eq!(ports.set(wanted()).await, []);
         assert!(ask(&mut connect(port).await, port, "").await.contains("ya29.t"));
     });
 }
@@ -161,8 +168,8 @@ fn a_port_that_is_taken_is_told_once_and_had_when_it_is_free() {
 #[test]
 fn what_a_user_has_open_is_bounded_and_ends_with_his_patience() {
     run(async {
-        let (endpoints, port) = endpoints(ours()).await;
-        let free = || endpoints.served[&port].user.connections.available_permits();
+        let (ports, port) = ports(ours()).await;
+        let free = || ports.served[&port].user.connections.available_permits();
         let mut stream = connect(port).await;
         assert!(ask(&mut stream, port, "").await.contains("ya29.t"));
         assert_eq!(free(), CONNECTIONS - 1);
@@ -171,16 +178,16 @@ fn what_a_user_has_open_is_bounded_and_ends_with_his_patience() {
             tokio::task::yield_now().await;
         }
         // A second job of the same user's shares them.
-        assert!(Rc::ptr_eq(&endpoints.user(ours().uid), &endpoints.served[&port].user));
-        assert!(!Rc::ptr_eq(&endpoints.user(ours().uid + 1), &endpoints.served[&port].user));
+        assert!(Rc::ptr_eq(&ports.user(ours().uid()), &ports.served[&port].user));
+        assert!(!Rc::ptr_eq(&ports.user(ours().uid() + 1), &ports.served[&port].user));
     });
 }
 
 #[test]
 fn a_user_with_too_many_connections_waits_for_one_of_them() {
     run(async {
-        let (endpoints, port) = endpoints(ours()).await;
-        let user = Rc::clone(&endpoints.served[&port].user);
+        let (ports, port) = ports(ours()).await;
+        let user = Rc::clone(&ports.served[&port].user);
         let all = Arc::clone(&user.connections).try_acquire_many_owned(CONNECTIONS as u32).unwrap();
         let mut stream = connect(port).await;
         let waiting = tokio::time::timeout(Duration::from_millis(200), ask(&mut stream, port, "")).await;
@@ -195,7 +202,7 @@ fn a_user_with_too_many_connections_waits_for_one_of_them() {
 #[test]
 fn malformed_and_oversized_requests_are_refused_and_harm_nobody() {
     run(async {
-        let (_endpoints, port) = endpoints(ours()).await;
+        let (_ports, port) = ports(ours()).await;
         let host = format!("Host: 127.0.0.1:{port}\r\n");
         let long = "x".repeat(2 * LONGEST);
         for request in [

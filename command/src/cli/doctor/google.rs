@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::Report;
 use gcp_wif_core::exchange::run;
 use gcp_wif_core::exchange::subject_token::SubjectToken;
-use gcp_wif_core::exchange::{Exchange, Leg};
-use gcp_wif_core::job::lifecycle::Site;
+use gcp_wif_core::exchange::{Exchange, Leg, Wanted};
 use gcp_wif_core::plan::report::{Failure, Stage};
+use gcp_wif_core::policy::site::Site;
 use gcp_wif_core::words::names::{Identity, ServiceAccountEmail};
 use gcp_wif_core::words::time::rfc3339;
 use gcp_wif_core::world::clock::{Clock, SystemClock};
@@ -68,7 +68,8 @@ fn exchange(report: &mut Report<'_, '_>, site: &Site, client: &Client, token: &S
     let (exchange_name, impersonation_name) = ("exchange", "access token");
     let configuration = &site.configuration;
     let reason = "gcp-wif doctor".to_owned();
-    let mut exchange = Exchange::new(configuration, token, identity, &site.config.scopes, reason);
+    let wanted = Wanted { identity, scopes: &site.config.scopes, lifetime: configuration.lifetime() };
+    let mut exchange = Exchange::new(configuration, token, wanted, reason);
     let result = run::run(&mut exchange, client, &SystemClock, site.config.timeout());
     let exchanged = !matches!(&result, Err(error) if error.leg == Leg::TokenExchange);
     if exchanged {

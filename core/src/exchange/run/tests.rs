@@ -3,6 +3,7 @@ use std::collections::VecDeque;
 
 use super::*;
 use crate::exchange::Leg;
+use crate::exchange::Wanted;
 use crate::exchange::credential_configuration::CredentialConfiguration;
 use crate::exchange::subject_token::SubjectToken;
 use crate::testing::jwt;
@@ -100,7 +101,12 @@ fn run_script(script: &Script, identity: &Identity) -> Result<AccessToken, Excha
     let configuration = configuration();
     let subject_token = SubjectToken::parse(jwt("{}").as_bytes(), &configuration.subject_token_format).unwrap();
     let scopes = [Scope::cloud_platform()];
-    let mut exchange = Exchange::new(&configuration, &subject_token, identity, &scopes, "slurm job 1".to_owned());
+    let mut exchange = Exchange::new(
+        &configuration,
+        &subject_token,
+        Wanted { identity, scopes: &scopes, lifetime: configuration.lifetime() },
+        "slurm job 1".to_owned(),
+    );
     run(&mut exchange, script, script, Duration::from_secs(20))
 }
 
@@ -151,7 +157,12 @@ fn an_id_token_is_asked_for_at_its_own_method() {
     let configuration = configuration();
     let subject_token = SubjectToken::parse(jwt("{}").as_bytes(), &configuration.subject_token_format).unwrap();
     let (scopes, identity) = ([Scope::cloud_platform()], service_account());
-    let exchange = Exchange::new(&configuration, &subject_token, &identity, &scopes, "slurm job 1".to_owned());
+    let exchange = Exchange::new(
+        &configuration,
+        &subject_token,
+        Wanted { identity: &identity, scopes: &scopes, lifetime: None },
+        "slurm job 1".to_owned(),
+    );
     let mut exchange = exchange.for_id_token("https://example.org");
     let issued = run(&mut exchange, &script, &script, Duration::from_secs(20)).unwrap();
     assert_eq!((issued.token.expose(), issued.expires_at), (token.as_str(), 1_700_003_000));

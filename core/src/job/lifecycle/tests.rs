@@ -4,29 +4,18 @@ mod fakes;
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use super::*;
-use crate::job::refresh;
+use crate::job::refresh::Refreshed;
 use crate::plan::environment::{ACCESS_TOKEN_FILE, CREDENTIALS_FILE};
 use crate::plan::report::Stage;
-use crate::testing::FakeProcesses;
+use crate::testing::{FakeProcesses, SITE, facts};
 use fakes::{FakeGoogle, FakeHost, Machine};
 
 const JOB: JobId = JobId(7);
 const STEP: StepId = StepId(0);
-const SITE: &str = "site@p.iam.gserviceaccount.com";
 const OTHER: &str = "other@p.iam.gserviceaccount.com";
-
-fn facts() -> JobFacts {
-    JobFacts {
-        job: JOB,
-        uid: 61001,
-        gid: 61001,
-        user: Some("alice".to_owned()),
-        groups: Vec::new(),
-        placement: Some(crate::policy::facts::Placement { account: Some("vision".to_owned()), partition: None }),
-    }
-}
 
 fn nothing() -> Options {
     Options::default()
@@ -185,7 +174,7 @@ fn another_users_record_of_the_same_number_is_not_believed() {
     machine.prolog(&wanted());
     let host = FakeHost { options: wanted(), ..FakeHost::default() };
     let bob = JobFacts { uid: 61002, placement: None, ..facts() };
-    let outcome = machine.serve(|node| node.step(&host, bob, STEP));
+    let outcome = machine.serve(|node| node.step(&host, &bob, STEP));
     assert!(outcome.ends_tasks() && host.environment.borrow().is_empty());
 }
 
@@ -193,7 +182,7 @@ fn another_users_record_of_the_same_number_is_not_believed() {
 fn the_extern_step_is_left_alone() {
     let machine = Machine::new(r#", "auto": true"#);
     let host = FakeHost::default();
-    assert_eq!(machine.serve(|node| node.step(&host, facts(), StepId::EXTERN)), Outcome::None);
+    assert_eq!(machine.serve(|node| node.step(&host, &facts(), StepId::EXTERN)), Outcome::None);
     assert_eq!(machine.google.exchanges.get(), 0);
 }
 
@@ -242,20 +231,21 @@ fn a_job_of_five_days_has_a_living_token_in_every_minute_and_the_same_endpoint()
         // Google is out of order for twenty minutes of each sixth hour.
         machine.google.fails.set(minute % 360 < 20 && minute > 0);
         let issued = machine.record().issued.remove(0);
-        assert!(issued.expires_at - machine.google.now.get() >= 360, "minute {minute}");
-        if refresh::due(issued.issued_at, issued.expires_at, 0.5) <= machine.google.now.get() {
-            let renewed = machine.serve(|node| refresh::refresh(node, &host, JOB, &issued.identity, issued.issued_at));
+        assert!(issued.token.expires_at - machine.google.now.get() >= 360, "minute {minute}");
+        if issued.token.due(machine.google.now.get(), 0.5) <= machine.google.now.get() {
+            let renewed = machine.refresh(&host, &machine.due());
             assert_eq!(renewed.is_err(), machine.google.fails.get(), "minute {minute}");
         }
-        let token = machine.record().issued.remove(0).token().expose().to_owned();
+        let token = machine.record().issued.remove(0).token.secret().expose().to_owned();
         assert_eq!(machine.file("access_token").as_deref(), Some(token.as_str()));
         assert!(std::fs::read_to_string(&path).unwrap().contains(&token), "the pull credentials are stale");
     }
     assert!(machine.google.exchanges.get() > 5 * 24 * 2, "{} exchanges", machine.google.exchanges.get());
     assert_eq!(machine.file("handle"), handle);
     assert!(machine.file("status").unwrap().starts_with("state=fresh"));
+    let due = machine.due();
     machine.epilog();
-    assert!(machine.serve(|node| refresh::refresh(node, &host, JOB, &Identity::Federated, begun)).is_ok());
+    assert_eq!(machine.refresh(&host, &due), Ok(Refreshed::NotDue));
     assert_eq!(
         std::fs::read_dir(machine.directory.join("run/records")).unwrap().count(),
         0,
@@ -272,7 +262,8 @@ fn jobs_that_start_together_have_ports_of_their_own() {
             scope.spawn(move || {
                 let host = FakeHost { options: wanted(), ..FakeHost::default() };
                 let (google, processes) = (FakeGoogle::default(), FakeProcesses::default());
-                let node = Node { config_path, exchanger: &google, processes: &processes };
+                let default_dir = Path::new("/nonexistent");
+                let node = Node { config_path, default_dir, exchanger: &google, processes: &processes };
                 node.prolog(&host, JobFacts { job: JobId(number), ..facts() });
             });
         }
@@ -292,7 +283,13 @@ fn a_step_gives_up_a_port_that_another_program_took() {
         (FakeHost { options: wanted(), ..FakeHost::default() }, machine.directory.join("site.json"));
     let step = |foreign: std::ops::RangeInclusive<u16>| {
         let processes = FakeProcesses { foreign: foreign.collect(), ..FakeProcesses::default() };
-        Node { config_path: &config_path, exchanger: &machine.google, processes: &processes }.step(&host, facts(), STEP)
+        Node {
+            config_path: &config_path,
+            default_dir: &machine.directory.join("default"),
+            exchanger: &machine.google,
+            processes: &processes,
+        }
+        .step(&host, &facts(), STEP)
     };
     assert!(is_issued(&step(20_001..=20_003)));
     assert_eq!(host.environment.borrow()["GCE_METADATA_HOST"], "127.0.0.1:20004");

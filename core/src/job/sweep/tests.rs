@@ -1,11 +1,9 @@
 use super::*;
-use crate::exchange::AccessToken;
-use crate::plan::record::{Issued, ProcessId};
+use crate::plan::record::ProcessId;
 use crate::policy::facts::JobFacts;
+use crate::policy::request::Options;
 use crate::testing::{self, Directory, FakeProcesses};
-use crate::words::names::Identity;
-use crate::words::secret::Secret;
-use crate::world::fs::{NewFile, Place};
+use crate::world::fs::{NewFile, Owner, Place};
 
 const NOW: UnixSeconds = 1_000_000;
 const OLD: JobId = JobId(1);
@@ -19,15 +17,14 @@ fn generation(boot: &str, slurmd: u32) -> Generation {
 fn leftover(started_by: Generation, expires_at: UnixSeconds) -> (Directory, RuntimeDirectory) {
     let directory = testing::directory();
     let runtime = RuntimeDirectory::open(&directory.join("run")).unwrap();
-    let lock = runtime.lock(OLD, Duration::ZERO).unwrap();
-    let facts = JobFacts { job: OLD, uid: 0, gid: 0, user: None, groups: Vec::new(), placement: None };
-    let mut record = JobRecord::new(facts, started_by);
-    let token = AccessToken { token: Secret::new("t".to_owned()), expires_at };
-    record.remember(Issued::new(Identity::Federated, String::new(), token, NOW - 10));
-    runtime.write_record(OLD, &lock, record.to_text().expose()).unwrap();
-    runtime
-        .publish(&Place { job: OLD, below: None }, 0, 0, &[NewFile { name: "access_token", content: "t" }], &lock)
-        .unwrap();
+    let locked = runtime.lock(OLD, Duration::ZERO).unwrap();
+    let facts = JobFacts { job: OLD, ..testing::facts() };
+    let mut record = JobRecord::new(facts, Options::default(), started_by);
+    record.remember(testing::issued("t", expires_at));
+    locked.write_record(record.to_text().expose()).unwrap();
+    let file = NewFile { name: "access_token", content: "t", is_users: true };
+    locked.publish(&Place { job: OLD, below: None }, Owner { uid: 0, gid: 0 }, &[file]).unwrap();
+    drop(locked);
     (directory, runtime)
 }
 

@@ -4,6 +4,9 @@
 use crate::words::names::RegistryHost;
 use crate::words::secret::Secret;
 
+/// Its name in enroot's configuration directory.
+pub const FILE: &str = ".credentials";
+
 /// The user name under which Artifact Registry takes an access token.
 const LOGIN: &str = "oauth2accesstoken";
 

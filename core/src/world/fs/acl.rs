@@ -1,7 +1,8 @@
-//! A POSIX ACL that lets one user into a directory of root's, read-only.
+//! A POSIX ACL that lets one user into a directory of root's, or read a file of root's.
 #![forbid(unsafe_code)]
 
-use std::os::fd::OwnedFd;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{Mode, XattrFlags};
 use rustix::io::Errno;
@@ -17,27 +18,41 @@ const MASK: u16 = 0x10;
 const OTHER: u16 = 0x20;
 const UNDEFINED_ID: u32 = u32::MAX;
 
+const READ: u16 = 0o4;
 const READ_AND_ENTER: u16 = 0o5;
 
-/// Gives `uid` the right to list and enter the directory; nobody else but the owner has one.
+/// Gives `uid` the right to list and enter the directory; nobody else but the owner has one. Where there are no ACLs,
+/// everybody can enter it and nobody list it.
 ///
 /// # Errors
 /// When neither an ACL nor the mode can be set.
 pub(super) fn let_in(directory: &OwnedFd, uid: u32) -> rustix::io::Result<()> {
+    match set(directory, 0o7, uid, READ_AND_ENTER) {
+        Err(Errno::NOTSUP | Errno::NOSYS) => rustix::fs::fchmod(directory, Mode::from_raw_mode(0o711)),
+        result => result,
+    }
+}
+
+/// Gives `uid` the right to read a file; nobody else but the owner has one.
+///
+/// # Errors
+/// When it cannot be set; `NOTSUP` where there are no ACLs.
+pub(super) fn let_read(file: &File, uid: u32) -> rustix::io::Result<()> {
+    set(file, READ, uid, READ)
+}
+
+fn set(file: impl AsFd, owners: u16, uid: u32, permissions: u16) -> rustix::io::Result<()> {
     let mut value = VERSION.to_le_bytes().to_vec();
     for (tag, permissions, id) in [
-        (USER_OBJ, 0o7, UNDEFINED_ID),
-        (USER, READ_AND_ENTER, uid),
+        (USER_OBJ, owners, UNDEFINED_ID),
+        (USER, permissions, uid),
         (GROUP_OBJ, 0, UNDEFINED_ID),
-        (MASK, READ_AND_ENTER, UNDEFINED_ID),
+        (MASK, permissions, UNDEFINED_ID),
         (OTHER, 0, UNDEFINED_ID),
     ] {
         value.extend(tag.to_le_bytes());
         value.extend(permissions.to_le_bytes());
         value.extend(id.to_le_bytes());
     }
-    match rustix::fs::fsetxattr(directory, NAME, &value, XattrFlags::empty()) {
-        Err(Errno::NOTSUP | Errno::NOSYS) => rustix::fs::fchmod(directory, Mode::from_raw_mode(0o711)),
-        result => result,
-    }
+    rustix::fs::fsetxattr(file, NAME, &value, XattrFlags::empty())
 }

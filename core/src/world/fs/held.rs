@@ -2,16 +2,21 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 
-use super::{FileError, FileProblem, NewFile};
+use super::{FileError, FileProblem, Owner, acl};
+
+/// How often whoever waits for a lock looks.
+const LOOK: Duration = Duration::from_millis(5);
 
 type Result<T> = std::result::Result<T, FileError>;
 
@@ -60,6 +65,24 @@ pub(super) fn make_directory(
     Ok(directory)
 }
 
+/// Tries to get a lock until it has it.
+pub(super) fn lock_within<T>(
+    path: &Path,
+    limit: Duration,
+    mut attempt: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    let end = Instant::now() + limit;
+    loop {
+        if let Some(locked) = attempt()? {
+            return Ok(locked);
+        }
+        if Instant::now() >= end {
+            return Err(FileError::new(path, FileProblem::Locked));
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
 pub(super) fn read_file(directory: &OwnedFd, path: &Path, name: &str) -> Result<Option<Vec<u8>>> {
     let path = path.join(name);
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
@@ -69,35 +92,54 @@ pub(super) fn read_file(directory: &OwnedFd, path: &Path, name: &str) -> Result<
         Err(errno) => return Err(FileError::system(&path, "open it", errno)),
     };
     let mut content = Vec::new();
-    match std::fs::File::from(file).read_to_end(&mut content) {
+    match File::from(file).read_to_end(&mut content) {
         Ok(_) => Ok(Some(content)),
         Err(error) => Err(FileError::system(&path, "read it", Errno::from_io_error(&error).unwrap_or(Errno::IO))),
     }
 }
 
-pub(super) fn write_file(
-    directory: &OwnedFd,
-    path: &Path,
-    file: &NewFile<'_>,
-    mode: u32,
-    owner: Option<(u32, u32)>,
-) -> Result<()> {
-    let path = path.join(file.name);
+/// Who can read a new file.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Access {
+    /// Root alone.
+    Root,
+    /// The user, whose own it is.
+    Users(Owner),
+    /// Root, whose own it is, and the user.
+    Readable(Owner),
+}
+
+impl Access {
+    fn give(self, file: &File) -> rustix::io::Result<()> {
+        let owned = |owner: Owner| {
+            rustix::fs::fchown(file, Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)))?;
+            rustix::fs::fchmod(file, Mode::from_raw_mode(0o400))
+        };
+        match self {
+            Self::Root => Ok(()),
+            Self::Users(owner) => owned(owner),
+            Self::Readable(owner) => match acl::let_read(file, owner.uid) {
+                Err(Errno::NOTSUP | Errno::NOSYS) => owned(owner),
+                result => result,
+            },
+        }
+    }
+}
+
+/// Replaces a file by rename. It is new and closed to everybody else until it is whole.
+pub(super) fn write_file(directory: &OwnedFd, path: &Path, name: &str, content: &str, access: Access) -> Result<()> {
+    let path = path.join(name);
     let error = |errno| FileError::system(&path, "write it", errno);
-    let temporary = format!(".{}.new", file.name);
+    let temporary = format!(".{name}.new");
     unlink(directory, OsStr::new(&temporary)).map_err(error)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let opened = rustix::fs::openat(directory, &temporary, flags, Mode::from_raw_mode(0o600)).map_err(error)?;
-    let mut opened = std::fs::File::from(opened);
+    let mut opened = File::from(opened);
     let written = opened
-        .write_all(file.content.as_bytes())
+        .write_all(content.as_bytes())
         .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))
-        .and_then(|()| match owner {
-            Some((uid, gid)) => rustix::fs::fchown(&opened, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))),
-            None => Ok(()),
-        })
-        .and_then(|()| rustix::fs::fchmod(&opened, Mode::from_raw_mode(mode)))
-        .and_then(|()| rustix::fs::renameat(directory, &temporary, directory, file.name));
+        .and_then(|()| access.give(&opened))
+        .and_then(|()| rustix::fs::renameat(directory, &temporary, directory, name));
     written.map_err(|errno| {
         // The error to report is the first one, whether or not the half-written file can be removed.
         let _ = unlink(directory, OsStr::new(&temporary));

@@ -3,16 +3,19 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
-use super::{JOB, SITE, STEP, facts};
+use super::{JOB, STEP};
 use crate::exchange::AccessToken;
-use crate::job::lifecycle::{Exchanger, Host, Node, Outcome, Site};
+use crate::job::node::{Exchanged, Exchanger, Host, Log, Node, Outcome};
+use crate::job::refresh::{Due, Refreshed, refresh};
 use crate::plan::environment::Change;
-use crate::plan::record::{Issued, JobRecord};
+use crate::plan::record::JobRecord;
 use crate::plan::report::{Blame, Failure, Stage};
 use crate::policy::facts::JobFacts;
+use crate::policy::grant::Grant;
 use crate::policy::request::Options;
-use crate::policy::rules::Grant;
-use crate::testing::{self, Directory, FakeProcesses};
+use crate::policy::site::Site;
+use crate::testing::{self, Directory, FakeProcesses, SITE, facts};
+use crate::tokens::Token;
 use crate::words::secret::Secret;
 use crate::words::time::UnixSeconds;
 
@@ -23,6 +26,12 @@ pub(super) struct FakeHost {
     pub(super) environment: RefCell<BTreeMap<String, String>>,
     pub(super) log: RefCell<Vec<String>>,
     pub(super) pyxis_is_earlier: bool,
+}
+
+impl Log for FakeHost {
+    fn log(&self, line: &str) {
+        self.log.borrow_mut().push(line.to_owned());
+    }
 }
 
 impl Host for FakeHost {
@@ -53,10 +62,6 @@ impl Host for FakeHost {
     fn pyxis_is_earlier(&self) -> bool {
         self.pyxis_is_earlier
     }
-
-    fn log(&self, line: &str) {
-        self.log.borrow_mut().push(line.to_owned());
-    }
 }
 
 /// Hands out `IDENTITY-1`, `IDENTITY-2` and so on; fails while told to.
@@ -68,7 +73,7 @@ pub(super) struct FakeGoogle {
 }
 
 impl Exchanger for FakeGoogle {
-    fn exchange(&self, _: &Site, grant: &Grant, _: &JobFacts, _: std::time::Duration) -> Result<Issued, Failure> {
+    fn exchange(&self, _: &Site, grant: &Grant, _: &JobFacts, _: std::time::Duration) -> Result<Exchanged, Failure> {
         self.exchanges.set(self.exchanges.get() + 1);
         if self.fails.get() {
             return Err(Failure {
@@ -81,7 +86,7 @@ impl Exchanger for FakeGoogle {
         let name = grant.identity().to_string();
         let token = format!("{name}-{}", self.exchanges.get());
         let token = AccessToken { token: Secret::new(token), expires_at: self.now.get() + 3600 };
-        Ok(Issued::new(grant.identity().clone(), name, token, self.now.get()))
+        Ok(Exchanged { name, token: Token::new(token, self.now.get()) })
     }
 
     fn now(&self) -> UnixSeconds {
@@ -130,7 +135,25 @@ impl Machine {
 
     pub(super) fn serve<T>(&self, work: impl FnOnce(&Node<'_>) -> T) -> T {
         let config_path = self.directory.join("site.json");
-        work(&Node { config_path: &config_path, exchanger: &self.google, processes: &FakeProcesses::default() })
+        let default_dir = self.directory.join("default");
+        let processes = FakeProcesses::default();
+        work(&Node {
+            config_path: &config_path,
+            default_dir: &default_dir,
+            exchanger: &self.google,
+            processes: &processes,
+        })
+    }
+
+    /// What the agent would refresh next.
+    pub(super) fn due(&self) -> Due {
+        let record = self.record();
+        let issued = &record.issued[0];
+        Due { job: JOB, run: record.run, identity: issued.identity().clone(), issued_at: issued.token.issued_at }
+    }
+
+    pub(super) fn refresh(&self, host: &FakeHost, due: &Due) -> Result<Refreshed, Failure> {
+        self.serve(|node| refresh(node, host, &self.directory.join("run"), due))
     }
 
     pub(super) fn prolog(&self, options: &Options) {
@@ -141,7 +164,7 @@ impl Machine {
     /// Starts a step; brings its outcome and environment.
     pub(super) fn step(&self, options: &Options, inherited: &Options) -> (Outcome, BTreeMap<String, String>) {
         let host = FakeHost { options: options.clone(), inherited: inherited.clone(), ..FakeHost::default() };
-        let outcome = self.serve(|node| node.step(&host, JobFacts { placement: None, ..facts() }, STEP));
+        let outcome = self.serve(|node| node.step(&host, &JobFacts { placement: None, ..facts() }, STEP));
         (outcome, host.environment.into_inner())
     }
 

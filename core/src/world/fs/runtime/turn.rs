@@ -2,20 +2,27 @@
 #![forbid(unsafe_code)]
 
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode};
 use rustix::io::Errno;
 
 use super::{Result, RuntimeDirectory};
-use crate::world::fs::held::directory_flags;
-use crate::world::fs::{FileError, FileProblem};
+use crate::world::fs::FileError;
+use crate::world::fs::held::{directory_flags, lock_within};
 
 /// While it lasts the jobs' records can be compared; ends when it is dropped or its process dies.
 #[derive(Debug)]
 #[must_use]
 pub struct Turn {
-    _records: OwnedFd,
+    records: OwnedFd,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        // As for a job's lock: a child may have the descriptor, too.
+        let _ = rustix::fs::flock(&self.records, FlockOperation::Unlock);
+    }
 }
 
 impl RuntimeDirectory {
@@ -28,17 +35,11 @@ impl RuntimeDirectory {
         let problem = |errno| FileError::system(&path, "lock it", errno);
         // Opened again: a lock belongs to what was opened, which `self.records` shares with the processes forked from here.
         let records = rustix::fs::openat(&self.records, ".", directory_flags(), Mode::empty()).map_err(problem)?;
-        let end = Instant::now() + limit;
-        loop {
-            match rustix::fs::flock(&records, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(Turn { _records: records }),
-                Err(Errno::WOULDBLOCK) => {}
-                Err(errno) => return Err(problem(errno)),
-            }
-            if Instant::now() >= end {
-                return Err(FileError::new(&path, FileProblem::Locked));
-            }
-            std::thread::sleep(Duration::from_millis(3));
-        }
+        lock_within(&path, limit, || match rustix::fs::flock(&records, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(())),
+            Err(Errno::WOULDBLOCK | Errno::INTR) => Ok(None),
+            Err(errno) => Err(problem(errno)),
+        })?;
+        Ok(Turn { records })
     }
 }

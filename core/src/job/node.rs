@@ -1,0 +1,119 @@
+//! What the job's life works with: Slurm as a hook sees it, Google, the node's processes; and what becomes of a step.
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::job::processes::Processes;
+use crate::plan::environment::Change;
+use crate::plan::report::Failure;
+use crate::policy::facts::JobFacts;
+use crate::policy::grant::Grant;
+use crate::policy::request::Options;
+use crate::policy::site::Site;
+use crate::tokens::Token;
+use crate::words::names::JobId;
+use crate::words::time::UnixSeconds;
+
+/// A log for administrators: slurmd's, or the agent's.
+pub trait Log {
+    /// Writes a line.
+    fn log(&self, line: &str);
+}
+
+/// What a hook has of Slurm.
+pub trait Host: Log {
+    /// The options of the step or job, whether typed or inherited.
+    fn options(&self) -> Options;
+    /// Those that the job was submitted with, by its environment.
+    fn inherited_options(&self) -> Options;
+    /// A variable of the job's environment. What is not UTF-8 counts as the user's own.
+    fn variable(&self, name: &str) -> Option<String>;
+    /// Changes the job's environment.
+    fn change(&self, change: &Change);
+    /// All of the job's environment.
+    fn environment(&self) -> Vec<(String, String)>;
+    /// Whether plugstack.conf names pyxis before this plugin.
+    fn pyxis_is_earlier(&self) -> bool;
+}
+
+/// Gets an access token for a grant.
+pub trait Exchanger {
+    /// Reads the subject token and exchanges it, within `budget`.
+    ///
+    /// # Errors
+    /// The failure, ready to be told.
+    fn exchange(&self, site: &Site, grant: &Grant, facts: &JobFacts, budget: Duration) -> Result<Exchanged, Failure>;
+    /// The time of day.
+    fn now(&self) -> UnixSeconds;
+    /// Time since some fixed point, for durations.
+    fn elapsed(&self) -> Duration;
+}
+
+/// What an exchange brings.
+#[derive(Debug)]
+pub struct Exchanged {
+    /// How the identity is named to the job: the email, or the federated principal's subject.
+    pub name: String,
+    /// The access token.
+    pub token: Token,
+}
+
+/// A node: where its configuration is, and what it works with.
+pub struct Node<'a> {
+    /// The site configuration's path.
+    pub config_path: &'a Path,
+    /// The runtime directory of sites that configure none. It knows the others: [`crate::job::places`].
+    pub default_dir: &'a Path,
+    /// Gets access tokens.
+    pub exchanger: &'a dyn Exchanger,
+    /// The node's processes.
+    pub processes: &'a dyn Processes,
+}
+
+/// What became of a step's request.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Outcome {
+    /// The step has no credentials, and nobody asked for them.
+    #[default]
+    None,
+    /// It has them.
+    Issued {
+        /// The step's own directory, which goes with it.
+        directory: StepDirectory,
+        /// What does not concern the credentials themselves.
+        warning: Option<Failure>,
+    },
+    /// It has none, and that is a failure.
+    Failed {
+        /// What failed.
+        failure: Failure,
+        /// Whether the user asked, so that the step must not run.
+        explicit: bool,
+    },
+}
+
+impl Outcome {
+    /// The one line for the user, if there is something to tell.
+    pub fn line(&self) -> Option<String> {
+        match self {
+            Self::None | Self::Issued { warning: None, .. } => None,
+            Self::Issued { warning: Some(warning), .. } => Some(warning.to_string()),
+            Self::Failed { failure, explicit: true } => Some(failure.to_string()),
+            Self::Failed { failure, explicit: false } => Some(format!("{failure}; the job runs without credentials")),
+        }
+    }
+
+    /// Whether the step's tasks must end before the user's command runs.
+    pub fn ends_tasks(&self) -> bool {
+        matches!(self, Self::Failed { explicit: true, .. })
+    }
+}
+
+/// A step's enroot configuration in its job's directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepDirectory {
+    pub(super) runtime_dir: PathBuf,
+    pub(super) job: JobId,
+    pub(super) step: String,
+}

@@ -1,0 +1,55 @@
+//! Where jobs are on a node. A job stays in the runtime directory where its prolog put it, also when the site
+//! configuration names another one meanwhile.
+//!
+//! The default runtime directory remembers the others: `elsewhere/` in it, root's alone, has a link to each.
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+
+use crate::words::names::JobId;
+use crate::world::fs::{self, FileError, RuntimeDirectory};
+
+const ELSEWHERE: &str = "elsewhere";
+
+/// The runtime directories that there are: the configured one first, then those of earlier configurations.
+pub fn all(default_dir: &Path, configured: Option<&Path>) -> Vec<RuntimeDirectory> {
+    let mut paths: Vec<PathBuf> = configured.into_iter().map(Path::to_owned).collect();
+    paths.push(default_dir.to_owned());
+    paths.extend(fs::links(&default_dir.join(ELSEWHERE)).into_iter().map(|(_, target)| target));
+    let mut seen = Vec::new();
+    paths.retain(|path| {
+        !seen.contains(path) && {
+            seen.push(path.clone());
+            true
+        }
+    });
+    paths.iter().filter_map(|path| RuntimeDirectory::existing(path)).collect()
+}
+
+/// The runtime directory that has a job's record; none if no hook has seen the job.
+pub fn of_job(default_dir: &Path, configured: Option<&Path>, job: JobId) -> Option<RuntimeDirectory> {
+    all(default_dir, configured).into_iter().find(|runtime| runtime.has_record(job))
+}
+
+/// Opens the configured runtime directory for a new job, and remembers it where it is not the default one.
+///
+/// # Errors
+/// When it cannot be made, or is not a directory that only root can change.
+pub fn open(default_dir: &Path, configured: &Path) -> Result<RuntimeDirectory, FileError> {
+    let runtime = RuntimeDirectory::open(configured)?;
+    if configured != default_dir {
+        // Where that cannot be written, an edited configuration leaves this node's jobs to the next boot.
+        let _ = fs::remember_link(default_dir, ELSEWHERE, configured);
+    }
+    Ok(runtime)
+}
+
+/// Forgets directories that are gone.
+pub fn forget_gone(default_dir: &Path) {
+    let directory = default_dir.join(ELSEWHERE);
+    for (name, target) in fs::links(&directory) {
+        if RuntimeDirectory::existing(&target).is_none() {
+            fs::forget_link(&directory, &name);
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Directories that root remembers by links.
+#![forbid(unsafe_code)]
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Dir, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::FileError;
+use super::held::{directory_flags, make_directory};
+
+/// The links in a directory of root's, by name, with their targets. What is not root's alone has none.
+pub fn links(directory: &Path) -> Vec<(String, PathBuf)> {
+    let Ok(held) = rustix::fs::open(directory, directory_flags() | OFlags::NOFOLLOW, Mode::empty()) else {
+        return Vec::new();
+    };
+    let is_roots = rustix::fs::fstat(&held)
+        .is_ok_and(|stat| stat.st_uid == rustix::process::geteuid().as_raw() && stat.st_mode & 0o022 == 0);
+    let Some(entries) = Dir::read_from(&held).ok().filter(|_| is_roots) else { return Vec::new() };
+    let link = |name: &str| {
+        let target = rustix::fs::readlinkat(&held, name, Vec::new()).ok()?;
+        Some((name.to_owned(), PathBuf::from(OsStr::from_bytes(target.to_bytes()))))
+    };
+    let mut links: Vec<_> = entries.flatten().filter_map(|entry| link(entry.file_name().to_str().ok()?)).collect();
+    links.sort();
+    links
+}
+
+/// Remembers a directory by a link in `parent/name`, which is made where it is absent.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn remember_link(parent: &Path, name: &str, target: &Path) -> Result<(), FileError> {
+    let path = parent.join(name);
+    if links(&path).iter().any(|(_, known)| known == target) {
+        return Ok(());
+    }
+    let owner = rustix::process::geteuid().as_raw();
+    let above = parent.parent().unwrap_or(Path::new("/"));
+    let above = rustix::fs::open(above, directory_flags(), Mode::empty())
+        .map_err(|errno| FileError::system(above, "open it", errno))?;
+    let held = make_directory(&above, parent.file_name().unwrap_or_default(), parent, Some(0o711), owner)?;
+    let held = make_directory(&held, OsStr::new(name), &path, Some(0o700), owner)?;
+    for number in 0.. {
+        match rustix::fs::symlinkat(target, &held, number.to_string()) {
+            Err(Errno::EXIST) => {}
+            result => return result.map_err(|errno| FileError::system(&path, "write it", errno)),
+        }
+    }
+    Ok(())
+}
+
+/// Forgets a link.
+pub fn forget_link(directory: &Path, name: &str) {
+    if let Ok(held) = rustix::fs::open(directory, directory_flags() | OFlags::NOFOLLOW, Mode::empty()) {
+        // It is tried again at the next job's start.
+        let _ = rustix::fs::unlinkat(&held, name, AtFlags::empty());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_remembered_once_and_forgotten() {
+        let directory = crate::testing::directory();
+        let parent = directory.join("run");
+        for target in ["/a", "/b", "/a"] {
+            remember_link(&parent, "elsewhere", Path::new(target)).unwrap();
+        }
+        let path = parent.join("elsewhere");
+        let targets = || links(&path).into_iter().map(|(_, target)| target).collect::<Vec<_>>();
+        assert_eq!(targets(), [Path::new("/a"), Path::new("/b")]);
+        forget_link(&path, "0");
+        assert_eq!(targets(), [Path::new("/b")]);
+        remember_link(&parent, "elsewhere", Path::new("/c")).unwrap();
+        assert_eq!(targets(), [Path::new("/c"), Path::new("/b")]);
+        std::os::unix::fs::chown(&path, Some(61001), None).unwrap();
+        assert!(targets().is_empty(), "what is not root's was believed");
+    }
+}
