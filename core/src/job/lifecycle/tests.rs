@@ -1,6 +1,10 @@
 //! Whole jobs, hook by hook, on a real runtime directory with a fake Slurm and a fake Google.
 
 mod fakes;
+mod moved;
+mod pulls;
+mod refresh;
+mod steps;
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -228,7 +232,7 @@ fn a_job_of_five_days_has_a_living_token_in_every_minute_and_the_same_endpoint()
     let path = environment["ENROOT_CONFIG_PATH"].clone() + "/.credentials";
     for minute in 0..5 * 24 * 60 {
         machine.google.now.set(begun + minute * 60);
-        // Google is out of order for twenty minutes of each sixth hour.
+        // Google has an outage of twenty minutes in each sixth hour.
         machine.google.fails.set(minute % 360 < 20 && minute > 0);
         let issued = machine.record().issued.remove(0);
         assert!(issued.token.expires_at - machine.google.now.get() >= 360, "minute {minute}");

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::{JOB, STEP};
 use crate::exchange::AccessToken;
@@ -16,8 +17,10 @@ use crate::policy::request::Options;
 use crate::policy::site::Site;
 use crate::testing::{self, Directory, FakeProcesses, SITE, facts};
 use crate::tokens::Token;
+use crate::words::names::StepId;
 use crate::words::secret::Secret;
 use crate::words::time::UnixSeconds;
+use crate::world::fs::RuntimeDirectory;
 
 #[derive(Default)]
 pub(super) struct FakeHost {
@@ -70,11 +73,14 @@ pub(super) struct FakeGoogle {
     pub(super) exchanges: Cell<u32>,
     pub(super) now: Cell<UnixSeconds>,
     pub(super) fails: Cell<bool>,
+    /// What it was asked for.
+    pub(super) grants: RefCell<Vec<Grant>>,
 }
 
 impl Exchanger for FakeGoogle {
-    fn exchange(&self, _: &Site, grant: &Grant, _: &JobFacts, _: std::time::Duration) -> Result<Exchanged, Failure> {
+    fn exchange(&self, _: &Site, grant: &Grant, _: &JobFacts, _: Duration) -> Result<Exchanged, Failure> {
         self.exchanges.set(self.exchanges.get() + 1);
+        self.grants.borrow_mut().push(grant.clone());
         if self.fails.get() {
             return Err(Failure {
                 stage: Stage::TokenExchange,
@@ -93,8 +99,31 @@ impl Exchanger for FakeGoogle {
         self.now.get()
     }
 
-    fn elapsed(&self) -> std::time::Duration {
-        std::time::Duration::ZERO
+    fn elapsed(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+/// A Google that is slow once: something happens before it answers.
+struct SlowGoogle<'a, F> {
+    google: &'a FakeGoogle,
+    meanwhile: Cell<Option<F>>,
+}
+
+impl<F: FnOnce()> Exchanger for SlowGoogle<'_, F> {
+    fn exchange(&self, site: &Site, grant: &Grant, facts: &JobFacts, budget: Duration) -> Result<Exchanged, Failure> {
+        if let Some(meanwhile) = self.meanwhile.take() {
+            meanwhile();
+        }
+        self.google.exchange(site, grant, facts, budget)
+    }
+
+    fn now(&self) -> UnixSeconds {
+        self.google.now()
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.google.elapsed()
     }
 }
 
@@ -114,46 +143,77 @@ impl Machine {
         machine
     }
 
+    /// Changes the site configuration.
     pub(super) fn configure(&self, settings: &str) {
+        self.configure_in("run", settings);
+    }
+
+    /// The same with another runtime directory, by its name.
+    pub(super) fn configure_in(&self, runtime_dir: &str, settings: &str) {
+        self.trust(SITE);
         let at = |name: &str| self.directory.join(name);
+        let delivery = if settings.contains("delivery") { "" } else { r#", "delivery": "direct""# };
+        let site = format!(
+            r#"{{"credential_configuration": "{}", "runtime_dir": "{}"{settings}{delivery}}}"#,
+            at("credential.json").display(),
+            at(runtime_dir).display()
+        );
+        std::fs::write(at("site.json"), site).unwrap();
+    }
+
+    /// Changes the service account of the credential configuration.
+    pub(super) fn trust(&self, email: &str) {
         let credential = format!(
             r#"{{"type": "external_account", "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
             "audience": "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q",
             "token_url": "https://sts.googleapis.com/v1/token", "credential_source": {{"file": "/t"}},
             "service_account_impersonation_url":
-            "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/{SITE}:generateAccessToken"}}"#
+            "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/{email}:generateAccessToken"}}"#
         );
-        std::fs::write(at("credential.json"), credential).unwrap();
-        let delivery = if settings.contains("delivery") { "" } else { r#", "delivery": "direct""# };
-        let site = format!(
-            r#"{{"credential_configuration": "{}", "runtime_dir": "{}"{settings}{delivery}}}"#,
-            at("credential.json").display(),
-            at("run").display()
-        );
-        std::fs::write(at("site.json"), site).unwrap();
+        std::fs::write(self.directory.join("credential.json"), credential).unwrap();
     }
 
     pub(super) fn serve<T>(&self, work: impl FnOnce(&Node<'_>) -> T) -> T {
+        self.serve_with(&self.google, work)
+    }
+
+    fn serve_with<T>(&self, exchanger: &dyn Exchanger, work: impl FnOnce(&Node<'_>) -> T) -> T {
         let config_path = self.directory.join("site.json");
         let default_dir = self.directory.join("default");
         let processes = FakeProcesses::default();
-        work(&Node {
-            config_path: &config_path,
-            default_dir: &default_dir,
-            exchanger: &self.google,
-            processes: &processes,
-        })
+        work(&Node { config_path: &config_path, default_dir: &default_dir, exchanger, processes: &processes })
+    }
+
+    /// Lets seconds pass.
+    pub(super) fn wait(&self, seconds: UnixSeconds) {
+        self.google.now.set(self.google.now.get() + seconds);
     }
 
     /// What the agent would refresh next.
     pub(super) fn due(&self) -> Due {
+        self.due_of(0)
+    }
+
+    /// The same for the job's next identities.
+    pub(super) fn due_of(&self, number: usize) -> Due {
         let record = self.record();
-        let issued = &record.issued[0];
+        let issued = &record.issued[number];
         Due { job: JOB, run: record.run, identity: issued.identity().clone(), issued_at: issued.token.issued_at }
     }
 
     pub(super) fn refresh(&self, host: &FakeHost, due: &Due) -> Result<Refreshed, Failure> {
-        self.serve(|node| refresh(node, host, &self.directory.join("run"), due))
+        self.refresh_while(host, due, || {})
+    }
+
+    /// Refreshes; something else happens while Google is asked.
+    pub(super) fn refresh_while(
+        &self,
+        host: &FakeHost,
+        due: &Due,
+        meanwhile: impl FnOnce(),
+    ) -> Result<Refreshed, Failure> {
+        let google = SlowGoogle { google: &self.google, meanwhile: Cell::new(Some(meanwhile)) };
+        self.serve_with(&google, |node| refresh(node, host, &self.directory.join("run"), due))
     }
 
     pub(super) fn prolog(&self, options: &Options) {
@@ -163,13 +223,30 @@ impl Machine {
 
     /// Starts a step; brings its outcome and environment.
     pub(super) fn step(&self, options: &Options, inherited: &Options) -> (Outcome, BTreeMap<String, String>) {
-        let host = FakeHost { options: options.clone(), inherited: inherited.clone(), ..FakeHost::default() };
-        let outcome = self.serve(|node| node.step(&host, &JobFacts { placement: None, ..facts() }, STEP));
+        self.step_in(BTreeMap::new(), STEP, options, inherited)
+    }
+
+    /// The same for any step, which brings an environment.
+    pub(super) fn step_in(
+        &self,
+        environment: BTreeMap<String, String>,
+        step: StepId,
+        options: &Options,
+        inherited: &Options,
+    ) -> (Outcome, BTreeMap<String, String>) {
+        let environment = RefCell::new(environment);
+        let host =
+            FakeHost { options: options.clone(), inherited: inherited.clone(), environment, ..FakeHost::default() };
+        let outcome = self.serve(|node| node.step(&host, &JobFacts { placement: None, ..facts() }, step));
         (outcome, host.environment.into_inner())
     }
 
     pub(super) fn epilog(&self) {
         self.serve(|node| node.epilog(&FakeHost::default(), JOB));
+    }
+
+    pub(super) fn runtime(&self) -> RuntimeDirectory {
+        RuntimeDirectory::existing(&self.directory.join("run")).unwrap()
     }
 
     pub(super) fn record(&self) -> JobRecord {
