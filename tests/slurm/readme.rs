@@ -18,16 +18,21 @@ const READER: &str = "reader@my-project.iam.gserviceaccount.com";
 
 /// The blocks of shell with this word behind `sh`, line by line.
 pub fn commands(word: &str) -> Vec<&'static str> {
+    block(&format!("sh {word}"))
+}
+
+/// The blocks with these words behind the fence, line by line.
+fn block(words: &str) -> Vec<&'static str> {
     let mut lines = Vec::new();
     let mut inside = false;
     for line in README.lines() {
         match line.strip_prefix("```") {
-            Some(fence) => inside = fence == format!("sh {word}"),
+            Some(fence) => inside = fence == words,
             None if inside => lines.push(line),
             None => {}
         }
     }
-    assert!(!lines.is_empty(), "the README has no block `sh {word}`");
+    assert!(!lines.is_empty(), "the README has no block `{words}`");
     lines
 }
 
@@ -91,6 +96,22 @@ fn the_installation() {
     );
     let line = fs::read_to_string(root().join("plugstack.conf.d/10-gcp-wif.conf")).unwrap();
     assert_eq!(line, "optional spank_gcp_wif.so\n");
+}
+
+#[test]
+fn a_file_system_of_its_own_for_the_runtime_directory() {
+    let site = Site::start();
+    let node = site.cluster.node(1);
+    let table = block("fstab").join("\n");
+    let mount = "set -e; mkdir /run/gcp-wif; cat >/run/fstab; mount --fstab /run/fstab /run/gcp-wif";
+    node.command(["sh", "-c", mount]).stdin(table.as_str()).run().ok();
+    let (job, id) = site.running_job();
+    let line = "cd /run/gcp-wif/jobs/*; stat -c %U status; findmnt -n -o TARGET --target status; df -h --output=size .";
+    let told = node.command(["sh", "-c", line]).run().ok().stdout;
+    assert_eq!(told.split_whitespace().collect::<Vec<_>>(), ["root", "/run/gcp-wif", "Size", "256M"]);
+    assert!(node.job_dir(&id).join("access_token").exists());
+    site.cancel(job);
+    site.finish();
 }
 
 #[test]
