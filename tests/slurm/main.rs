@@ -7,6 +7,8 @@
 //! jobs.rs      srun, sbatch, salloc, arrays, heterogeneous jobs, requeue: each uses its token
 //! requests.rs  options, inheritance, refusals at submission, environment, nested jobs
 //! failures.rs  each fault: the user's line is the golden one, and no node is lost
+//!   google.rs    faults of Google and of the way there
+//!   node.rs      faults of configuration, subject token, rules, runtime directory
 //! kills.rs     processes that die, hang or are cancelled; nothing stays behind
 //! agent.rs     delivery by the agent: refresh, metadata, killed agents
 //!   callers.rs   who is answered: other users, namespaces, pages, crowds; files and processes
@@ -18,6 +20,8 @@
 //!   moved.rs     another runtime directory while jobs run
 //!   ports.rs     ports that users take
 //!   load.rs      killed under load, memory and descriptors with many jobs
+//!   processes.rs the agent's processes
+//!   world.rs     a site with short-lived tokens, and clients as its jobs
 //! refresh.rs   after a job's first hour: what it has stays its own, and fresh
 //!   job.rs       what a running job has
 //!   identity.rs  rules and configuration that change while it runs
@@ -30,13 +34,16 @@
 //! attacks.rs   what a user of a shared node might try
 //! readme.rs    the README's commands are run, its troubleshooting holds
 //! containers.rs what enroot is given: merged configuration, pull credentials, mounts
-//!   users.rs     files of users that hurt: too many, too long, of the kernel, of a file system that hangs
-//!   system.rs    enroot.conf of the node, which bash expands
+//!   users.rs     files of users that hurt: too many, too long, of the kernel, of a file system that does not respond
+//!   system.rs    enroot.conf of the node, expanded without a shell
 //! pyxis.rs     containers to the end, where pyxis and enroot are installed
 //! command.rs   the companion command: doctor, explain, env
+//!   doctor.rs    each check of the doctor
 //! registry.rs  the registries of these tests
 //! clients.rs   Google's own clients as jobs under direct delivery: Python, Node, rclone, gcloud, curl
 //! loopback.rs  a loopback interface of a test's own
+//! golden.rs    lines that users read, held against tests/golden
+//! skipped.rs   what cannot be tested on this machine
 //! internet.rs  the internet as jobs know it: Google's host names lead to the embedded one
 //! ```
 
