@@ -114,6 +114,21 @@ fn a_file_that_its_user_has_changed_is_published_again() {
 }
 
 #[test]
+fn a_look_does_not_wait_for_whoever_works_on_the_job() {
+    let machine = running();
+    let runtime = machine.runtime();
+    let path = machine.directory.join("run/jobs/7").join(ACCESS_TOKEN_FILE);
+    std::fs::write(&path, "").unwrap();
+    let theirs = runtime.lock_existing(JOB, Duration::ZERO).unwrap().unwrap();
+    let begun = std::time::Instant::now();
+    heal_now(&machine);
+    assert!(begun.elapsed() < LOCK && std::fs::read(&path).unwrap().is_empty());
+    drop(theirs);
+    heal_now(&machine);
+    assert_has(&machine, &format!("{SITE}-1"));
+}
+
+#[test]
 fn each_step_has_the_token_of_its_own_identity() {
     let machine = Machine::new(&format!(r#", "registries": ["r.pkg.dev"], "rules": [{{"allow": ["{OTHER}"]}}]"#));
     machine.prolog(&wanted());
