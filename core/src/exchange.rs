@@ -25,7 +25,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::words::names::{Endpoint, Identity, InvalidName, Scope, clip};
+use crate::words::google::{Endpoint, Identity, Scope};
+use crate::words::names::{InvalidName, clip};
 use crate::words::secret::Secret;
 use crate::words::time::UnixSeconds;
 use crate::world::http::{Request, Response, TransportError};

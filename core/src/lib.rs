@@ -62,6 +62,7 @@
 
 pub mod words {
     //! What a value of one of these types says has been checked.
+    pub mod google;
     pub mod json;
     pub mod names;
     pub mod path;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::reply::{Call, Reply};
 use super::served::Served;
-use gcp_wif_core::words::names::Scope;
+use gcp_wif_core::words::google::Scope;
 use gcp_wif_core::words::time::UnixSeconds;
 
 const ROOT: &str = "/computeMetadata/v1";

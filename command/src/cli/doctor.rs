@@ -24,7 +24,8 @@ use super::plugstack::Plugstack;
 use super::{Screen, Status};
 use gcp_wif_core::plan::report::{Failure, Stage};
 use gcp_wif_core::policy::site::Site;
-use gcp_wif_core::words::names::{ServiceAccountEmail, clip};
+use gcp_wif_core::words::google::ServiceAccountEmail;
+use gcp_wif_core::words::names::clip;
 
 /// Check this node, from its configuration to a real exchange with Google
 ///

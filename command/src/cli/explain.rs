@@ -12,7 +12,8 @@ use gcp_wif_core::policy::config::Rule;
 use gcp_wif_core::policy::facts::{JobFacts, Placement};
 use gcp_wif_core::policy::rules::{self, Decision, Denial, Key};
 use gcp_wif_core::policy::site::Site;
-use gcp_wif_core::words::names::{JobId, ServiceAccountEmail, clip};
+use gcp_wif_core::words::google::ServiceAccountEmail;
+use gcp_wif_core::words::names::{JobId, clip};
 use gcp_wif_core::world::sys;
 
 /// Say which rule decides for a user, and why
@@ -177,7 +178,7 @@ fn name(key: Key) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gcp_wif_core::words::names::Identity;
+    use gcp_wif_core::words::google::Identity;
 
     fn explanation(rules: &str, asked: Option<&str>) -> (Vec<String>, Value) {
         let rules: Vec<Rule> = serde_json::from_str(rules).unwrap();

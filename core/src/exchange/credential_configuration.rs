@@ -10,8 +10,9 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::words::google::{Audience, Endpoint, ServiceAccountEmail};
 use crate::words::json::from_json;
-use crate::words::names::{Audience, Endpoint, ServiceAccountEmail, clip};
+use crate::words::names::clip;
 use crate::words::path::check_path;
 
 /// The token type of a JWT that is no OpenID token, RFC 8693 section 3.

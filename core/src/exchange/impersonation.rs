@@ -5,7 +5,8 @@
 use serde_json::{Value, json};
 
 use super::{AccessToken, Problem, Wanted, missing, object, token};
-use crate::words::names::{Endpoint, Scope, clip};
+use crate::words::google::{Endpoint, Scope};
+use crate::words::names::clip;
 use crate::words::secret::Secret;
 use crate::words::time::from_rfc3339;
 use crate::world::http::{Request, Response};

@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 use super::credential_configuration::CredentialConfiguration;
 use super::subject_token::SubjectToken;
 use super::{Problem, Wanted, object, token};
-use crate::words::names::{Identity, Scope};
+use crate::words::google::{Identity, Scope};
 use crate::words::secret::Secret;
 use crate::world::http::{Request, Response};
 

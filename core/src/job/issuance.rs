@@ -17,7 +17,7 @@ use crate::policy::config::{ConfigError, Delivery};
 use crate::policy::facts::JobFacts;
 use crate::policy::grant::Grant;
 use crate::policy::site::Site;
-use crate::words::names::Identity;
+use crate::words::google::Identity;
 use crate::words::time::{UnixSeconds, rfc3339};
 use crate::world::fs::{FileError, FileProblem, InFlight, LockedJob, NewFile, Place, RuntimeDirectory};
 

@@ -29,7 +29,8 @@ use crate::policy::facts::JobFacts;
 use crate::policy::grant::Grant;
 use crate::policy::request::{Options, Request};
 use crate::policy::site::Site;
-use crate::words::names::{JobId, ServiceAccountEmail, StepId};
+use crate::words::google::ServiceAccountEmail;
+use crate::words::names::{JobId, StepId};
 use crate::world::fs::{LockedJob, RuntimeDirectory};
 
 /// srun gives up on a step that does not start within MessageTimeout and BatchStartTimeout (`step_launch.c`), 20

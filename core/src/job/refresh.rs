@@ -9,7 +9,8 @@ use crate::job::node::{Log, Node};
 use crate::plan::record::{JobRecord, RunId};
 use crate::plan::report::Failure;
 use crate::policy::site::Site;
-use crate::words::names::{Identity, JobId};
+use crate::words::google::Identity;
+use crate::words::names::JobId;
 use crate::words::time::UnixSeconds;
 use crate::world::fs::{FileProblem, RuntimeDirectory};
 

@@ -15,7 +15,7 @@ pub mod source;
 use std::path::Path;
 
 use crate::plan::environment::Change;
-use crate::words::names::RegistryHost;
+use crate::words::google::RegistryHost;
 use crate::words::secret::Secret;
 use source::{SUBDIRECTORIES, Source};
 

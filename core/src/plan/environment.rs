@@ -8,7 +8,8 @@ use crate::exchange::credential_configuration::{CredentialConfiguration, Subject
 use crate::plan::record::{Issued, Port};
 use crate::plan::report::Failure;
 use crate::policy::config::{Adc, Config};
-use crate::words::names::{Endpoint, Identity, InvalidName, clip};
+use crate::words::google::{Endpoint, Identity};
+use crate::words::names::{InvalidName, clip};
 use crate::words::secret::Secret;
 use crate::words::time::rfc3339;
 

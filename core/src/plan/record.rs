@@ -12,7 +12,7 @@ use crate::policy::request::Options;
 use crate::policy::rules::Denial;
 use crate::policy::site::Site;
 use crate::tokens::Token;
-use crate::words::names::{Identity, RegistryHost, ServiceAccountEmail};
+use crate::words::google::{Identity, RegistryHost, ServiceAccountEmail};
 use crate::words::secret::{Secret, exposed};
 use crate::words::time::UnixSeconds;
 use crate::world::fs::{Owner, Place};

@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::exchange::credential_configuration::CredentialConfiguration;
+use crate::words::google::{RegistryHost, Scope, ServiceAccountEmail};
 use crate::words::json::from_json;
-use crate::words::names::{RegistryHost, Scope, ServiceAccountEmail};
 use crate::words::path::check_path;
 use crate::world::fs::{self, FileError};
 

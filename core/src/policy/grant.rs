@@ -7,7 +7,7 @@ use super::config::Delivery;
 use super::facts::JobFacts;
 use super::rules::{self, Denial};
 use super::site::Site;
-use crate::words::names::{Identity, Scope, ServiceAccountEmail};
+use crate::words::google::{Identity, Scope, ServiceAccountEmail};
 
 /// The permission to have an identity, and the terms. Nothing else starts an exchange.
 ///

@@ -5,7 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::words::names::{InvalidName, ServiceAccountEmail};
+use crate::words::google::ServiceAccountEmail;
+use crate::words::names::InvalidName;
 
 /// The options as given at one place: on the command line, or at the job's submission.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

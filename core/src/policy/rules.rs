@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::policy::config::{Principal, Rule};
 use crate::policy::facts::JobFacts;
-use crate::words::names::{Identity, ServiceAccountEmail};
+use crate::words::google::{Identity, ServiceAccountEmail};
 
 /// What the rules decide for a job.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::config::{Config, ConfigError};
 use crate::exchange::credential_configuration::CredentialConfiguration;
-use crate::words::names::Identity;
+use crate::words::google::Identity;
 
 /// What a node is told of its site and of Google.
 #[derive(Debug)]

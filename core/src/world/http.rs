@@ -17,7 +17,8 @@ use ureq::config::RedirectAuthHeaders;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
 use zeroize::Zeroizing;
 
-use crate::words::names::{Endpoint, clip};
+use crate::words::google::Endpoint;
+use crate::words::names::clip;
 use crate::words::secret::Secret;
 use crate::world::fs::{self, FileError};
 

@@ -9,7 +9,7 @@ use gcp_wif_core::exchange::subject_token::SubjectToken;
 use gcp_wif_core::exchange::{Exchange, Leg, Wanted};
 use gcp_wif_core::plan::report::{Failure, Stage};
 use gcp_wif_core::policy::site::Site;
-use gcp_wif_core::words::names::{Identity, ServiceAccountEmail};
+use gcp_wif_core::words::google::{Identity, ServiceAccountEmail};
 use gcp_wif_core::words::time::rfc3339;
 use gcp_wif_core::world::clock::{Clock, SystemClock};
 use gcp_wif_core::world::http::Client;

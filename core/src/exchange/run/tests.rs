@@ -7,7 +7,7 @@ use crate::exchange::Wanted;
 use crate::exchange::credential_configuration::CredentialConfiguration;
 use crate::exchange::subject_token::SubjectToken;
 use crate::testing::jwt;
-use crate::words::names::{Identity, Scope, ServiceAccountEmail};
+use crate::words::google::{Identity, Scope, ServiceAccountEmail};
 use crate::words::time::UnixSeconds;
 use crate::world::http::{Body, Request, Response};
 

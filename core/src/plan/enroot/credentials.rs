@@ -1,7 +1,7 @@
 //! `.credentials`, a netrc file that enroot hands to curl.
 #![forbid(unsafe_code)]
 
-use crate::words::names::RegistryHost;
+use crate::words::google::RegistryHost;
 use crate::words::secret::Secret;
 
 /// Its name in enroot's configuration directory.

@@ -1,7 +1,7 @@
 //! The registry hosts of Google.
 #![forbid(unsafe_code)]
 
-use crate::words::names::RegistryHost;
+use crate::words::google::RegistryHost;
 
 /// Regions and multi-regions of Artifact Registry, <https://cloud.google.com/artifact-registry/docs/repositories/repo-locations>.
 const LOCATIONS: [&str; 48] = [

@@ -37,7 +37,8 @@ use serde::{Deserialize, Serialize};
 
 use super::FileError;
 use super::held::{directory_flags, lock_within, make_directory, read_file, remove};
-use crate::words::names::{JobId, ServiceAccountEmail};
+use crate::words::google::ServiceAccountEmail;
+use crate::words::names::JobId;
 
 pub use locked::LockedJob;
 pub use turn::Turn;

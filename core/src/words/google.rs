@@ -1,0 +1,335 @@
+//! Google's names as types: a value of one of them has been checked.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::net::IpAddr;
+
+use http::Uri;
+use serde::{Deserialize, Serialize};
+
+use super::names::InvalidName;
+
+/// The email of a Google service account, `NAME@PROJECT.iam.gserviceaccount.com` or one of Google's default accounts.
+///
+/// <https://cloud.google.com/iam/docs/service-account-types>
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ServiceAccountEmail(String);
+
+impl ServiceAccountEmail {
+    const LONGEST: usize = 254;
+
+    /// Parses an email.
+    ///
+    /// # Errors
+    /// When the text is not `NAME@DOMAIN` of lower-case letters, digits and hyphens, with a domain below
+    /// `gserviceaccount.com`.
+    pub fn parse(text: &str) -> Result<Self, InvalidName> {
+        let label = |label: &str| {
+            !label.is_empty()
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+                && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        };
+        let valid = text.len() <= Self::LONGEST
+            && text.split_once('@').is_some_and(|(name, domain)| {
+                label(name) && domain.split('.').all(label) && domain.ends_with(".gserviceaccount.com")
+            });
+        if valid {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidName::new("a service account's email (NAME@PROJECT.iam.gserviceaccount.com)", text))
+        }
+    }
+
+    /// The email as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ServiceAccountEmail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<String> for ServiceAccountEmail {
+    type Error = InvalidName;
+
+    fn try_from(text: String) -> Result<Self, InvalidName> {
+        Self::parse(&text)
+    }
+}
+
+impl From<ServiceAccountEmail> for String {
+    fn from(email: ServiceAccountEmail) -> Self {
+        email.0
+    }
+}
+
+/// Who a job is to Google.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Identity {
+    /// A service account, impersonated.
+    ServiceAccount(ServiceAccountEmail),
+    /// The federated principal itself.
+    Federated,
+}
+
+impl Identity {
+    /// The service account, if it is one.
+    pub fn service_account(&self) -> Option<&ServiceAccountEmail> {
+        match self {
+            Self::ServiceAccount(email) => Some(email),
+            Self::Federated => None,
+        }
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ServiceAccount(email) => email.fmt(f),
+            Self::Federated => f.write_str("the federated principal"),
+        }
+    }
+}
+
+/// The full resource name of a workload identity pool provider, the audience of the STS token exchange:
+/// `//iam.googleapis.com/projects/N/locations/global/workloadIdentityPools/POOL/providers/PROVIDER`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Audience(String);
+
+impl Audience {
+    /// Parses the `audience` of a credential configuration.
+    ///
+    /// # Errors
+    /// When the text is not such a resource name.
+    pub fn parse(text: &str) -> Result<Self, InvalidName> {
+        let segments: Vec<&str> = text.strip_prefix("//").unwrap_or_default().split('/').collect();
+        let segment = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b));
+        let valid = matches!(
+            segments.as_slice(),
+            [host, "projects", number, "locations", location, "workloadIdentityPools", pool, "providers", provider]
+                if [host, location, pool, provider].iter().all(|s| segment(s))
+                    && !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())
+        );
+        if valid {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidName::new(
+                "a provider's resource name (//iam.googleapis.com/projects/NUMBER/locations/global/workloadIdentityPools/POOL/providers/PROVIDER)",
+                text,
+            ))
+        }
+    }
+
+    /// The audience as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The number of the pool's project.
+    pub fn project_number(&self) -> &str {
+        self.segment(4)
+    }
+
+    /// The pool's name.
+    pub fn pool(&self) -> &str {
+        self.segment(8)
+    }
+
+    fn segment(&self, number: usize) -> &str {
+        self.0.split('/').nth(number).unwrap_or_default()
+    }
+}
+
+/// An OAuth scope as Google has them: an `https` URL without blanks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Scope(String);
+
+impl Scope {
+    /// Everything that the identity's roles allow.
+    pub const CLOUD_PLATFORM: &'static str = "https://www.googleapis.com/auth/cloud-platform";
+    /// Enough to impersonate a service account, and nothing else.
+    pub const IAM: &'static str = "https://www.googleapis.com/auth/iam";
+
+    /// [`Scope::CLOUD_PLATFORM`] as a scope.
+    pub fn cloud_platform() -> Self {
+        Self(Self::CLOUD_PLATFORM.to_owned())
+    }
+
+    /// The scope as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Scope {
+    type Error = InvalidName;
+
+    fn try_from(text: String) -> Result<Self, InvalidName> {
+        let valid = text.len() <= 256
+            && text.starts_with("https://")
+            && text.bytes().all(|b| b.is_ascii_graphic() && !b"\"\\,".contains(&b));
+        if valid {
+            Ok(Self(text))
+        } else {
+            Err(InvalidName::new("a scope (https://www.googleapis.com/auth/...)", &text))
+        }
+    }
+}
+
+impl From<Scope> for String {
+    fn from(scope: Scope) -> Self {
+        scope.0
+    }
+}
+
+/// The URL of one of Google's endpoints: `https`, or plain `http` to a loopback address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint(String);
+
+impl Endpoint {
+    /// Parses a URL.
+    ///
+    /// # Errors
+    /// When it is not a URL, has a user, or is `http` to anything but a loopback address.
+    pub fn parse(text: &str) -> Result<Self, InvalidName> {
+        const EXPECTED: &str = "an https URL (plain http is accepted for a loopback address only)";
+        let refused = || InvalidName::new(EXPECTED, text);
+        let uri: Uri = text.parse().map_err(|_| refused())?;
+        let host = uri.host().unwrap_or_default();
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let secure = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") => bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback()),
+            _ => false,
+        };
+        let named = uri.authority().is_some_and(|authority| !authority.as_str().contains('@')) && !bare.is_empty();
+        if secure && named { Ok(Self(text.to_owned())) } else { Err(refused()) }
+    }
+
+    /// The same endpoint's other method: what follows the last colon of the path is replaced.
+    pub fn with_method(&self, method: &str) -> Self {
+        match self.0.rsplit_once(':') {
+            Some((base, _)) => Self(format!("{base}:{method}")),
+            None => self.clone(),
+        }
+    }
+
+    /// The URL as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A registry's host name, as a `machine` of netrc: no blanks, no port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RegistryHost(String);
+
+impl RegistryHost {
+    /// The host as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for RegistryHost {
+    type Error = InvalidName;
+
+    fn try_from(text: String) -> Result<Self, InvalidName> {
+        let valid = !text.is_empty()
+            && text.len() <= 253
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b".-".contains(&b))
+            && !text.starts_with(['.', '-']);
+        if valid { Ok(Self(text)) } else { Err(InvalidName::new("a registry's host name", &text)) }
+    }
+}
+
+impl From<RegistryHost> for String {
+    fn from(host: RegistryHost) -> Self {
+        host.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn service_account_emails() {
+        for email in [
+            "trainer@my-project.iam.gserviceaccount.com",
+            "trainer@my-project.example.com.iam.gserviceaccount.com",
+            "123456-compute@developer.gserviceaccount.com",
+            "my-project@appspot.gserviceaccount.com",
+        ] {
+            assert_eq!(ServiceAccountEmail::parse(email).map(String::from), Ok(email.to_owned()));
+        }
+        for text in [
+            "",
+            "trainer",
+            "@p.iam.gserviceaccount.com",
+            "a@b@p.iam.gserviceaccount.com",
+            "a@gserviceaccount.com.evil.org",
+            "A@p.iam.gserviceaccount.com",
+            "a b@p.iam.gserviceaccount.com",
+            "a@p.iam.gserviceaccount.com\n",
+            "a@../p.iam.gserviceaccount.com",
+            "$(id)@p.iam.gserviceaccount.com",
+            "alice@example.com",
+        ] {
+            assert!(ServiceAccountEmail::parse(text).is_err(), "{text:?} was accepted");
+        }
+        assert!(ServiceAccountEmail::parse(&format!("{}@p.iam.gserviceaccount.com", "a".repeat(65536))).is_err());
+    }
+
+    #[test]
+    fn an_endpoint_is_https_or_on_loopback() {
+        for url in ["https://sts.googleapis.com/v1/token", "http://127.0.0.1:8080/v1/token", "http://[::1]:80/v1"] {
+            assert_eq!(Endpoint::parse(url).map(|e| e.as_str().to_owned()), Ok(url.to_owned()));
+        }
+        for url in [
+            "http://sts.googleapis.com/v1/token",
+            "http://localhost/v1",
+            "http://127.0.0.1.evil.org/",
+            "http://127.0.0.1@evil.org/",
+            "https://user:password@sts.googleapis.com/",
+            "ftp://127.0.0.1/",
+            "sts.googleapis.com",
+            "",
+            "https://",
+            "https://a b/",
+        ] {
+            assert!(Endpoint::parse(url).is_err(), "{url:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn an_audience_is_a_providers_resource_name() {
+        let name = "//iam.googleapis.com/projects/12/locations/global/workloadIdentityPools/p/providers/q";
+        let audience = Audience::parse(name).unwrap();
+        assert_eq!((audience.project_number(), audience.pool()), ("12", "p"));
+        for text in [
+            "",
+            "sts.googleapis.com",
+            &name.replace("12", "my-project"),
+            &name.replace("//", "https://"),
+            &format!("{name}/"),
+            &name.replace("/q", "/"),
+        ] {
+            assert!(Audience::parse(text).is_err(), "{text:?} was accepted");
+        }
+    }
+}
