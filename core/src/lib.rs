@@ -74,6 +74,7 @@ pub mod world {
     pub mod clock;
     pub mod fs;
     pub mod http;
+    pub mod proc;
     pub mod sys;
 }
 pub mod exchange;

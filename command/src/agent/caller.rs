@@ -8,12 +8,15 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use gcp_wif_core::world::fs::read_limited;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with};
 
 /// The kernel's tables of sockets of this network namespace, proc_net_tcp.txt in the kernel's documentation. The second
 /// one has the sockets of programs that speak IPv6 alone, which reach IPv4 by an address like `::ffff:127.0.0.1`.
 const TABLES: [&str; 2] = ["/proc/net/tcp", "/proc/net/tcp6"];
+/// Room for 400,000 sockets, a line of 150 bytes each.
+const LONGEST_TABLE: u64 = 64 << 20;
 
 /// The user that owns the socket at `peer` which is connected to `here`.
 pub(crate) fn owner(peer: SocketAddr, here: SocketAddr) -> Option<u32> {
@@ -69,7 +72,10 @@ fn owner_in(answer: &[u8]) -> Result<Option<u32>, Errno> {
 }
 
 fn look_up(peer: SocketAddr, here: SocketAddr) -> Option<u32> {
-    TABLES.iter().find_map(|table| find(&std::fs::read_to_string(Path::new(table)).ok()?, peer, here))
+    TABLES.iter().find_map(|table| {
+        let table = String::from_utf8(read_limited(Path::new(table), LONGEST_TABLE).ok()?).ok()?;
+        find(&table, peer, here)
+    })
 }
 
 fn find(table: &str, peer: SocketAddr, here: SocketAddr) -> Option<u32> {

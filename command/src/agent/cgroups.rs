@@ -4,9 +4,17 @@
 
 use std::path::{Path, PathBuf};
 
+use gcp_wif_core::world::fs::{FileError, read_limited, write_system};
+
+/// Room for the mounts of many containers.
+const LONGEST: u64 = 64 << 20;
+
 /// Joins the cgroups of another process, in each hierarchy. Returns the first that this could not be done in.
 pub(super) fn join(process: u32) -> Result<(), String> {
-    let read = |path: &str| std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"));
+    let refused = |error: FileError| error.to_string();
+    let read = |path: &str| {
+        read_limited(Path::new(path), LONGEST).map(|text| String::from_utf8_lossy(&text).into_owned()).map_err(refused)
+    };
     let (mounts, ours) = (read("/proc/self/mountinfo")?, read("/proc/self/cgroup")?);
     let theirs = read(&format!("/proc/{process}/cgroup"))?;
     let mut result = Ok(());
@@ -17,8 +25,7 @@ pub(super) fn join(process: u32) -> Result<(), String> {
         };
         let file = directory.join("cgroup.procs");
         // By 0 the kernel understands who writes it.
-        let joined = std::fs::write(&file, "0\n").map_err(|error| format!("{}: {error}", file.display()));
-        result = result.and(joined);
+        result = result.and(write_system(&file, "0\n").map_err(refused));
     }
     result
 }

@@ -2,8 +2,6 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -15,6 +13,7 @@ use gcp_wif_core::policy::config::{Adc, Config, DEFAULT_RUNTIME_DIR};
 use gcp_wif_core::words::names::{JobId, clip};
 use gcp_wif_core::words::secret::Secret;
 use gcp_wif_core::world::fs::read_limited;
+use gcp_wif_core::world::proc::ProcFs;
 
 /// A token has at most 12 KiB, a credential configuration less.
 const LONGEST: u64 = 64 << 10;
@@ -42,7 +41,7 @@ pub(super) fn run(arguments: Arguments, json: bool, screen: &mut Screen<'_>) -> 
     let config = Config::load(&super::config_path(arguments.config, plugstack.as_ref())).ok();
     let runtime_dir = config.as_ref().map_or(Path::new(DEFAULT_RUNTIME_DIR), |config| &config.runtime_dir);
     let variable = |name: &str| std::env::var(name).ok();
-    let shell = Shell { jobs: &runtime_dir.join("jobs"), proc: Path::new("/proc"), variable: &variable };
+    let shell = Shell { jobs: &runtime_dir.join("jobs"), proc: &ProcFs::default(), variable: &variable };
     let found = shell.job().and_then(|job| Ok((job, shell.environment(job, config.as_ref())?)));
     match found {
         Ok((job, environment)) => {
@@ -65,7 +64,7 @@ pub(super) fn run(arguments: Arguments, json: bool, screen: &mut Screen<'_>) -> 
 struct Shell<'a> {
     /// The directory of the jobs' directories.
     jobs: &'a Path,
-    proc: &'a Path,
+    proc: &'a ProcFs,
     variable: &'a dyn Fn(&str) -> Option<String>,
 }
 
@@ -78,7 +77,7 @@ impl Shell<'_> {
                 return number.map(JobId);
             }
         }
-        if let Some(job) = fs::read_to_string(self.proc.join("self/cgroup")).ok().and_then(|text| cgroup_job(&text)) {
+        if let Some(job) = self.proc.own_cgroups().and_then(|text| cgroup_job(&text)) {
             return Ok(job);
         }
         let choices = self.choices();
@@ -100,10 +99,8 @@ impl Shell<'_> {
     /// The jobs of this user's own processes that have credentials here. Nobody can list the jobs' directory.
     fn choices(&self) -> BTreeSet<JobId> {
         let me = rustix::process::geteuid().as_raw();
-        let processes = fs::read_dir(self.proc).into_iter().flatten().flatten().map(|entry| entry.path());
-        processes
-            .filter(|process| fs::metadata(process).is_ok_and(|metadata| metadata.uid() == me))
-            .filter_map(|process| environ_job(&fs::read(process.join("environ")).ok()?))
+        let own = self.proc.pids().into_iter().filter(|pid| self.proc.owner(*pid) == Some(me));
+        own.filter_map(|pid| environ_job(&self.proc.environment(pid)?))
             .filter(|job| self.directory(*job).join(ACCESS_TOKEN_FILE).exists())
             .collect()
     }
@@ -191,6 +188,8 @@ fn object(job: JobId, changes: &[Change]) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -218,7 +217,7 @@ mod tests {
             fs::create_dir_all(proc.join(pid)).unwrap();
             fs::write(proc.join(pid).join("environ"), environ).unwrap();
         };
-        let shell = Shell { jobs: &jobs, proc: &proc, variable: &|_| None };
+        let shell = Shell { jobs: &jobs, proc: &ProcFs::at(&proc), variable: &|_| None };
         assert!(shell.job().unwrap_err().contains("set SLURM_JOB_ID (squeue --me)"));
         process("10", "A=B\0SLURM_JOB_ID=7\0");
         process("11", "SLURM_JOB_ID=7\0");
@@ -246,7 +245,7 @@ mod tests {
         fs::write(below.join("status"), status).unwrap();
         let file = below.join("access_token").display().to_string();
         let own = |name: &str| (name == "GCP_WIF_ACCESS_TOKEN_FILE").then(|| file.clone());
-        let shell = Shell { jobs: &directory, proc: &directory, variable: &own };
+        let shell = Shell { jobs: &directory, proc: &ProcFs::at(&directory), variable: &own };
         let environment = shell.environment(JobId(7), None).unwrap();
         assert_eq!(environment["GOOGLE_OAUTH_ACCESS_TOKEN"].expose(), "second");
         assert_eq!(environment["GCP_WIF_SERVICE_ACCOUNT"].expose(), "b@p.iam.gserviceaccount.com");

@@ -13,6 +13,7 @@ use crate::plan::report::Failure;
 use crate::policy::config::Config;
 use crate::policy::facts::JobFacts;
 use crate::words::names::JobId;
+use crate::world::proc::ProcFs;
 use crate::world::sys::{self, ChildError};
 
 /// How long a user's home may take to answer.
@@ -51,58 +52,44 @@ pub trait Processes {
     -> Result<(), Failure>;
 }
 
-/// The real processes, below `/proc`.
+/// The real processes.
 #[derive(Debug)]
 pub struct Proc {
-    /// `/proc`, or a test's.
-    pub root: PathBuf,
+    proc: ProcFs,
     /// The process that started this one.
-    pub parent: u32,
-    /// The site configuration's path, which a new agent is told.
-    pub config_path: PathBuf,
+    parent: u32,
+    config_path: PathBuf,
 }
 
 impl Proc {
-    /// The node's own.
+    /// The node's own. A new agent is told the site configuration's path.
     #[must_use]
     pub fn new(config_path: PathBuf) -> Self {
         let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_pid().unsigned_abs());
-        Self { root: "/proc".into(), parent, config_path }
-    }
-
-    /// When a process started, in clock ticks after the boot.
-    fn start(&self, pid: u32) -> Option<u64> {
-        let stat = std::fs::read_to_string(self.root.join(format!("{pid}/stat"))).ok()?;
-        // The name, in brackets, may hold blanks; the start is field 22 of proc(5), the 20th after the name.
-        stat.rsplit(')').next()?.split_whitespace().nth(19)?.parse().ok()
+        Self { proc: ProcFs::default(), parent, config_path }
     }
 
     /// Whether a process runs, and is not a later one of its number.
     pub fn runs(&self, process: ProcessId) -> bool {
-        self.start(process.pid) == Some(process.start)
+        self.proc.start(process.pid) == Some(process.start)
     }
 
     /// A process as it is now.
     pub fn process(&self, pid: u32) -> ProcessId {
-        ProcessId { pid, start: self.start(pid).unwrap_or(0) }
+        ProcessId { pid, start: self.proc.start(pid).unwrap_or(0) }
     }
 }
 
 impl Processes for Proc {
     fn generation(&self) -> Generation {
-        let boot = std::fs::read_to_string(self.root.join("sys/kernel/random/boot_id")).unwrap_or_default();
-        Generation { boot: boot.trim().to_owned(), slurmd: self.process(self.parent) }
+        Generation { boot: self.proc.boot_id(), slurmd: self.process(self.parent) }
     }
 
     fn living(&self) -> BTreeSet<JobId> {
-        let Ok(entries) = std::fs::read_dir(&self.root) else { return BTreeSet::new() };
-        entries
-            .filter_map(Result::ok)
-            .filter(|entry| entry.file_name().as_encoded_bytes().first().is_some_and(u8::is_ascii_digit))
-            // A user can give a process any name, and by a program that is setuid also root's ownership.
-            .filter(|entry| real_uid(&entry.path()) == Some(0))
-            .filter_map(|entry| stepd_job(&std::fs::read(entry.path().join("cmdline")).ok()?))
-            .collect()
+        let pids = self.proc.pids().into_iter();
+        // A user can give a process any name, and by a program that is setuid also root's ownership.
+        let of_root = pids.filter(|pid| self.proc.real_uid(*pid) == Some(0));
+        of_root.filter_map(|pid| stepd_job(&self.proc.command_line(pid)?)).collect()
     }
 
     fn this(&self) -> ProcessId {
@@ -151,12 +138,6 @@ impl Processes for Proc {
     }
 }
 
-/// The real user of a process, proc_pid_status(5).
-fn real_uid(process: &Path) -> Option<u32> {
-    let status = std::fs::read_to_string(process.join("status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok())
-}
-
 /// The job of a slurmstepd, which calls itself `slurmstepd: [JOB.STEP]` (`slurmstepd.c`, setproctitle).
 fn stepd_job(cmdline: &[u8]) -> Option<JobId> {
     let text = std::str::from_utf8(cmdline).ok()?;
@@ -167,7 +148,6 @@ fn stepd_job(cmdline: &[u8]) -> Option<JobId> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing;
 
     #[test]
     fn a_slurmstepd_is_known_by_its_title() {
@@ -185,21 +165,8 @@ mod tests {
     }
 
     #[test]
-    fn a_process_start_is_read_after_its_name() {
-        let directory = testing::directory();
-        std::fs::create_dir_all(directory.join("7")).unwrap();
-        std::fs::create_dir_all(directory.join("sys/kernel/random")).unwrap();
-        std::fs::write(directory.join("sys/kernel/random/boot_id"), "a-b-c\n").unwrap();
-        let fields: Vec<String> = (4..=30).map(|n| n.to_string()).collect();
-        std::fs::write(directory.join("7/stat"), format!("7 (sl) urmd) S {}", fields.join(" "))).unwrap();
-        let proc = Proc { root: directory.to_path_buf(), parent: 7, config_path: PathBuf::new() };
-        let slurmd = ProcessId { pid: 7, start: 22 };
-        assert_eq!(proc.generation(), Generation { boot: "a-b-c".to_owned(), slurmd });
-    }
-
-    #[test]
     fn only_the_same_process_is_ended() {
-        let proc = Proc { root: "/proc".into(), parent: 1, config_path: PathBuf::new() };
+        let proc = Proc::new(PathBuf::new());
         let mut child = std::process::Command::new("sleep").arg("300").spawn().unwrap();
         let process = proc.process(child.id());
         proc.end(ProcessId { start: process.start + 1, ..process });

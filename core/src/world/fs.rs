@@ -11,7 +11,7 @@ mod runtime;
 
 use std::fmt;
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, OFlags, Stat};
@@ -155,6 +155,19 @@ pub fn read_system(path: &Path) -> Option<String> {
     String::from_utf8(read(path, LONGEST, |_| Ok(())).ok()?).ok()
 }
 
+/// Writes a text to a file of the system's own, below `/proc` or `/sys`, that is there.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_system(path: &Path, text: &str) -> Result<(), FileError> {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| FileError::system(path, "open it", e))?;
+    File::from(file).write_all(text.as_bytes()).map_err(|error| {
+        let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+        FileError::system(path, "write it", errno)
+    })
+}
+
 /// Reads a regular file of limited length, whoever owns it.
 ///
 /// # Errors
@@ -205,6 +218,16 @@ mod tests {
         let path = file(&directory, 0o644);
         std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
         assert_eq!(read_trusted(&path).unwrap_err().problem, FileProblem::OwnedBy(65534));
+    }
+
+    #[test]
+    fn a_file_of_the_systems_is_written_to_and_never_made() {
+        let directory = crate::testing::directory();
+        let path = file(&directory, 0o644);
+        write_system(&path, "0\n").unwrap();
+        assert_eq!(read_system(&path).as_deref(), Some("0\nntent"));
+        let none = directory.join("none");
+        assert!(write_system(&none, "0\n").unwrap_err().is_absent() && !none.exists());
     }
 
     #[test]

@@ -11,9 +11,11 @@ use crate::cli::plugstack::Plugstack;
 use gcp_wif_core::plan::enroot::source::{assignment, system_files};
 use gcp_wif_core::plan::report::{Failure, Stage};
 use gcp_wif_core::words::names::clip;
-use gcp_wif_core::world::fs::FileError;
+use gcp_wif_core::world::fs::{FileError, read_limited, read_system};
 
 const ENROOT_CONF: &str = "/etc/enroot/enroot.conf";
+/// A plugin has some megabytes, even where it is not optimized.
+const LONGEST: u64 = 256 << 20;
 
 pub(super) fn plugins(report: &mut Report<'_, '_>, plugstack: Result<&Plugstack, &FileError>) {
     const NAME: &str = "plugstack.conf";
@@ -42,7 +44,7 @@ pub(super) fn release(report: &mut Report<'_, '_>, plugstack: Option<&Plugstack>
     let Some(file) = plugstack.and_then(Plugstack::plugin_file) else {
         return report.skip(Stage::Configuration, NAME, "the plugin's file is not found");
     };
-    let Some((major, minor)) = std::fs::read(&file).ok().and_then(|bytes| release_of_plugin(&bytes)) else {
+    let Some((major, minor)) = read_limited(&file, LONGEST).ok().and_then(|bytes| release_of_plugin(&bytes)) else {
         let file = file.display();
         return report.fail(Stage::Configuration, NAME, format_args!("{file} is no SPANK plugin; install it again"));
     };
@@ -97,7 +99,7 @@ pub(super) fn enroot(report: &mut Report<'_, '_>) {
     }
     let texts = system_files(Path::new(ENROOT_CONF)).into_iter();
     let set = texts.filter_map(|file| {
-        let text = std::fs::read_to_string(&file).ok()?;
+        let text = read_system(&file)?;
         assignment(&text).map(|value| format!("{} sets ENROOT_CONFIG_PATH to {}", file.display(), clip(value, 200)))
     });
     match set.into_iter().next() {
