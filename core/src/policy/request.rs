@@ -1,4 +1,8 @@
-//! What the user asked for, from the options of srun, sbatch and salloc.
+//! What the user asked for, from the options of srun, sbatch and salloc, and the limits of what they take.
+//!
+//! Only `--gcp-wif-service-account` has a value: the email of a service account, of at most
+//! [`ServiceAccountEmail::LONGEST`] bytes. [`Options::request`] refuses every other value, and quotes no more than the
+//! beginning of a long one ([`InvalidName`]).
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -88,7 +92,7 @@ impl Options {
     /// The request that these options make by themselves.
     ///
     /// # Errors
-    /// When they contradict each other or name no service account.
+    /// When they contradict each other, or when the value is not the email of a service account.
     pub fn request(&self) -> Result<Request, OptionError> {
         let service_account = match &self.service_account {
             Some(text) => Some(ServiceAccountEmail::parse(text).map_err(OptionError::ServiceAccount)?),
@@ -190,6 +194,17 @@ mod tests {
         assert_eq!(options(&[A, "-"]).request(), Err(OptionError::Contradict));
         for bad in ["", "alice", "a b@p.iam.gserviceaccount.com", "$(id)", "a@p.iam.gserviceaccount.com\n"] {
             assert!(matches!(options(&[bad]).request(), Err(OptionError::ServiceAccount(_))), "{bad:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_too_long_is_refused_with_a_short_line() {
+        const DOMAIN: &str = "@p.iam.gserviceaccount.com";
+        let request = |length: usize| options(&[&format!("{}{DOMAIN}", "a".repeat(length - DOMAIN.len()))]).request();
+        assert!(request(ServiceAccountEmail::LONGEST).is_ok());
+        for length in [ServiceAccountEmail::LONGEST + 1, 1 << 20] {
+            let line = request(length).unwrap_err().to_string();
+            assert!(line.starts_with("--gcp-wif-service-account: \"aaaa") && line.len() < 200, "{length}: {line}");
         }
     }
 }

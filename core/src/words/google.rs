@@ -17,13 +17,14 @@ use super::names::InvalidName;
 pub struct ServiceAccountEmail(String);
 
 impl ServiceAccountEmail {
-    const LONGEST: usize = 254;
+    /// The longest email in bytes, RFC 5321 section 4.5.3.1.3.
+    pub const LONGEST: usize = 254;
 
     /// Parses an email.
     ///
     /// # Errors
     /// When the text is not `NAME@DOMAIN` of lower-case letters, digits and hyphens, with a domain below
-    /// `gserviceaccount.com`.
+    /// `gserviceaccount.com`, or is longer than [`Self::LONGEST`].
     pub fn parse(text: &str) -> Result<Self, InvalidName> {
         let label = |label: &str| {
             !label.is_empty()

@@ -14,9 +14,12 @@ pub struct InvalidName {
     pub given: String,
 }
 
+/// As much of a text as a refusal quotes, in characters.
+const QUOTED: usize = 80;
+
 impl InvalidName {
     pub(super) fn new(expected: &'static str, given: &str) -> Self {
-        Self { expected, given: clip(given, 80) }
+        Self { expected, given: clip(given, QUOTED) }
     }
 }
 
