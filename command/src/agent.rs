@@ -1,17 +1,21 @@
-//! The node agent: one process that keeps the credentials of every job of the node fresh, and hands them out.
+//! The node agent: keeps the credentials of every job of the node fresh, and hands them out.
 //!
-//! The truth is on disk: the agent serves what the jobs' records say, and a new one takes over where a killed one
-//! stopped. The plugin writes the records and wakes the agent; what the agent renews it writes under the job's lock.
+//! Everything that it needs is on disk: the agent serves what the jobs' records say, and a new one goes on where a
+//! killed one stopped. Hooks write the records and wake the agent. The serving process exchanges in threads of its own,
+//! without a job's lock, and writes what it got under that lock. It forks nothing: only the watcher, which has one
+//! thread, does.
 //!
 //! ```text
-//! watch      one agent for each node; the watcher that brings a dead serving process back
-//! cgroups    out of the cgroup of the step that has started it
-//! keep       the listening sockets, which outlive the process that serves them
+//! watch      one agent for each runtime directory; the watcher, which starts a new serving process for a dead one
+//! cgroups    leaves the cgroup of the step that has started the agent
+//! keep       the listening sockets, which outlive the serving process; its heartbeat
 //! run        the serving process: what it looks at, and when
 //! serve      a loopback port for each identity of each job
-//! caller     answered to the job's user and to root only
-//! metadata, token    what is answered
-//! refresh    new tokens at half of the old one's life
+//! served     what one port serves
+//! caller     the user at the other end of a connection: the job's user and root are answered
+//! reply      a request and its reply, as values
+//! metadata, token    the answers
+//! refresh    new tokens, and files that are published again, with lines in the log
 //! threads    work that waits for Google
 //! journal    agent.log
 //! ```

@@ -43,7 +43,7 @@ enum Status {
     Success,
     /// A check failed, or the answer is no.
     Failure,
-    /// It was asked for in a way that has no answer.
+    /// The arguments cannot be understood or carried out.
     Usage,
 }
 

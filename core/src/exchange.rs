@@ -74,7 +74,7 @@ pub enum Problem {
     Transport(TransportError),
     /// Google refused.
     Refused(Box<Refusal>),
-    /// The answer is none of Google's.
+    /// The answer does not look like one of Google's.
     Malformed(String),
     /// The token had expired when it came.
     Expired {
@@ -95,7 +95,7 @@ impl ExchangeError {
         }
     }
 
-    /// Seconds to wait at the server's wish.
+    /// Seconds that the server asks to wait.
     pub fn retry_after(&self) -> Option<u64> {
         match &self.problem {
             Problem::Refused(refusal) => refusal.retry_after,
@@ -150,11 +150,11 @@ pub enum Purpose<'a> {
 /// What is asked for.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted<'a> {
-    /// Who the job is to Google.
+    /// The identity that the job has at Google.
     pub identity: &'a Identity,
     /// Scopes of the access token.
     pub scopes: &'a [Scope],
-    /// Lifetime of the access token in seconds, if one is wished.
+    /// Lifetime of the access token in seconds, if one is requested.
     pub lifetime: Option<u32>,
 }
 
@@ -181,7 +181,7 @@ impl<'a> Exchange<'a> {
         Self { purpose, configuration, subject_token, wanted, reason, state }
     }
 
-    /// The same exchange for an OpenID token. A federated principal has none.
+    /// The same exchange for an OpenID token. A federated principal cannot have one.
     pub fn for_id_token(self, audience: &'a str) -> Self {
         Self { purpose: Purpose::IdToken(audience), ..self }
     }
@@ -206,7 +206,7 @@ impl<'a> Exchange<'a> {
     /// Takes the answer to the request that [`Exchange::next`] gave; `now` is when it came.
     ///
     /// # Errors
-    /// When it is no success. The state stays as it was.
+    /// When the answer is not a success. The state does not change then.
     pub fn receive(&mut self, response: &Response, now: UnixSeconds) -> Result<(), ExchangeError> {
         match (&self.state, self.wanted.identity) {
             (State::Done(_), _) => {}

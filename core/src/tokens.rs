@@ -1,6 +1,6 @@
-//! Access tokens as the node keeps them: how long one lives, when it is due, whether a step can begin with it.
+//! Access tokens as the node keeps them: how long a token lives, when it is due, whether a step can start with it.
 //!
-//! Each job keeps its own in its record. Everything else asks this module, so that this can change.
+//! Each job's tokens are in its record. Everything else asks this module about them, so that this can change.
 #![forbid(unsafe_code)]
 
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use crate::words::time::UnixSeconds;
 
 /// A token is handed to a step only with at least this many seconds of life, or half of its own.
 const MARGIN: UnixSeconds = 300;
-/// A token that came this many seconds after now came before the clock was set back.
+/// A token that came more than this many seconds after now shows that the clock was set back.
 const CLOCK_SLEW: UnixSeconds = 5;
 
 /// An access token and its life.
@@ -43,8 +43,9 @@ impl Token {
     }
 
     /// When it is due to be refreshed: at half of its life, up to a tenth earlier by `jitter`, so that the jobs of a
-    /// thousand nodes that began together do not come back together. Of a life of more than twelve minutes that leaves
-    /// more than six. One that came in the future is due at once: the clock was set back, and nobody knows its end.
+    /// thousand nodes that began together do not come back together. A token that lives longer than twelve minutes has
+    /// more than six left then. One that came in the future is due at once: the clock was set back, so that its end is
+    /// not known.
     pub fn due(&self, now: UnixSeconds, jitter: f64) -> UnixSeconds {
         if self.is_from_the_future(now) {
             return now;

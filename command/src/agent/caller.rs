@@ -1,7 +1,7 @@
-//! Who is at the other end of a loopback connection, by the kernel's own record of the socket's owner.
+//! Finds the user at the other end of a loopback connection, by the kernel's own record of the socket's owner.
 //!
 //! A process inside a container or a user namespace shows up as the user that it is outside. A socket that its process
-//! has closed has no owner any more: the kernel then says root, and nobody is meant.
+//! has closed has no owner any more. The kernel then says root, which counts as nobody here.
 #![forbid(unsafe_code)]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -20,7 +20,7 @@ const LONGEST_TABLE: u64 = 64 << 20;
 
 /// The user that owns the socket at `peer` which is connected to `here`.
 pub(crate) fn owner(peer: SocketAddr, here: SocketAddr) -> Option<u32> {
-    // Without the kernel's sock_diag, which few kernels are built without, it answers as for a socket that is not there.
+    // A kernel without sock_diag, which is rare, answers as if the socket were not there.
     static ANSWERS: AtomicBool = AtomicBool::new(false);
     let asked = ask(peer, here);
     if asked.is_ok() {
@@ -29,7 +29,8 @@ pub(crate) fn owner(peer: SocketAddr, here: SocketAddr) -> Option<u32> {
     if ANSWERS.load(Ordering::Relaxed) { asked.ok().flatten() } else { look_up(peer, here) }
 }
 
-/// Asks for the one socket, sock_diag(7): the tables cost milliseconds each time, which any user could have us spend.
+/// Asks for the one socket, sock_diag(7). To read the tables takes milliseconds, and any user could have us do it
+/// often.
 fn ask(peer: SocketAddr, here: SocketAddr) -> Result<Option<u32>, Errno> {
     let (IpAddr::V4(from), IpAddr::V4(to)) = (peer.ip(), here.ip()) else { return Err(Errno::AFNOSUPPORT) };
     // struct inet_diag_req_v2: family, protocol, two bytes that are not needed, every state, the socket's two ends with
@@ -55,12 +56,12 @@ fn ask(peer: SocketAddr, here: SocketAddr) -> Result<Option<u32>, Errno> {
         socket_with(AddressFamily::NETLINK, SocketType::DGRAM, SocketFlags::CLOEXEC, Some(netlink::SOCK_DIAG))?;
     send(&socket, &question, SendFlags::empty())?;
     let mut answer = [0; 512];
-    // It is there when the question is sent.
+    // The answer is there as soon as the question is sent.
     let (_, length) = recv(&socket, &mut answer, RecvFlags::DONTWAIT)?;
     owner_in(answer.get(..length).unwrap_or_default())
 }
 
-/// The owner in the kernel's answer: struct nlmsghdr, then struct inet_diag_msg, whose last words they are.
+/// The owner in the kernel's answer: struct nlmsghdr, then struct inet_diag_msg, which ends in uid and inode.
 fn owner_in(answer: &[u8]) -> Result<Option<u32>, Errno> {
     let word = |at: usize| Some(u32::from_ne_bytes(answer.get(at..at + 4)?.try_into().ok()?));
     // Else it is NLMSG_ERROR.

@@ -1,5 +1,5 @@
-//! Out of the job: a step that starts the agent does so from the job's cgroup, which would count the agent's memory,
-//! freeze with the job and not go away after it.
+//! Moves the agent out of the job's cgroup. A step that starts the agent is in that cgroup, which would count the
+//! agent's memory, freeze it with the job, and stay for as long as the agent does.
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
@@ -9,7 +9,8 @@ use gcp_wif_core::world::fs::{FileError, read_limited, write_system};
 /// Room for the mounts of many containers.
 const LONGEST: u64 = 64 << 20;
 
-/// Joins the cgroups of another process, in each hierarchy. Returns the first that this could not be done in.
+/// Joins the cgroups of another process, in each hierarchy. Returns why it could not, in the first one where that is
+/// so.
 pub(super) fn join(process: u32) -> Result<(), String> {
     let refused = |error: FileError| error.to_string();
     let read = |path: &str| {
@@ -24,7 +25,7 @@ pub(super) fn join(process: u32) -> Result<(), String> {
             continue;
         };
         let file = directory.join("cgroup.procs");
-        // By 0 the kernel understands who writes it.
+        // 0 stands for the process that writes it.
         result = result.and(write_system(&file, "0\n").map_err(refused));
     }
     result

@@ -1,5 +1,6 @@
 //! The listening sockets outlive the serving process: the watcher has a copy of each, and hands it to the next one. A
-//! client that comes in between waits in the socket's queue and is not refused. Some never try again.
+//! client that connects in between waits in the socket's queue. It is not refused, because some clients never try
+//! again.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -29,13 +30,13 @@ const SOCKETS: &str = "GCP_WIF_AGENT_SOCKETS";
 
 /// How often the serving process tells that it is at work.
 pub(super) const BEAT: Duration = Duration::from_secs(3);
-/// In the place of a port.
+/// What a heartbeat has in the place of a port.
 const HEARTBEAT: u16 = 0;
 
 /// Listening sockets by their ports.
 pub(super) type Sockets = BTreeMap<u16, OwnedFd>;
 
-/// The sockets that this process was started with, from now on its own alone. To be asked once.
+/// The sockets that this process was started with, which it does not hand down any more. Call it once.
 pub(super) fn inherited() -> Sockets {
     let value = std::env::var(SOCKETS).unwrap_or_default();
     let sockets = value.split(',').filter_map(|pair| {
@@ -47,7 +48,7 @@ pub(super) fn inherited() -> Sockets {
     sockets.collect()
 }
 
-/// Lets the program that `command` becomes have the sockets.
+/// Hands the sockets down to the program of `command`.
 fn hand_down<'a>(sockets: impl Iterator<Item = (u16, BorrowedFd<'a>)>, command: &mut Command) {
     let pairs = sockets.filter_map(|(port, socket)| {
         rustix::io::fcntl_setfd(socket, FdFlags::empty()).ok()?;
@@ -56,7 +57,7 @@ fn hand_down<'a>(sockets: impl Iterator<Item = (u16, BorrowedFd<'a>)>, command: 
     command.env(SOCKETS, pairs.collect::<Vec<_>>().join(","));
 }
 
-/// The serving process becomes the beginning of a new agent.
+/// Replaces the serving process by a new agent. Returns only when that fails.
 pub(super) fn start_over<'a>(
     config_path: &Path,
     runtime_dir: &Path,
@@ -71,16 +72,16 @@ pub(super) fn start_over<'a>(
     start.exec()
 }
 
-/// Runs a serving process to its end, which has the sockets and tells of new ones.
+/// Starts a serving process, which has the sockets and tells of new ones, and waits for its end.
 ///
-/// It is a copy of this process, not a program that starts: that has half as much in memory.
+/// It is a copy of this process, which takes half as much memory as a program that starts.
 pub(super) fn run(
     sockets: &mut Sockets,
     started: &mut dyn FnMut(u32),
     serve: impl FnOnce(Sockets, Watcher) -> i32,
 ) -> Result<WaitStatus> {
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    // The kernel closes it when this process ends, however that comes about.
+    // The kernel closes it when this process ends, in whatever way.
     let (ends, alive) = pipe_with(PipeFlags::CLOEXEC)?;
     let (mut kept, mut watcher) = (Some((ours, alive)), Watcher { link: Some(theirs), ends: Some(ends) });
     let child = sys::fork_alone(|| {
@@ -103,7 +104,7 @@ pub(super) fn run(
     }
 }
 
-/// Keeps what the serving process tells of its sockets until it ends. One whose heart no longer beats is ended: it is
+/// Keeps the sockets that the serving process tells of, until it ends. Ends it when its heartbeat stays away: it is
 /// stopped, or hangs.
 fn attend(child: Pid, ours: &OwnedFd, sockets: &mut Sockets) -> Result<()> {
     let pidfd = pidfd_open(child, PidfdFlags::empty())?;
@@ -186,7 +187,7 @@ pub(super) struct Watcher {
 }
 
 impl Watcher {
-    /// To be told of its end. Needs the runtime.
+    /// A pipe that tells of the watcher's end. Needs tokio's runtime.
     pub(super) fn end(&mut self) -> Option<Receiver> {
         Receiver::from_owned_fd(self.ends.take()?).ok()
     }
@@ -196,7 +197,7 @@ impl Watcher {
         self.tell(HEARTBEAT, None);
     }
 
-    /// Tells of a new socket, or that a port is no longer served. Without a watcher it is told to nobody.
+    /// Tells of a new socket, or that a port is no longer served. Does nothing without a watcher.
     pub(super) fn tell(&self, port: u16, socket: Option<BorrowedFd<'_>>) {
         let Some(link) = &self.link else { return };
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];

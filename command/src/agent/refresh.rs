@@ -15,10 +15,10 @@ use gcp_wif_core::world::fs::RuntimeDirectory;
 
 use super::journal::Journal;
 
-/// Refreshes; the journal tells how it went.
+/// Refreshes, and tells the journal how it went.
 ///
 /// # Errors
-/// The failure, which is told.
+/// The failure, which is in the journal as well.
 pub(super) fn refresh_and_tell(
     config_path: &Path,
     runtime_dir: &Path,
@@ -28,7 +28,7 @@ pub(super) fn refresh_and_tell(
     with_node(config_path, journal, |node, log| refresh(node, log, runtime_dir, due))
 }
 
-/// Publishes again what of a job is not whole.
+/// Publishes again what of a job is incomplete.
 pub(super) fn heal_and_tell(config_path: &Path, journal: &Journal, runtime: &RuntimeDirectory, record: &JobRecord) {
     let job = record.facts.job;
     let result = with_node(config_path, journal, |node, log| heal(node, log, runtime, record));
@@ -62,7 +62,7 @@ fn level(failure: &Failure) -> LogLevel {
     }
 }
 
-/// How much lines matter is known when the work is done.
+/// Keeps lines until the work is done, because its result decides their level.
 #[derive(Default)]
 struct Lines(RefCell<Vec<String>>);
 

@@ -1,4 +1,4 @@
-//! A request to a job's endpoint and its reply, as values.
+//! A request to a job's port and its reply, as values.
 #![forbid(unsafe_code)]
 
 use zeroize::Zeroizing;

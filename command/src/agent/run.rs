@@ -1,4 +1,4 @@
-//! The process that serves.
+//! The serving process: serves what the records say, and refreshes what is due.
 #![forbid(unsafe_code)]
 
 use std::cell::RefCell;
@@ -33,18 +33,18 @@ use super::{keep, refresh, threads};
 /// After this long the agent looks at the clock and at the records when nothing has woken it: the clock may have
 /// been set, the machine may have slept, and a hook may have been killed before it could tell.
 const LOOK: Duration = Duration::from_secs(15);
-/// After a connection that could not be accepted.
+/// The pause after a connection that could not be accepted.
 const PAUSE: Duration = Duration::from_millis(50);
-/// After a program that could not be started.
+/// The pause after a program that could not be started.
 const LONG_PAUSE: Duration = Duration::from_secs(1);
 /// How long an agent without a job stays.
 const IDLE: Duration = Duration::from_secs(300);
 /// A failed refresh is tried again after this long, and after twice as long each further time.
 const FIRST_PAUSE: UnixSeconds = 5;
 const LONGEST_PAUSE: UnixSeconds = 60;
-/// While somebody else gets a token for the same job.
+/// The pause while another process gets a token for the same identity.
 const BUSY_PAUSE: UnixSeconds = 1;
-/// Many more than a hanging connection or two can take from the others.
+/// How many refreshes run at once: so many that some that hang do not hold up the others.
 const REFRESHES: usize = 32;
 
 /// Serves until no job needs it.
@@ -79,7 +79,7 @@ struct Agent {
     pauses: Rc<RefCell<Pauses>>,
     /// A refresh has ended.
     renewed: Rc<Notify>,
-    /// How many refreshes there are at once.
+    /// Limits how many refreshes run at once.
     refreshes: Arc<Semaphore>,
     /// The part of the jitter that is this agent's own.
     jitter: f64,
@@ -96,21 +96,21 @@ impl Agent {
         let mut beat = tokio::time::interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            // What is due since the one before was killed comes first; that may come soon again.
+            // First what is due since an earlier serving process was killed: this one may be killed soon as well.
             let next = self.refresh();
             look = look.min(Instant::now() + next);
             let is_reloaded = tokio::select! {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => {
                         let mut waiting = vec![stream];
-                        // One look serves all who have come by now.
+                        // One look serves all that have connected by now.
                         while let Ok(Ok((stream, _))) = timeout(Duration::ZERO, listener.accept()).await {
                             waiting.push(stream);
                         }
                         self.reload().await;
                         let answer = wake::answer(self.ports.borrow().sockets().map(|(port, _)| port));
                         for mut stream in waiting {
-                            // It may be gone, and is not waited for.
+                            // The hook may be gone. It is not waited for.
                             let _ = timeout(PAUSE, stream.write_all(answer.as_bytes())).await;
                         }
                         true
@@ -151,15 +151,15 @@ impl Agent {
             if !self.ports.borrow().is_empty() {
                 busy = Instant::now();
             } else if busy.elapsed() > IDLE {
-                // First out of sight, then away: who comes now starts a new one.
+                // A hook that finds no socket starts a new agent.
                 std::fs::remove_file(&socket)?;
                 return Ok(());
             }
         }
     }
 
-    /// Serves what the records say. They say all of it: a job that is over is served no more, whatever has become of the
-    /// configuration meanwhile.
+    /// Serves what the records say, and nothing else: a job that is over is no longer served, also while the
+    /// configuration cannot be used.
     async fn reload(&self) {
         self.look_at_configuration();
         let mut wanted = BTreeMap::new();
@@ -168,7 +168,7 @@ impl Agent {
             refresh::heal_and_tell(&self.config_path, &self.journal.borrow(), &self.runtime, &record);
             wanted.extend(record.issued.iter().filter_map(|issued| Served::of(&record, issued)));
         }
-        // No borrow may be held over an await of the one thread, but for this one: nobody else sets.
+        // No borrow may be held over an await. Nothing else uses the ports until they are put back.
         let mut ports = self.ports.take();
         let events = ports.set(wanted).await;
         self.ports.replace(ports);
@@ -183,7 +183,7 @@ impl Agent {
         }
     }
 
-    /// What is wrong with the configuration is told when that changes.
+    /// Tells what is wrong with the configuration, once for each change of that.
     fn look_at_configuration(&self) {
         let trouble = match Site::load(&self.config_path) {
             Ok(site) => {
@@ -220,15 +220,15 @@ impl Agent {
                 continue;
             }
             let pause = self.pauses.borrow().get(&due).map_or(FIRST_PAUSE, |(_, pause)| (pause * 2).min(LONGEST_PAUSE));
-            // Until it is done nobody else begins it.
+            // Nothing else starts it until it is done.
             self.pauses.borrow_mut().insert(due.clone(), (UnixSeconds::MAX, pause));
             let agent = Rc::clone(self);
             tokio::task::spawn_local(async move {
                 let pause = agent.refresh_one(&due).await.unwrap_or(pause);
-                // Until the record shows another token this one is not tried sooner, whatever the refresh says of it.
+                // Until the record shows another token, this one is not tried sooner, whatever the refresh returned.
                 agent.pauses.borrow_mut().insert(due, (SystemClock.now().saturating_add(pause), pause));
                 if agent.refreshes.available_permits() == REFRESHES {
-                    // A job of days should not cost the node what an exchange takes for a moment.
+                    // What an exchange takes for a moment must not stay in memory for as long as the jobs run.
                     sys::trim_heap();
                 }
                 agent.renewed.notify_one();
@@ -237,7 +237,7 @@ impl Agent {
         next
     }
 
-    /// Refreshes in a thread. After a failure that counts there is no answer, else the pause before the next look.
+    /// Refreshes in a thread. Returns the pause before the next look, or none after a failure, whose pauses grow.
     async fn refresh_one(&self, due: &Due) -> Option<UnixSeconds> {
         let _place = self.refreshes.acquire().await;
         let (config_path, runtime_dir) = (self.config_path.clone(), self.runtime.path().to_owned());
@@ -246,7 +246,7 @@ impl Agent {
         match threads::run(work).await {
             Ok(Ok(Refreshed::Busy)) => Some(BUSY_PAUSE),
             Ok(Ok(Refreshed::Done | Refreshed::NotDue)) => Some(FIRST_PAUSE),
-            // It is told.
+            // The journal has it.
             Ok(Err(_)) => None,
             Err(unfinished) => {
                 self.log(LogLevel::Error, format_args!("job {} is not refreshed: {unfinished}", due.job));
@@ -257,7 +257,7 @@ impl Agent {
 }
 
 fn listen(socket: &Path) -> std::io::Result<UnixListener> {
-    // The lock is ours, so that a socket here is a dead agent's.
+    // We hold the agent's lock, so a socket here is a dead agent's.
     let _ = std::fs::remove_file(socket);
     let listener = UnixListener::bind(socket)?;
     std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;

@@ -38,17 +38,18 @@ use gcp_wif_core::world::clock::{Clock, SystemClock};
 const LONGEST: usize = 16 << 10;
 /// How long a client may take to send its request.
 const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 10 });
-/// How many connections a user may have open at once, over all of his jobs. More wait to be accepted.
+/// How many connections a user may have open at once, over all jobs. More wait to be accepted.
 const CONNECTIONS: usize = 512;
-/// Who asks at another user's port is told so. Beyond this many at once he just sees the connection end.
+/// How many strangers at once are told that a port is another user's. The connections of more are just closed.
 const STRANGERS: usize = 16;
 /// How long a stranger may take to read that.
 const STRANGERS_TIME: Duration = Duration::from_secs(1);
 const TO_STRANGERS: &str = "HTTP/1.1 403 Forbidden\r\ncontent-type: application/text\r\ncontent-length: 33\r\n\
     metadata-flavor: Google\r\nconnection: close\r\n\r\nthis endpoint is another user's\r\n";
-/// Browsers name the page that a request comes from, or how it comes about. Not Sec-Fetch-Mode: Node's fetch says it, too.
+/// Headers by which browsers name the page that a request comes from. Node's fetch sends Sec-Fetch-Mode as well, so
+/// that one is not among them.
 const FROM_PAGES: [&str; 4] = ["origin", "referer", "sec-fetch-site", "sec-fetch-dest"];
-/// How many OpenID tokens a user may have fetched at once, over all of his jobs.
+/// How many OpenID tokens a user may have fetched at once, over all jobs.
 const IDENTITIES_OF_USER: usize = 2;
 /// How many OpenID tokens are fetched at once. More wait, so that their threads are few.
 static IDENTITIES: Semaphore = Semaphore::const_new(32);
@@ -65,10 +66,10 @@ pub(super) struct Ports {
 }
 
 struct ServedPort {
-    /// Its connections do not own it: one that outlives the job is answered no more.
+    /// Its connections do not own it, so that one that outlives the job is no longer answered.
     served: Rc<RefCell<Served>>,
     user: Rc<User>,
-    /// None while another process has the port. The job's files are kept fresh all the same.
+    /// None while another process has the port. The job's files are kept fresh nevertheless.
     listening: Option<Listening>,
 }
 
@@ -163,7 +164,7 @@ impl Ports {
         events
     }
 
-    /// A user's share, the same for all of his jobs.
+    /// A user's share, one for all jobs of the user.
     fn user(&self, uid: u32) -> Rc<User> {
         let theirs = self.served.values().find(|port| port.served.borrow().uid() == uid);
         theirs.map(|port| Rc::clone(&port.user)).unwrap_or_default()
@@ -211,13 +212,13 @@ async fn accept(listener: Rc<TcpListener>, door: Rc<Door>) {
     let strangers = Rc::new(());
     loop {
         let Ok((stream, peer)) = listener.accept().await else {
-            // Out of descriptors, or a client that went: the next one may do better.
+            // Out of descriptors, or the client has gone. The next one may succeed.
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
         let Ok(here) = stream.local_addr() else { continue };
         let Some(uid) = door.served.upgrade().map(|served| served.borrow().uid()) else { return };
-        // Before anything is read: a stranger costs next to nothing, however many connections he opens.
+        // Asked before anything is read, so that a stranger's connections cost next to nothing.
         let is_allowed = caller::owner(peer, here).is_some_and(|owner| owner == uid || owner == 0);
         if !is_allowed {
             if Rc::strong_count(&strangers) <= STRANGERS {
@@ -234,7 +235,7 @@ async fn turn_away(mut stream: TcpStream, _one_of_them: Rc<()>) {
     let told = async {
         stream.write_all(TO_STRANGERS.as_bytes()).await?;
         stream.shutdown().await?;
-        // To close before his request is in would take the answer back.
+        // Closing before the request has arrived would reset the connection, and the answer with it.
         while stream.read(&mut [0; 1024]).await? > 0 {}
         std::io::Result::Ok(())
     };
@@ -299,7 +300,7 @@ async fn identity(served: Served, config_path: &Path, audience: String) -> Reply
     };
     match threads::run(work).await {
         Ok(Ok(token)) => Reply::text(token.expose()),
-        // gcloud goes on without where there is none, and stops at every other status.
+        // gcloud goes on without an OpenID token after a 404, and stops at every other status.
         Ok(Err(failure)) if failure.is_refusal() => Reply::refuse(404, &failure.to_string()),
         Ok(Err(failure)) if failure.stage == Stage::Rules => Reply::refuse(403, &failure.to_string()),
         Ok(Err(failure)) => Reply::refuse(503, &failure.to_string()),

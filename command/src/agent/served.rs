@@ -13,7 +13,7 @@ use gcp_wif_core::words::time::UnixSeconds;
 /// The credentials of a port, as they are now.
 #[derive(Debug, Clone)]
 pub(crate) struct Served {
-    /// What slurmd says of the job. Its user is the only one, besides root, who is answered.
+    /// What slurmd says of the job. Its user and root are answered, and nobody else is.
     pub(crate) facts: JobFacts,
     /// The job's run.
     pub(crate) run: RunId,
@@ -25,12 +25,12 @@ pub(crate) struct Served {
     pub(crate) handle: Secret,
     /// The access token.
     pub(crate) token: Token,
-    /// The token before: who got it a moment ago may ask about it.
+    /// The token before this one: a client that has just got it may ask about it.
     pub(crate) earlier: Option<Token>,
 }
 
 impl Served {
-    /// From now on it is this.
+    /// Serves this from now on.
     pub(crate) fn replace(&mut self, new: Self) {
         let old = std::mem::replace(self, new);
         let is_renewed = old.token.issued_at != self.token.issued_at;
@@ -47,7 +47,7 @@ impl Served {
         self.facts.uid
     }
 
-    /// How many whole seconds are left of the token, none of them in doubt: the clock tells no parts of a second.
+    /// How many whole seconds of the token are certainly left: the clock tells no fractions of a second.
     pub(crate) fn left(&self, now: UnixSeconds) -> i64 {
         self.token.expires_at.saturating_sub(now).saturating_sub(1)
     }

@@ -1,4 +1,4 @@
-//! Work that waits for Google, in threads of its own: the agent forks nothing.
+//! Runs work that waits for Google, each in a thread of its own: the serving process forks nothing.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -34,7 +34,7 @@ impl std::fmt::Display for Unfinished {
 pub(super) async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Unfinished> {
     let (tell, told) = oneshot::channel();
     let work = move || {
-        // Nobody may be there any more to be told.
+        // The receiver may be gone.
         let _ = tell.send(work());
     };
     let name = "gcp-wif-work".to_owned();

@@ -1,5 +1,5 @@
-//! The job's own token endpoint: an RFC 8693 exchange of its handle, so that `credentials.json` refreshes in every
-//! client library; and the introspection that gcloud asks for.
+//! The token endpoint at a job's port: an RFC 8693 exchange of the job's handle, so that `credentials.json` refreshes
+//! in every client library. And the introspection that gcloud asks for.
 #![forbid(unsafe_code)]
 
 use gcp_wif_core::tokens::Token;
@@ -39,7 +39,7 @@ pub(crate) fn exchange(call: &Call, served: &Served, now: UnixSeconds) -> Reply 
     }))
 }
 
-/// RFC 7662. gcloud keeps tokens by this name, so that it must differ from job to job.
+/// RFC 7662. gcloud caches tokens by this name, so it must differ from job to job.
 pub(crate) fn introspect(call: &Call, served: &Served, now: UnixSeconds) -> Reply {
     let given = fields(call).and_then(|field| field("token", "token")).unwrap_or_default();
     // A client that asks about the token that it just got may come after a refresh.

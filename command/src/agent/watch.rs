@@ -1,4 +1,4 @@
-//! One agent for each runtime directory, and the process that brings its serving one back.
+//! One agent for each runtime directory, and the watcher, which starts a new serving process for a dead one.
 #![forbid(unsafe_code)]
 
 use std::fs::{File, OpenOptions};
@@ -25,18 +25,18 @@ use super::serve::Ports;
 use super::{cgroups, run};
 
 /// How long a new agent waits for the lock of one that does not answer. A watcher replaces a serving process that hangs
-/// in less; after that the watcher itself hangs, and is ended.
+/// in less time, so after this the watcher itself hangs, and is ended.
 const STUCK: Duration = Duration::from_secs(9);
-/// How long it then waits for the lock, and at first for that of one that is about to end.
+/// How long it then waits for the lock.
 const LOCK: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(20);
-/// A serving process that lives shorter is followed by the next one after a pause, which grows while that goes on.
+/// After a serving process that lived shorter than this there is a pause, which grows each time.
 const SHORT: Duration = Duration::from_millis(500);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Starts the agent of a runtime directory, which stays in the background until no job needs it. One that runs already
-/// is enough.
+/// Starts the agent of a runtime directory, which stays in the background until no job needs it. Does nothing if one
+/// runs already.
 ///
 /// # Errors
 /// When it cannot start.
@@ -46,7 +46,7 @@ pub(crate) fn start(config_path: &Path, runtime_dir: Option<&Path>) -> Result<()
     let site = Site::load(config_path);
     let (runtime_dir, level) = match (site, runtime_dir) {
         (Ok(site), runtime_dir) => (runtime_dir.map_or(site.config.runtime_dir, Path::to_owned), site.config.log_level),
-        // Jobs are served by their records; why nothing can be refreshed is told then.
+        // Jobs are served from their records. Each refresh tells why it fails.
         (Err(_), Some(runtime_dir)) => (runtime_dir.to_owned(), LogLevel::Info),
         (Err(error), None) => return Err(error.into()),
     };
@@ -54,15 +54,15 @@ pub(crate) fn start(config_path: &Path, runtime_dir: Option<&Path>) -> Result<()
     let runtime = RuntimeDirectory::open(&runtime_dir)?;
     let Some(mut lock) = only_one(&runtime_dir, &journal)? else { return Ok(()) };
     if let Some(slurmd) = slurmd(&runtime) {
-        // Not everywhere may cgroups be written, and the agent serves from within one as well.
+        // cgroups cannot be written everywhere, and the agent can serve from within the job's as well.
         let _ = cgroups::join(slurmd).inspect_err(|why| {
             journal.write(LogLevel::Info, format_args!("gcp-wif: agent: it stays in its cgroup: {why}"));
         });
     }
     drop(runtime);
     let mut sockets = keep::inherited();
-    // A process that has just started has most of its program in memory, a copy of it what it uses. The lock is the
-    // copy's as well.
+    // A process that has just started has most of its program in memory, and a copy of it only what it uses. The copy
+    // shares the lock.
     sys::fork_alone(|| {
         sys::leave_session();
         watch(config_path, &runtime_dir, &mut lock, &mut sockets, &journal)
@@ -77,8 +77,8 @@ fn slurmd(runtime: &RuntimeDirectory) -> Option<u32> {
     records.map(|record| record.started_by.slurmd).find(|slurmd| proc.runs(*slurmd)).map(|slurmd| slurmd.pid)
 }
 
-/// The right to be the agent of a runtime directory; none if another one has it and answers. One that does not answer
-/// for long is ended.
+/// Takes the lock of the runtime directory's agent. Returns none if another agent has it and answers. Ends one that
+/// does not answer for long.
 fn only_one(runtime_dir: &Path, journal: &Journal) -> Result<Option<File>, Failure> {
     let path = runtime_dir.join("agent.lock");
     let problem = |error: std::io::Error| Failure::of_agent(&format!("{}: {error}", path.display()));
@@ -112,14 +112,14 @@ fn only_one(runtime_dir: &Path, journal: &Journal) -> Result<Option<File>, Failu
     }
 }
 
-/// Writes down whose the lock is.
+/// Writes into the lock which processes hold it.
 fn sign(lock: &mut File, processes: &[ProcessId]) -> std::io::Result<()> {
     lock.rewind()?;
     lock.set_len(0)?;
     processes.iter().try_for_each(|process| writeln!(lock, "{} {}", process.pid, process.start))
 }
 
-/// Ends those that a lock is signed by, if they still are the same.
+/// Ends the processes that a lock names, if they are still the same.
 fn end_processes(lock: &mut File) {
     let (mut text, proc) = (String::new(), Proc::new(PathBuf::new()));
     let _ = lock.rewind().and_then(|()| lock.read_to_string(&mut text));
@@ -133,7 +133,7 @@ fn end_processes(lock: &mut File) {
     }
 }
 
-/// Brings the serving process back whenever it dies, until it ends by itself or its directory is gone.
+/// Starts a new serving process whenever one dies, until one ends by itself or its directory is gone.
 fn watch(config_path: &Path, runtime_dir: &Path, lock: &mut File, sockets: &mut Sockets, journal: &Journal) -> i32 {
     // For ps; both have the same arguments.
     let _ = set_name(c"gcp-wif-watch");
@@ -142,7 +142,7 @@ fn watch(config_path: &Path, runtime_dir: &Path, lock: &mut File, sockets: &mut 
     loop {
         let begun = Instant::now();
         let mut started = |serving: u32| {
-            // Who cannot be named cannot be ended; that is all.
+            // If this fails, a later agent cannot end these two when they hang.
             let _ = sign(lock, &[proc.this(), proc.process(serving)]);
         };
         let ended = keep::run(sockets, &mut started, |sockets, watcher| {

@@ -1,4 +1,4 @@
-//! `gcp-wif agent`: the node agent. The plugin starts it; a person has no need to.
+//! `gcp-wif agent`: the node agent. The plugin starts it, so people need not.
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;

@@ -116,7 +116,7 @@ impl Check {
     }
 }
 
-/// Prints the checks as they come, because the exchange can take its time.
+/// Prints each check as soon as it is done, because the exchange can take a while.
 struct Report<'a, 'b> {
     screen: &'a mut Screen<'b>,
     json: bool,
@@ -148,7 +148,7 @@ impl Report<'_, '_> {
         self.add(stage, name, Verdict::Skipped, text);
     }
 
-    /// A failure as jobs tell it, with the fix in the place of the advice to ask whoever reads this.
+    /// A failure as jobs tell it, with the fix instead of the advice to tell the site's administrators.
     fn failure(&mut self, name: &'static str, failure: impl Into<Failure>, fix: &str) {
         let failure = failure.into();
         let (stage, text) = (failure.stage, failure.text());
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_sent_to_himself() {
+    fn administrators_are_not_told_to_tell_the_administrators() {
         let (_, text) = report(false, |report| {
             report.failure("order", Failure::of_order(), "");
             report.failure("order", Failure::of_order(), "do this");

@@ -17,7 +17,7 @@ use gcp_wif_core::world::proc::ProcFs;
 
 /// A token has at most 12 KiB, a credential configuration less.
 const LONGEST: u64 = 64 << 10;
-/// What a step has besides, which stays as it is where this shell is one of the job's own.
+/// A variable of a step's own, which a shell inside the step keeps.
 const KEPT: &str = "ENROOT_CONFIG_PATH";
 /// What the status file tells, and the variables for it.
 const STATUS: [(&str, &str); 2] =
@@ -37,7 +37,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: Arguments, json: bool, screen: &mut Screen<'_>) -> Status {
     let plugstack = Plugstack::of_node().ok();
-    // A site may keep it from its users: then the usual directory and no project it is.
+    // A site may hide it from its users. Then the usual directory is assumed, and no project.
     let config = Config::load(&super::config_path(arguments.config, plugstack.as_ref())).ok();
     let runtime_dir = config.as_ref().map_or(Path::new(DEFAULT_RUNTIME_DIR), |config| &config.runtime_dir);
     let variable = |name: &str| std::env::var(name).ok();
@@ -148,7 +148,7 @@ impl Shell<'_> {
     }
 }
 
-/// Where the agent serves the job: then the job's own directory holds what stands for the subject token.
+/// The address where the agent serves the job, if it does: then the job's own directory holds its subject token.
 fn metadata_address(credentials: &str, directory: &Path) -> Option<String> {
     let value: Value = serde_json::from_str(credentials).ok()?;
     let source = Path::new(value.pointer("/credential_source/file")?.as_str()?);

@@ -1,8 +1,8 @@
 //! Google's credential configuration: the `external_account` file that
 //! `gcloud iam workload-identity-pools create-cred-config` writes.
 //!
-//! The file's form (`File`) and its meaning ([`CredentialConfiguration`]) are apart; the one is turned into the
-//! other once. <https://google.aip.dev/auth/4117>
+//! The file's form (`File`) and its meaning ([`CredentialConfiguration`]) are types of their own. Parsing turns the one
+//! into the other. <https://google.aip.dev/auth/4117>
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
@@ -23,7 +23,7 @@ const GENERATE_ACCESS_TOKEN: &str = ":generateAccessToken";
 /// What generateAccessToken allows, in seconds; more than an hour needs an organization policy.
 const LIFETIMES: std::ops::RangeInclusive<u32> = 600..=43_200;
 
-/// How the subject token lies in its file.
+/// How the file holds the subject token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SubjectTokenFormat {
     /// The file is the token.
@@ -35,14 +35,14 @@ pub enum SubjectTokenFormat {
     },
 }
 
-/// Which service account Google is asked for, and for how long.
+/// The service account to impersonate, and for how long.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Impersonation {
     /// The URL up to the email.
     base: String,
     /// The configuration's own service account.
     pub service_account: ServiceAccountEmail,
-    /// Wished lifetime of the access token, in seconds; Google's default is 3600.
+    /// Requested lifetime of the access token, in seconds; Google's default is 3600.
     pub lifetime: Option<u32>,
 }
 
@@ -61,7 +61,7 @@ pub struct CredentialConfiguration {
     pub token_info_url: Option<Endpoint>,
     /// The file that holds the subject token.
     pub subject_token_file: PathBuf,
-    /// How it lies there.
+    /// How the file holds it.
     pub subject_token_format: SubjectTokenFormat,
     /// The service account; without one the federated token itself is the access token.
     pub impersonation: Option<Impersonation>,
@@ -142,7 +142,7 @@ impl CredentialConfiguration {
     /// The generateAccessToken URL of a service account.
     ///
     /// # Errors
-    /// When no endpoint can be made of it.
+    /// When the URL is not valid.
     pub fn impersonation_url(&self, service_account: &ServiceAccountEmail) -> Result<Endpoint, String> {
         let base = match &self.impersonation {
             Some(impersonation) => impersonation.base.clone(),
@@ -151,7 +151,7 @@ impl CredentialConfiguration {
         endpoint("service_account_impersonation_url", format!("{base}{service_account}{GENERATE_ACCESS_TOKEN}"))
     }
 
-    /// The wished lifetime of an access token in seconds, if one is set.
+    /// The requested lifetime of an access token in seconds, if one is set.
     pub fn lifetime(&self) -> Option<u32> {
         self.impersonation.as_ref().and_then(|impersonation| impersonation.lifetime)
     }

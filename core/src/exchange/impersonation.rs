@@ -11,7 +11,7 @@ use crate::words::secret::Secret;
 use crate::words::time::from_rfc3339;
 use crate::world::http::{Request, Response};
 
-/// What Google takes when no lifetime is asked for.
+/// Google's own lifetime of an access token, in seconds.
 const DEFAULT_LIFETIME: u32 = 3600;
 
 pub(super) fn request(url: &Endpoint, federated: &Secret, wanted: Wanted<'_>, reason: &str) -> Request {

@@ -9,9 +9,9 @@ use serde_json::Value;
 use crate::words::names::clip;
 use crate::world::http::Response;
 
-/// As much of Google's text as a message quotes, in characters.
+/// The most that a message quotes of Google's text, in characters.
 const QUOTED: usize = 500;
-/// STS says so with status 400 or 403.
+/// STS throttles in these words, with status 400 or 403.
 const THROTTLED: [&str; 2] = ["throttled due to rate limit", "Please retry after"];
 
 /// A refusal, in Google's own words.
@@ -25,12 +25,12 @@ pub struct Refusal {
     pub reason: Option<String>,
     /// The explanation, escaped and clipped.
     pub text: String,
-    /// Seconds after which the server wishes to be asked again.
+    /// Seconds that the server asks to wait.
     pub retry_after: Option<u64>,
 }
 
 impl Refusal {
-    /// Understands an answer that is no success.
+    /// Reads an answer that is not a success.
     pub fn of(response: &Response) -> Self {
         let (code, reason, text) = parse(response);
         Self { status: response.status, code, reason, text: clip(&text, QUOTED), retry_after: response.retry_after }

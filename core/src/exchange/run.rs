@@ -7,18 +7,18 @@ use super::{AccessToken, Exchange, ExchangeError, Next, Problem};
 use crate::world::clock::Clock;
 use crate::world::http::{Transport, TransportError};
 
-/// Tries of one request. More would not bring a stopped service back within a prolog's time.
+/// Tries of one request. A service that is down rarely comes back within the budget, so more would not help.
 const TRIES: u32 = 4;
 /// The first pause is up to this long; each further one up to twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
-/// No single try takes more of the budget than this part, so that a server that hangs can be asked again.
+/// A try takes at most this part of the budget, so that a server that hangs can be asked again.
 const PART_OF_BUDGET: u32 = 2;
 
 /// Carries an exchange out.
 ///
 /// # Errors
-/// The last error, when it cannot pass, when the tries are used up, or when the budget is.
+/// The last error: one that another try cannot mend, or the one after which tries or budget were used up.
 pub fn run(
     exchange: &mut Exchange<'_>,
     transport: &dyn Transport,
@@ -34,7 +34,7 @@ pub fn run(
     }
 }
 
-/// Sends the request that is due until it is answered with success.
+/// Sends the exchange's next request until the answer is a success.
 fn send(
     exchange: &mut Exchange<'_>,
     transport: &dyn Transport,

@@ -16,7 +16,7 @@ const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 /// RFC 8693 section 3.
 const REQUESTED_TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:access_token";
 
-/// What of the answer is used.
+/// The parts of the answer that are used.
 pub(super) struct Answer {
     pub(super) token: Secret,
     /// Seconds from the answer on.
@@ -29,7 +29,7 @@ pub(super) fn request(
     subject_token: &SubjectToken,
     wanted: Wanted<'_>,
 ) -> Request {
-    // A token that only impersonates needs no more than that; the wished scopes are for the second request.
+    // A token that only impersonates needs no more; the requested scopes go into the second request.
     let scope = match wanted.identity {
         Identity::ServiceAccount(_) => Scope::IAM.to_owned(),
         Identity::Federated => wanted.scopes.iter().map(Scope::as_str).collect::<Vec<_>>().join(" "),

@@ -59,8 +59,8 @@ impl Issuance<'_> {
         Ok(locked.publish_step(step, record.owner(), &tree, part.expose())?)
     }
 
-    /// The user's own configuration, read by a process that is the user: root may not be able to enter his home, and
-    /// must not read for him what he cannot read himself.
+    /// Reads the user's own configuration in a process that has become the user: root may not be able to enter the
+    /// home, and must not read anything that the user cannot read.
     fn users_own(&self, host: &dyn Host, facts: &JobFacts) -> Result<Source, Failure> {
         let environment = host.environment();
         let config_path = environment::own_enroot_config_path(&|name| host.variable(name));

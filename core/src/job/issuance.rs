@@ -1,8 +1,8 @@
 //! Credentials for one run of a job: exchanged, published, remembered.
 //!
-//! No lock of the job's is held while Google is asked. Who asks for an identity of a job has the right to it in flight,
-//! so that others wait for the answer instead of asking as well; what comes is remembered and published under the job's
-//! lock, and only if the job still is the run that it was got for.
+//! A process that asks Google does not hold the job's lock. A hook holds the right to exchange for that identity
+//! ([`InFlight`]), so that other hooks wait for the answer instead of asking as well. What Google answers is remembered
+//! and published under the job's lock, and only if the job is still the same run.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
@@ -21,11 +21,11 @@ use crate::words::google::Identity;
 use crate::words::time::{UnixSeconds, rfc3339};
 use crate::world::fs::{FileError, FileProblem, InFlight, LockedJob, NewFile, Place, RuntimeDirectory};
 
-/// How many ports a step tries that other programs are faster to take.
+/// How many ports a step loses to other programs before it fails.
 const PORTS: usize = 5;
-/// How long a job's lock is waited for: nobody has it for longer than some writes take.
+/// How long to wait for a job's lock. Its holders only write some files.
 pub(super) const LOCK: Duration = Duration::from_secs(5);
-/// What whoever has waited for somebody else's exchange still gets for its own.
+/// The least budget of an exchange, also after a wait for another process's.
 pub(super) const LEAST: Duration = Duration::from_secs(1);
 
 /// A run of a job on a node.
@@ -38,8 +38,8 @@ pub struct Issuance<'a> {
 }
 
 impl Issuance<'_> {
-    /// The credentials for a grant: those of the record while they are fresh, else new ones. Somebody else's exchange
-    /// for the same identity is waited for.
+    /// The credentials for a grant: those of the record while they are fresh, else new ones. Waits for an exchange of
+    /// another process for the same identity.
     pub(super) fn obtain(&self, site: &Site, grant: &Grant, budget: Duration) -> Result<Issued, Failure> {
         if let Some(kept) = self.kept(grant)? {
             return kept;
@@ -53,7 +53,7 @@ impl Issuance<'_> {
         self.issue(site, grant, budget.saturating_sub(waited).max(LEAST))
     }
 
-    /// The right to get a token for a grant.
+    /// The right to exchange for a grant's identity.
     pub(super) fn in_flight(&self, grant: &Grant, limit: Duration) -> Result<InFlight, FileError> {
         let name = grant.identity().service_account().map_or("federated", |email| email.as_str());
         self.runtime.in_flight(self.facts.job, name, limit)
@@ -70,13 +70,13 @@ impl Issuance<'_> {
         Ok(record.recent_failure(identity, now).map(|failure| Err(failure.clone())))
     }
 
-    /// Gets new credentials. Whoever calls it has the right to them in flight.
+    /// Gets new credentials. The caller holds the right to the exchange.
     pub(super) fn issue(&self, site: &Site, grant: &Grant, budget: Duration) -> Result<Issued, Failure> {
         self.issue_by(grant, Some(site), || self.node.exchanger.exchange(site, grant, self.facts, budget))
     }
 
-    /// Gets new credentials in some way, remembers and publishes them. One line tells how it went, and so does the
-    /// job's status.
+    /// Gets new credentials by `exchange`, remembers and publishes them. A line of the log and the job's status file
+    /// tell how it went.
     pub(super) fn issue_by(
         &self,
         grant: &Grant,
@@ -118,8 +118,8 @@ impl Issuance<'_> {
         Ok(issued)
     }
 
-    /// Has the agent serve what was issued. A port that another program took before the agent could is given up, with
-    /// the handle: no step begins with a port that is another user's.
+    /// Has the agent serve what was issued. If another program has taken the port first, the job gets another port and
+    /// handle: no step starts with a port that another user has.
     pub(super) fn serve(&self, site: &Site, mut issued: Issued) -> Result<Issued, Failure> {
         let mut given_up = BTreeSet::new();
         while given_up.len() < PORTS {
@@ -145,8 +145,8 @@ impl Issuance<'_> {
         Err(Failure::of_agent("other programs take the ports of 127.0.0.1 before it can"))
     }
 
-    /// A port that no other job has, or is about to have: the agent listens there only later, and jobs that start at the
-    /// same time would find the same port free.
+    /// Reserves a port that no other job has or has reserved. The agent listens there only later, so jobs that start at
+    /// the same time would find the same port free.
     fn new_port(
         &self,
         locked: &LockedJob<'_>,
@@ -177,7 +177,7 @@ impl Issuance<'_> {
         })
     }
 
-    /// Publishes again what is not whole: somebody was killed, met a full disk, or changed a file of his own.
+    /// Publishes again what is incomplete: a process was killed or met a full disk, or the user changed a file.
     pub(super) fn heal(&self, record: &JobRecord) -> Result<(), Failure> {
         if is_whole(self.runtime, record) {
             return Ok(());
@@ -186,7 +186,7 @@ impl Issuance<'_> {
         publish(&locked, &mut record)
     }
 
-    /// The same, unless somebody else works on the job at this moment, who may be publishing it.
+    /// The same, unless another process works on the job at this moment: it may be publishing.
     pub(super) fn heal_if_idle(&self, record: &JobRecord) -> Result<(), Failure> {
         if is_whole(self.runtime, record) {
             return Ok(());
@@ -199,12 +199,12 @@ impl Issuance<'_> {
         }
     }
 
-    /// Remembers why there are no newer credentials, for the next steps and, beside older ones, for people.
+    /// Remembers why there are no newer credentials: in the record for the next steps, in the status file for people.
     fn remember_failure(&self, identity: &Identity, before: Option<UnixSeconds>, failure: &Failure) {
-        // A job that is over needs no status. Where nothing can be written, the next step asks again.
+        // A job that is over needs no status. If nothing can be written, the next step asks Google again.
         let Ok((locked, mut record)) = self.lock() else { return };
         if token_time(&record, identity) > before {
-            // Somebody else was luckier meanwhile.
+            // Another process has got a newer token meanwhile.
             return;
         }
         record.remember_failure(identity, failure.clone(), self.node.exchanger.now());
@@ -224,7 +224,7 @@ impl Issuance<'_> {
         let failure = Failure::of_order();
         self.log.log(&failure.to_string());
         record.told_order = true;
-        // If it is not remembered it is told again.
+        // If this fails, it is told again.
         let _ = save(&locked, &record);
         Some(failure)
     }
@@ -266,7 +266,8 @@ pub(super) fn save(locked: &LockedJob<'_>, record: &JobRecord) -> Result<(), Fai
     Ok(locked.write_record(record.to_text().expose())?)
 }
 
-/// Renders what is not yet published of all that holds what the record says was issued, and remembers that it is done.
+/// Renders every file that does not hold yet what was issued, from the record and the steps' parts, and remembers that
+/// it is published.
 fn publish(locked: &LockedJob<'_>, record: &mut JobRecord) -> Result<(), Failure> {
     let owner = record.owner();
     for issued in record.issued.iter().filter(|issued| !is_whole_for(locked.runtime(), issued)) {
@@ -298,7 +299,7 @@ fn publish(locked: &LockedJob<'_>, record: &mut JobRecord) -> Result<(), Failure
     Ok(())
 }
 
-/// Whether everything that a job has is what its record says. The users' own files are looked at, not read.
+/// Whether all files of a job are as its record says. The user's own files are never read, only their sizes are.
 fn is_whole(runtime: &RuntimeDirectory, record: &JobRecord) -> bool {
     record.issued.iter().all(|issued| is_whole_for(runtime, issued))
 }

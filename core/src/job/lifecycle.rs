@@ -33,8 +33,9 @@ use crate::words::google::ServiceAccountEmail;
 use crate::words::names::{JobId, StepId};
 use crate::world::fs::{LockedJob, RuntimeDirectory};
 
-/// srun gives up on a step that does not start within MessageTimeout and BatchStartTimeout (`step_launch.c`), 20
-/// seconds by default as is our budget: what is left of it tells the user why.
+/// srun gives up on a step that does not start within MessageTimeout and BatchStartTimeout (`step_launch.c`), by
+/// default 20 seconds, which is our budget as well. An exchange leaves this part of it, so that the user can be told
+/// why.
 const TO_TELL: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -77,17 +78,17 @@ impl Node<'_> {
             return Ok(());
         }
         let issuance = Issuance { node: self, log: host, runtime: &runtime, facts: &record.facts, run: record.run };
-        // A denial is the step's to tell.
+        // The step tells a denial.
         let Ok(grant) = Grant::decide(site, &record.facts, asked(&request)) else { return Ok(()) };
-        // The right to the exchange goes with the worker: it ends when the last process that has it does.
+        // The worker inherits the right to the exchange and holds it until it ends.
         let _in_flight = issuance.in_flight(&grant, Duration::ZERO)?;
         self.processes.detach(&mut || {
-            // Without a record of it the epilog could not end it.
+            // Without a record of the worker, the epilog could not end it.
             if issuance.remember_worker().is_err() {
                 return;
             }
             if issuance.issue(site, &grant, budget(site)).is_ok_and(|issued| issued.port.is_some()) {
-                // From here it starts outside of the job's cgroup. If it cannot, the step says why.
+                // An agent that starts here is outside of the job's cgroup. If it cannot start, the step says why.
                 let _ = self.processes.wake_agent(&site.config, runtime.path());
             }
         });
@@ -139,8 +140,8 @@ impl Node<'_> {
         self.step_credentials(host, &site, &runtime, facts, step, &request).map_err(failed)
     }
 
-    /// The options that a job was submitted with, if its prolog saw them. Where the prolog came with the first step, it
-    /// saw that step's options: the step that has just these takes its own out.
+    /// The options that a job was submitted with, if its prolog saw them. If the prolog ran with the first step, it saw
+    /// that step's options as well, and the step that has exactly these takes its own out.
     fn submitted(&self, host: &dyn Host, runtime: &RuntimeDirectory, facts: &JobFacts) -> Option<Options> {
         let parse =
             |text: Option<Vec<u8>>| JobRecord::parse(&text?).filter(|record: &JobRecord| record.facts.uid == facts.uid);
@@ -151,7 +152,7 @@ impl Node<'_> {
         let all = host.options();
         let own = Options::own(&all, &host.inherited_options());
         if record.options != all {
-            // Another step's or the job's, who knows. A step that says something itself needs not know.
+            // These may be another step's or the job's. A step with options of its own need not know.
             return (own == Options::default()).then_some(record.options);
         }
         let locked = runtime.lock_existing(facts.job, LOCK).ok()??;
@@ -159,7 +160,7 @@ impl Node<'_> {
         if !record.options_are_jobs {
             record.options = record.options.without(&own);
             record.options_are_jobs = true;
-            // Where it cannot be written, the next step like this one does it.
+            // If it cannot be written, the next step like this one does it.
             let _ = save(&locked, &record);
         }
         Some(record.options)
@@ -224,13 +225,13 @@ impl Node<'_> {
         let Ok(config) = Config::load(self.config_path) else { return };
         let Some(runtime) = places::of_job(self.default_dir, Some(&config.runtime_dir), job) else { return };
         let record = runtime.peek_record(job).as_deref().and_then(JobRecord::parse);
-        // What the prolog knows of a job only the prolog can have written: then the epilog will come, too.
+        // Only a prolog knows account and partition, and where a prolog runs, the epilog runs as well.
         if record.is_some_and(|record| record.facts.placement.is_none()) {
             self.remove(log, &runtime, job);
         }
     }
 
-    /// The job's epilog: nothing of the job stays, wherever it is. It works without a configuration, too.
+    /// The job's epilog: removes the job from every runtime directory. It works without a configuration as well.
     pub fn epilog(&self, log: &dyn Log, job: JobId) {
         let config = Config::load(self.config_path).ok();
         let configured = config.as_ref().map(|config| config.runtime_dir.as_path());
@@ -246,7 +247,7 @@ impl Node<'_> {
         let files = runtime.remove_files(job);
         let removed = runtime.remove_record(job).and(files);
         if record.is_some_and(|record| record.issued.iter().any(|issued| issued.port.is_some())) {
-            // The handle dies with the job, not a moment later.
+            // The agent must refuse the handle from now on.
             self.processes.tell_agent(runtime.path());
         }
         if let Err(error) = removed {
@@ -254,9 +255,9 @@ impl Node<'_> {
         }
     }
 
-    /// The job's lock for the last time. A worker that still runs is ended. Nobody has the lock for long; a process that
-    /// was stopped with it must not keep the epilog from removing secrets, so it goes on without after a while, and
-    /// whoever has the lock then finds that it is worth nothing.
+    /// Takes the job's lock for the last time, and ends a worker that still runs. A process that was stopped while it
+    /// held the lock must not keep the epilog from removing secrets: after a while the epilog goes on without the lock,
+    /// and every later write of that process fails.
     fn last_lock<'a>(&self, runtime: &'a RuntimeDirectory, job: JobId) -> Option<LockedJob<'a>> {
         let mut tries = 0..LOCK.as_millis() / PAUSE.as_millis();
         loop {
@@ -272,7 +273,7 @@ impl Node<'_> {
     }
 }
 
-/// What a step is given: its directory, what else is to be told, and the changes of its environment.
+/// What a step is given: its directory, a warning for the user, and the changes of its environment.
 type Given = (StepDirectory, Option<Failure>, Vec<Change>);
 
 fn plan(host: &dyn Host, wanted: &Environment, explicit: bool) -> Vec<Change> {

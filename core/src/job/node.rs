@@ -21,7 +21,7 @@ pub trait Log {
     fn log(&self, line: &str);
 }
 
-/// What a hook has of Slurm.
+/// Slurm, as a hook sees it.
 pub trait Host: Log {
     /// The options of the step or job, whether typed or inherited.
     fn options(&self) -> Options;
@@ -81,7 +81,7 @@ pub enum Outcome {
     Issued {
         /// The step's own directory, which goes with it.
         directory: StepDirectory,
-        /// What does not concern the credentials themselves.
+        /// What the user should know besides.
         warning: Option<Failure>,
     },
     /// It has none, and that is a failure.

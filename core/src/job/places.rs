@@ -1,5 +1,5 @@
-//! Where jobs are on a node. A job stays in the runtime directory where its prolog put it, also when the site
-//! configuration names another one meanwhile.
+//! Where jobs are on a node. A job stays in the runtime directory where its prolog put it, even if the site
+//! configuration names another one later.
 //!
 //! The default runtime directory remembers the others: `elsewhere/` in it, root's alone, has a link to each.
 #![forbid(unsafe_code)]
@@ -38,7 +38,7 @@ pub fn of_job(default_dir: &Path, configured: Option<&Path>, job: JobId) -> Opti
 pub fn open(default_dir: &Path, configured: &Path) -> Result<RuntimeDirectory, FileError> {
     let runtime = RuntimeDirectory::open(configured)?;
     if configured != default_dir {
-        // Where that cannot be written, an edited configuration leaves this node's jobs to the next boot.
+        // If it cannot be written and the configuration is edited, the jobs in it are forgotten until the next boot.
         let _ = fs::remember_link(default_dir, ELSEWHERE, configured);
     }
     Ok(runtime)

@@ -1,8 +1,8 @@
-//! Where the agent listens for a job.
+//! Chooses the port where the agent listens for a job.
 //!
-//! First where no user can: a port below `net.ipv4.ip_unprivileged_port_start` can only be bound with a capability, so
-//! nobody can take all of them, or one whose agent has died. The ports of services stay free, and 665 to 1023, from which
-//! NFS connects (`sunrpc.min_resvport`). Where there is none, below the ports that the kernel gives to connections and
+//! Ports below `net.ipv4.ip_unprivileged_port_start` come first. Only a process with a capability can bind them, so no
+//! user can take all of them, or one whose agent has died. The ports of services stay free, and so do 665 to 1023, from
+//! which NFS connects (`sunrpc.min_resvport`). The others are below the ports that the kernel gives to connections and
 //! Kubernetes to NodePorts, so that none of these takes one while the agent restarts.
 #![forbid(unsafe_code)]
 
@@ -21,8 +21,8 @@ use crate::world::fs;
 
 const PRIVILEGED: std::ops::RangeInclusive<u16> = 1..=664;
 const OTHERS: std::ops::RangeInclusive<u16> = 20_000..=29_499;
-/// Node's fetch refuses these, and so do browsers: the "bad ports" of <https://fetch.spec.whatwg.org/#port-blocking>, as
-/// far as they are in the range.
+/// Node's fetch and browsers refuse these: the "bad ports" of <https://fetch.spec.whatwg.org/#port-blocking> that are
+/// in the range.
 const BAD: [u16; 66] = [
     1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103, 104, 109, 110,
     111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161, 179, 389, 427, 465, 512, 513, 514, 515, 526, 530, 531, 532,
@@ -33,7 +33,7 @@ const DEFAULT_START: u16 = 1024;
 /// How each handle begins, so that one that strays into a log or a repository is found.
 const HANDLE: &str = "gcpwif_";
 
-/// A port that is free now and not one of those, and a handle that nobody can guess.
+/// A port that is free now and not taken, and a handle that nobody can guess.
 ///
 /// # Errors
 /// When there is none, or no randomness.
@@ -50,7 +50,7 @@ pub(super) fn new_port(taken: &BTreeSet<u16>) -> Result<Port, Failure> {
     Ok(Port { number, handle })
 }
 
-/// All ports in question, the ones that no user can bind first, each kind from some place on.
+/// All candidates: first the ports that no user can bind, then the others, each kind turned by `offset`.
 fn candidates(start: u16, services: &BTreeSet<u16>, offset: u64) -> impl Iterator<Item = u16> {
     let all = PRIVILEGED.filter(|port| !services.contains(port) && !BAD.contains(port)).chain(OTHERS);
     let (privileged, others): (Vec<u16>, Vec<u16>) =
@@ -104,7 +104,7 @@ mod tests {
         assert_eq!((all.first(), all.last()), (Some(&3), Some(&29_499)));
         assert!(!all.contains(&664) && !all.contains(&22) && !all.contains(&665));
         assert_eq!((first(0, 0), first(100, 0), first(0, 7)), (Some(20_000), Some(3), Some(20_007)));
-        // Where only some are, the others are left alone.
+        // Of the ports below 1024, those that users can bind are left alone.
         assert!(candidates(100, &services, 0).all(|port| !(100..20_000).contains(&port)));
         // A whole turn.
         let turned: BTreeSet<u16> = candidates(1024, &services, u64::MAX).collect();

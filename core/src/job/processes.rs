@@ -16,7 +16,7 @@ use crate::words::names::JobId;
 use crate::world::proc::ProcFs;
 use crate::world::sys::{self, ChildError};
 
-/// How long a user's home may take to answer.
+/// How long the user's home file system may take.
 const USERS_TIME: Duration = Duration::from_secs(5);
 
 /// What the node's processes tell, and what is done with them.
@@ -47,7 +47,7 @@ pub trait Processes {
     /// Runs work in a process that has become the job's user, and brings what it returns.
     ///
     /// # Errors
-    /// When it does not answer, for example because the user's home hangs.
+    /// When it does not answer, for example because the user's home file system does not respond.
     fn as_user(&self, facts: &JobFacts, answer: &mut Vec<u8>, work: &mut dyn FnMut() -> Vec<u8>)
     -> Result<(), Failure>;
 }
@@ -87,7 +87,7 @@ impl Processes for Proc {
 
     fn living(&self) -> BTreeSet<JobId> {
         let pids = self.proc.pids().into_iter();
-        // A user can give a process any name, and by a program that is setuid also root's ownership.
+        // A user can give a process any name, and root's ownership by a setuid program, but not root as its real user.
         let of_root = pids.filter(|pid| self.proc.real_uid(*pid) == Some(0));
         of_root.filter_map(|pid| stepd_job(&self.proc.command_line(pid)?)).collect()
     }
@@ -104,7 +104,7 @@ impl Processes for Proc {
     }
 
     fn detach(&self, work: &mut dyn FnMut()) {
-        // Where no process can be started the step does the work.
+        // If no process can be started, the step does the work.
         let _ = sys::detach(work);
     }
 

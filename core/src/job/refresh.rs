@@ -1,4 +1,4 @@
-//! The same credentials again, before they end: what was granted is repeated, never decided anew.
+//! New tokens for running jobs, before the old ones end. A refresh repeats what was granted and decides nothing anew.
 #![forbid(unsafe_code)]
 
 use std::path::Path;
@@ -23,18 +23,18 @@ pub struct Due {
     pub run: RunId,
     /// The identity.
     pub identity: Identity,
-    /// When the token came that is due.
+    /// When the token that is due was issued.
     pub issued_at: UnixSeconds,
 }
 
-/// How a refresh ended that met no failure.
+/// How a refresh without a failure ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refreshed {
     /// There is a new token.
     Done,
-    /// The job is over, or somebody else has got a new token for it.
+    /// The job is over, or another process has got a new token for it.
     NotDue,
-    /// Somebody else is getting one at this moment.
+    /// Another process is getting one at this moment.
     Busy,
 }
 
@@ -51,8 +51,8 @@ pub fn refresh(node: &Node<'_>, log: &dyn Log, runtime_dir: &Path, due: &Due) ->
         return Ok(Refreshed::NotDue);
     }
     let issuance = Issuance { node, log, runtime: &runtime, facts: &record.facts, run: record.run };
-    // A step that comes meanwhile does not wait for this one: Google may hang, and the step has its own try. So the
-    // right to the exchange is only looked at.
+    // The right to the exchange is only tried and not kept: Google may hang, and a step that starts meanwhile must not
+    // wait for that, but try by itself.
     match issuance.in_flight(&issued.grant, Duration::ZERO) {
         Err(error) if error.problem == FileProblem::Locked => return Ok(Refreshed::Busy),
         _ => {}
@@ -65,8 +65,8 @@ pub fn refresh(node: &Node<'_>, log: &dyn Log, runtime_dir: &Path, due: &Due) ->
     issuance.issue_by(&issued.grant, None, exchange).map(|_| Refreshed::Done)
 }
 
-/// Publishes again what of a job is not whole: a hook or an agent was killed, the disk was full, or the user changed a
-/// file of his own. Somebody who works on the job at this moment is not waited for.
+/// Publishes again what of a job is incomplete: a hook or an agent was killed, the disk was full, or the user changed a
+/// file. Does nothing while another process works on the job.
 ///
 /// # Errors
 /// When it cannot be written.

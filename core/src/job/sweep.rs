@@ -1,4 +1,4 @@
-//! Removes what jobs left behind whose epilog never ran, or did not finish.
+//! Removes what is left of jobs whose epilog did not run, or did not finish.
 #![forbid(unsafe_code)]
 
 use std::time::Duration;
@@ -11,9 +11,9 @@ use crate::world::fs::RuntimeDirectory;
 
 /// Sweeps every job but `current`.
 ///
-/// Of a job without a slurmstepd the files and tokens go if another boot or another slurmd started it, or if its
-/// tokens have ended: such a job is over or, where it waits for its next step, gets new ones with that step. Its
-/// facts are kept within the boot, because only the prolog can learn them.
+/// A job without a slurmstepd loses its files and tokens if another boot or another slurmd started it, or if its tokens
+/// have ended. Such a job is over, or it waits for its next step and gets new ones then. Its facts are kept within the
+/// boot, because only the prolog can learn them.
 pub fn sweep(
     runtime: &RuntimeDirectory,
     current: JobId,
@@ -27,7 +27,7 @@ pub fn sweep(
     }
     let living = processes.living();
     for job in jobs.into_iter().filter(|job| *job != current && !living.contains(job)) {
-        // A job that another process works on is alive. A failure here is the next sweep's to mend.
+        // A job that another process works on is alive. If something here fails, the next sweep tries it again.
         let Ok(locked) = runtime.lock(job, Duration::ZERO) else { continue };
         let record = locked.read_record().ok().flatten().as_deref().and_then(JobRecord::parse);
         match record {

@@ -23,7 +23,7 @@ pub fn socket(runtime_dir: &Path) -> PathBuf {
     runtime_dir.join("agent.sock")
 }
 
-/// Has the agent of a runtime directory look at the records, and waits until it did. One that does not answer is started.
+/// Has the agent of a runtime directory look at the records, and waits until it has. Starts one if none answers.
 /// Returns the ports that it serves.
 ///
 /// # Errors
@@ -33,7 +33,7 @@ pub fn wake(command: &Path, config_path: &Path, runtime_dir: &Path) -> Result<BT
     if let Ok(ports) = ask(&socket) {
         return Ok(ports);
     }
-    // What root runs must be root's own.
+    // Root runs nothing that another user can change.
     fs::check_trusted(command)
         .map_err(|error| Failure::of_agent(&format!("command: {error}; install gcp-wif there or set command")))?;
     let (config_path, runtime_dir) = (config_path.display().to_string(), runtime_dir.display().to_string());
@@ -55,7 +55,7 @@ pub fn is_running(runtime_dir: &Path) -> bool {
     ask(&socket(runtime_dir)).is_ok()
 }
 
-/// The agent's answer to whoever has woken it: the ports that it serves, on a line.
+/// The agent's answer to a process that has woken it: the ports that it serves, on a line.
 pub fn answer(ports: impl Iterator<Item = u16>) -> String {
     let ports: Vec<String> = ports.map(|port| port.to_string()).collect();
     format!("{}\n", ports.join(" "))

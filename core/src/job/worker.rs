@@ -1,4 +1,4 @@
-//! The real exchanger: the exchange in a child process of the hook's own.
+//! The real exchangers: in a child process for hooks, in the calling thread for the agent.
 #![forbid(unsafe_code)]
 
 use std::time::Duration;
@@ -25,7 +25,7 @@ use crate::world::{fs, sys};
 /// How much longer than its budget the child may take until it is killed: the time to read the certificates.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// A JWT has a few kilobytes; Google takes no longer ones.
+/// Much longer than any JWT that Google takes, which has a few kilobytes.
 const LONGEST_SUBJECT_TOKEN: u64 = 64 << 10;
 
 /// Exchanges in a child process.
@@ -65,7 +65,7 @@ impl Exchanger for Worker {
     }
 }
 
-/// Exchanges in this process, in the thread that asks. For the agent, which has threads and forks nothing.
+/// Exchanges in the calling thread. For the agent, which has threads and therefore must not fork.
 #[derive(Debug, Default)]
 pub struct Direct;
 
@@ -83,7 +83,7 @@ impl Exchanger for Direct {
     }
 }
 
-/// An OpenID token of a service account, in the thread that asks.
+/// An OpenID token of a service account, in the calling thread.
 ///
 /// # Errors
 /// The failure, ready to be told; the denial, where the rules would not grant the identity any more.

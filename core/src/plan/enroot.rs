@@ -1,10 +1,10 @@
 //! The step's enroot configuration: the user's own with the job's credentials added.
 //!
-//! enroot reads `.credentials`, `hooks.d`, `mounts.d` and `environ.d` from one directory, ENROOT_CONFIG_PATH. To add
-//! to it without hiding what the user has there, each step gets a directory of its own: his credential lines first
-//! and ours after them, links to his drop-ins, and our two drop-ins beside them.
+//! enroot reads `.credentials`, `hooks.d`, `mounts.d` and `environ.d` from one directory, ENROOT_CONFIG_PATH. Each step
+//! gets a directory of its own, so that nothing of the user's is hidden: the user's credential lines come first and
+//! ours after them, links lead to the user's drop-ins, and our two drop-ins are beside the links.
 //!
-//! What is the user's is read by a process that has become the user ([`source`]); the directory is root's, like the
+//! A process that has become the user reads the user's files ([`source`]). The directory belongs to root, like the
 //! job's, so that the user cannot fill the runtime directory and root can renew the pull credentials.
 #![forbid(unsafe_code)]
 
@@ -21,7 +21,7 @@ use source::{SUBDIRECTORIES, Source};
 
 /// Name of our drop-ins; the endings are enroot's.
 const DROP_IN: &str = "50-gcp-wif";
-/// As in every bind mount of ours: nothing in it can be changed or run, and it stays in the container.
+/// Nothing in our bind mounts can be changed or run, and they stay in the container.
 const MOUNT: &str = "bind,ro,nosuid,nodev,noexec,private";
 
 /// The content of a step's directory, as a value.
@@ -63,7 +63,7 @@ impl Overlay {
             }
         }
         let free = |directory: &str, ending: &str| {
-            // A file of the user's with our name keeps it.
+            // If the user has a file of that name, ours gets another one.
             let taken = |name: &String| links.iter().any(|(d, n, _)| *d == directory && n == name);
             let names = (0..).map(|n| format!("{DROP_IN}{}{ending}", "-".repeat(n)));
             names.into_iter().find(|name| !taken(name)).unwrap_or_default()
@@ -83,7 +83,7 @@ fn fstab(mounts: Mounts<'_>) -> String {
         |path: &Path, options: &str| format!("{0} {0} none x-create=dir,{MOUNT}{options} 0 -1\n", path.display());
     let mut text = line(mounts.job, "");
     if let Some(path) = mounts.subject_token {
-        // Where the user cannot enter it, he has no use of it either.
+        // A user who cannot enter the directory has no use for the mount.
         text.push_str(&line(path, ",nofail,silent"));
     }
     text

@@ -15,7 +15,7 @@ use crate::words::time::rfc3339;
 
 /// The file that always holds a valid access token.
 pub const ACCESS_TOKEN_FILE: &str = "access_token";
-/// The job's handle, which its own token endpoint takes for a subject token.
+/// The job's handle, which the token endpoint at its port takes as a subject token.
 pub const HANDLE_FILE: &str = "handle";
 /// How the last refresh went, for people and scripts: [`status`].
 pub const STATUS_FILE: &str = "status";
@@ -25,14 +25,14 @@ pub const CREDENTIALS_FILE: &str = "credentials.json";
 /// Longer than Google lets a subject be (127 bytes).
 const LONGEST_NAME: usize = 300;
 
-/// Which of the variables are ours: each name with a fingerprint of the value that we gave it. By it a value made
-/// for another job is told from the user's own, also on a login node that knows no configuration.
+/// Lists the variables that are ours, each name with a fingerprint of the value that we gave it. It tells a value made
+/// for another job from the user's own, also on a login node, which has no configuration.
 const MARKER: &str = "GCP_WIF_VARIABLES";
 
 /// The metadata endpoint, by the names that Google's clients look for.
 const METADATA: [&str; 3] = ["GCE_METADATA_HOST", "GCE_METADATA_ROOT", "GCE_METADATA_IP"];
 
-/// enroot's configuration directory: ours holds the user's own, so that it takes the place of any value.
+/// enroot's configuration directory. Ours includes the user's own, so it replaces any value.
 const ENROOT: &str = "ENROOT_CONFIG_PATH";
 /// The user's own value of it, to be put back where ours goes.
 const ENROOT_OWN: &str = "GCP_WIF_ENROOT_CONFIG_PATH";
@@ -86,7 +86,7 @@ pub fn environment(config: &Config, issued: &Issued, directory: &Path, enroot: &
         let address = Secret::new(format!("127.0.0.1:{}", port.number));
         environment.extend(METADATA.map(|name| (name, address.clone())));
     }
-    // Without a port there is no metadata endpoint to be found instead.
+    // Without a port there is no metadata endpoint that clients could find instead.
     if config.adc == Adc::Metadata && issued.port.is_some() {
         environment.remove("GOOGLE_APPLICATION_CREDENTIALS");
     }
@@ -100,7 +100,7 @@ pub fn environment(config: &Config, issued: &Issued, directory: &Path, enroot: &
 /// job's port.
 ///
 /// # Errors
-/// What in the credential configuration makes no file for the job.
+/// What is wrong with the credential configuration, if it makes no file for the job.
 pub fn credentials(
     configuration: &CredentialConfiguration,
     identity: &Identity,
@@ -114,8 +114,9 @@ pub fn credentials(
     Ok(format!("{:#}\n", file?))
 }
 
-/// The credential configuration of a job that the agent serves: its own token endpoint, and its handle for a subject
-/// token. No impersonation: the endpoint hands out the access token itself.
+/// The credential configuration of a job that the agent serves. Its token endpoint is at the job's port, and its
+/// subject token is the job's handle. There is no impersonation: the token endpoint there hands out the access token
+/// itself.
 ///
 /// # Errors
 /// When the port has no URL, which does not happen.
@@ -155,8 +156,8 @@ pub fn without_enroot(mut environment: Environment) -> Environment {
 
 /// What is to change in a job's environment so that it holds `wanted` and no value of ours besides.
 ///
-/// `current` gives the job's variables. A value of the user's own gives way only to an explicit request, and a
-/// project of his own never.
+/// `current` gives the job's variables. A value of the user's own gives way only to an explicit request, and the
+/// user's own project never does.
 pub fn changes(wanted: &Environment, explicit: bool, current: &dyn Fn(&str) -> Option<String>) -> Vec<Change> {
     let marked = marked(current);
     let mut changes = Vec::new();
@@ -188,7 +189,7 @@ pub fn is_ours(name: &str, current: &dyn Fn(&str) -> Option<String>) -> bool {
     is_marked(&marked(current), name, current(name).as_deref())
 }
 
-/// ENROOT_CONFIG_PATH as the user has it, were it not for us.
+/// ENROOT_CONFIG_PATH as it would be without us.
 pub fn own_enroot_config_path(current: &dyn Fn(&str) -> Option<String>) -> Option<String> {
     let value = current(ENROOT);
     if is_ours(ENROOT, current) { current(ENROOT_OWN) } else { value }

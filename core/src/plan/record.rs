@@ -25,13 +25,13 @@ const FAILURE_HOLDS: UnixSeconds = 10;
 pub struct JobRecord {
     /// What slurmd says of the job.
     pub facts: JobFacts,
-    /// Which run of the job on this node it is. A requeued job is another one, and what an earlier run still does is of
-    /// no use to it.
+    /// Which run of the job on this node it is. A requeued job is another run, to which results of an earlier one are
+    /// never given.
     pub run: RunId,
     /// The options that the job was submitted with, as its prolog saw them. Where Slurm runs the prolog only with the
     /// first step (no `PrologFlags=Alloc`), that step's own are among them until it has taken them out.
     pub options: Options,
-    /// Whether that is done.
+    /// Whether that step has done so.
     pub options_are_jobs: bool,
     /// The slurmd and the boot that started it.
     pub started_by: Generation,
@@ -102,8 +102,8 @@ pub struct Issued {
     pub credentials: String,
     /// What the metadata endpoint tells of it.
     pub metadata: Metadata,
-    /// Whether everything that the job has holds this token. Else somebody was killed or met a full disk, and it is
-    /// published again.
+    /// Whether every file of the job's holds this token. If not, a process was killed or met a full disk, and the next
+    /// look publishes it again.
     pub is_published: bool,
 }
 
@@ -146,7 +146,7 @@ impl Metadata {
 /// What of a step's enroot configuration is the user's: kept for root alone, and rendered anew with each token.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct StepPart {
-    /// Whose token goes into it.
+    /// The identity whose token goes into it.
     pub identity: Identity,
     /// The user's own `.credentials`.
     #[serde(with = "exposed")]
@@ -162,7 +162,7 @@ struct FailureAt {
 }
 
 impl Issued {
-    /// Whose they are.
+    /// The identity that they are for.
     pub fn identity(&self) -> &Identity {
         self.grant.identity()
     }
@@ -200,14 +200,14 @@ impl JobRecord {
         self.issued.iter().find(|issued| issued.identity() == identity)
     }
 
-    /// Where the files of an identity go that is issued now: the first one's into the job's directory itself.
+    /// The place for the files of a new identity. The first one has the job's directory itself.
     pub fn new_place(&self, identity: &Identity) -> Place {
         let below = identity.service_account().filter(|_| !self.is_first(identity)).cloned();
         Place { job: self.facts.job, below }
     }
 
-    /// What a step of the job gets that asks like this: what the job was granted already, while that holds. A new
-    /// default of the site's is for new jobs.
+    /// The grant for a step that asks for `asked`. It is what the job was granted for the same question before, if that
+    /// still holds: a new default of the site's is for new jobs.
     ///
     /// # Errors
     /// The denial.
@@ -254,7 +254,7 @@ impl JobRecord {
         (0..FAILURE_HOLDS).contains(&now.saturating_sub(failed.at)).then_some(&failed.failure)
     }
 
-    /// Whether no token in it is alive.
+    /// Whether every token in it has expired.
     pub fn is_spent(&self, now: UnixSeconds) -> bool {
         self.issued.iter().all(|issued| issued.token.expires_at <= now)
     }

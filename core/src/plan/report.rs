@@ -64,21 +64,21 @@ pub struct Failure {
     pub cause: String,
     /// What to do next; empty where the cause says it, or where only the site's administrators can do something.
     pub advice: String,
-    /// Whose it is to mend.
+    /// Who can mend it.
     pub blame: Blame,
 }
 
-/// Whose a failure is to mend.
+/// Who can mend a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Blame {
-    /// The user asked for what cannot be had.
+    /// The user, who asked for something that is not possible.
     User,
     /// The node or its configuration.
     Site,
-    /// Google does not answer, or refuses.
+    /// Google, which does not answer, or refuses.
     Google {
-        /// Whether it refuses for good: to ask again changes nothing.
+        /// Whether it refuses for good, so that asking again changes nothing.
         is_final: bool,
     },
 }
@@ -88,7 +88,7 @@ impl Failure {
         Self { stage, cause: clip(&cause.to_string(), LONGEST), advice: advice.into(), blame }
     }
 
-    /// Cause and advice, for a place that names the stage itself and whose reader is the one to mend it.
+    /// Cause and advice, for a place that names the stage itself and whose reader can mend it.
     pub fn text(&self) -> String {
         if self.advice.is_empty() { self.cause.clone() } else { format!("{}; {}", self.cause, self.advice) }
     }
@@ -98,29 +98,29 @@ impl Failure {
         self.blame == Blame::Google { is_final: true }
     }
 
-    /// What no other failure describes.
+    /// A failure that none of the others describes.
     pub fn internal() -> Self {
         Self::new(Stage::Files, Blame::Site, "the node could not serve the request", "see slurmd's log")
     }
 
-    /// The user's enroot configuration that cannot be taken over.
+    /// The user's enroot configuration cannot be taken over.
     pub fn of_enroot(problem: &str) -> Self {
         let advice = "enroot's configuration stays as it is, and this step's containers are not given the job's \
                       credentials: mend it, or set ENROOT_CONFIG_PATH to another directory";
         Self::new(Stage::Files, Blame::User, problem, advice)
     }
 
-    /// The agent that is not there.
+    /// The agent does not start or does not answer.
     pub fn of_agent(problem: &str) -> Self {
         Self::new(Stage::Agent, Blame::Site, problem, "see agent.log in the runtime directory")
     }
 
-    /// The subject token that cannot be read.
+    /// The subject token cannot be read.
     pub fn of_subject_token(problem: impl fmt::Display) -> Self {
         Self::new(Stage::SubjectToken, Blame::Site, problem, "the node's projected token is not usable")
     }
 
-    /// Pyxis before this plugin.
+    /// plugstack.conf names pyxis before this plugin.
     pub fn of_order() -> Self {
         Self::new(
             Stage::Configuration,
@@ -130,7 +130,7 @@ impl Failure {
         )
     }
 
-    /// An argument in plugstack.conf that the plugin does not have.
+    /// plugstack.conf gives the plugin an argument that it does not have.
     pub fn of_argument(argument: &str) -> Self {
         let argument = clip(argument, 100);
         Self::new(
@@ -141,7 +141,7 @@ impl Failure {
         )
     }
 
-    /// An exchange that failed, with the hint that fits.
+    /// An exchange failed. Adds the hint that fits.
     pub fn of_exchange(
         error: &ExchangeError,
         configuration: &CredentialConfiguration,

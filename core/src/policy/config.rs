@@ -211,7 +211,7 @@ impl Config {
         CredentialConfiguration::parse(&text).map_err(|problem| ConfigError::Content { path: path.clone(), problem })
     }
 
-    /// Whether a configuration that was refused meant to serve every job: decides if users hear of it.
+    /// Whether a refused configuration sets `auto`, or cannot even tell. Users hear of the refusal then.
     pub fn refused_but_auto(path: &Path) -> bool {
         let Ok(text) = fs::read_limited(path, 1 << 20) else { return true };
         match serde_json::from_slice::<serde_json::Value>(&text) {

@@ -1,4 +1,4 @@
-//! Who a job is to Slurm.
+//! What Slurm knows of a job.
 #![forbid(unsafe_code)]
 
 use serde::{Deserialize, Serialize};

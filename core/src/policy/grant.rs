@@ -9,7 +9,7 @@ use super::rules::{self, Denial};
 use super::site::Site;
 use crate::words::google::{Identity, Scope, ServiceAccountEmail};
 
-/// The permission to have an identity, and the terms. Nothing else starts an exchange.
+/// The permission to have an identity, and its terms. Each exchange for a job needs one.
 ///
 /// It comes from [`Grant::decide`], or from the record that root keeps of a job.
 #[must_use]
@@ -43,10 +43,10 @@ impl Grant {
         })
     }
 
-    /// Asks the rules of today whether the job may keep what it was granted. They never give it another identity.
+    /// Checks that today's rules let the job keep what it was granted. They never give it another identity.
     ///
     /// # Errors
-    /// The denial, where they would not grant it any more.
+    /// The denial, if they would not grant it any more.
     pub fn still_holds(&self, site: &Site, facts: &JobFacts) -> Result<(), Denial> {
         let (rules, default) = (site.config.rules.as_deref(), site.default_identity());
         rules::check(rules, &default, facts, &self.identity, self.is_sites_own)
@@ -72,7 +72,7 @@ impl Grant {
         &self.scopes
     }
 
-    /// Wished lifetime of the access token in seconds, if the site wishes one.
+    /// Requested lifetime of the access token in seconds, if the site sets one.
     pub fn lifetime(&self) -> Option<u32> {
         self.lifetime
     }

@@ -42,7 +42,7 @@ pub enum Request {
 pub enum OptionError {
     /// Credentials are both asked for and refused.
     Contradict,
-    /// The service account is none.
+    /// The value is not the email of a service account.
     ServiceAccount(InvalidName),
     /// A later component of a heterogeneous job asks for credentials and the first one does not.
     LaterComponent,

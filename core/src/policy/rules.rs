@@ -1,4 +1,4 @@
-//! Who may have what: the site's rules as one pure function.
+//! The site's rules as a pure function: which identity a job may have.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -19,14 +19,14 @@ pub struct Decision {
 /// Why a job may not have what it asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Denial {
-    /// No rule is about this job.
+    /// No rule matches this job.
     NoRuleMatches {
         /// The user, for the message.
         user: String,
         /// Account and partition, for the message.
         placement: String,
     },
-    /// The identity asked for is not the user's to use.
+    /// The user may not use the identity asked for.
     NotAllowed {
         /// The user, for the message.
         user: String,
@@ -148,7 +148,7 @@ fn terms<'a>(rules: Option<&'a [Rule]>, default: &Identity, facts: &JobFacts) ->
     })
 }
 
-/// A key of a rule that says for whom it is.
+/// A key that says which jobs a rule matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Key {

@@ -69,7 +69,7 @@ impl From<ServiceAccountEmail> for String {
     }
 }
 
-/// Who a job is to Google.
+/// The identity that a job has at Google.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Identity {
@@ -214,7 +214,7 @@ impl Endpoint {
         if secure && named { Ok(Self(text.to_owned())) } else { Err(refused()) }
     }
 
-    /// The same endpoint's other method: what follows the last colon of the path is replaced.
+    /// The URL of another method of the same resource: replaces what follows the path's last colon.
     pub fn with_method(&self, method: &str) -> Self {
         match self.0.rsplit_once(':') {
             Some((base, _)) => Self(format!("{base}:{method}")),

@@ -1,11 +1,11 @@
-//! Names of Slurm's jobs and steps, names that are none, and foreign text in messages.
+//! Slurm's numbers for jobs and steps, refused names, and foreign text made fit for messages.
 #![forbid(unsafe_code)]
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A name that is not one: what it should have been, and what it was.
+/// A text that is not the name that it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidName {
     /// What was expected, for example `a service account's email`.
@@ -14,7 +14,7 @@ pub struct InvalidName {
     pub given: String,
 }
 
-/// As much of a text as a refusal quotes, in characters.
+/// The most that a refusal quotes of a text, in characters.
 const QUOTED: usize = 80;
 
 impl InvalidName {

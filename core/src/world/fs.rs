@@ -50,7 +50,7 @@ pub enum FileProblem {
     OwnedBy(u32),
     /// Group or others can write to it.
     Writable(u32),
-    /// Another process held the job's lock until the time was over.
+    /// Another process held the job's lock for all of the time.
     Locked,
     /// The job is over: its epilog has removed what root knew of it.
     Over,
@@ -118,8 +118,8 @@ impl fmt::Display for FileError {
 
 impl std::error::Error for FileError {}
 
-/// Reads a file that decides what root does: a regular one, root's, writable by nobody else. Where a user runs the
-/// companion command, his own file is as good.
+/// Reads a file that decides what root does: a regular one, root's, writable by nobody else. When a user runs the
+/// companion command, a file of that user is accepted as well.
 ///
 /// # Errors
 /// When it is not such a file or cannot be read.
@@ -150,7 +150,7 @@ pub fn check_trusted(path: &Path) -> Result<(), FileError> {
     }
 }
 
-/// Reads a text of the system's own, below `/proc` or `/etc`. What cannot be read is none.
+/// Reads a text of the system's own, below `/proc` or `/etc`. Returns none when it cannot be read.
 pub fn read_system(path: &Path) -> Option<String> {
     String::from_utf8(read(path, LONGEST, |_| Ok(())).ok()?).ok()
 }

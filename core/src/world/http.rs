@@ -1,6 +1,6 @@
 //! Plain requests and responses, the trait [`Transport`], and the one that speaks HTTP: ureq with rustls.
 //!
-//! Nothing of the process's environment has a say: no proxy variable, no certificate variable. Redirects are not
+//! The process's environment has no influence: no proxy variable is read and no certificate variable. Redirects are not
 //! followed, bodies are capped, and each call has a time limit that includes the look-up of the name.
 #![forbid(unsafe_code)]
 
@@ -142,7 +142,7 @@ pub enum ClientError {
     NoCertificates(std::path::PathBuf),
     /// None of the system's usual files is there.
     NoSystemCertificates,
-    /// The proxy's URL is none.
+    /// The proxy's URL is not valid.
     Proxy(String),
 }
 
@@ -167,7 +167,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Makes a client that trusts the authorities of a PEM file, or else the system's, and asks by a proxy if one
+    /// Makes a client that trusts the authorities of a PEM file, or else the system's, and uses a proxy if one
     /// is given.
     ///
     /// # Errors
@@ -197,7 +197,7 @@ impl Client {
 }
 
 impl Client {
-    /// The time at an endpoint's server, if it answers and tells. Whatever it answers: every answer has a date.
+    /// The time at an endpoint's server, by the date of its answer, whatever the answer is.
     pub fn time_at(&self, endpoint: &Endpoint, limit: Duration) -> Option<OffsetDateTime> {
         let call = self.agent.get(endpoint.as_str()).config().timeout_global(Some(limit)).build();
         let response = call.call().ok()?;

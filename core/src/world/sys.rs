@@ -26,7 +26,7 @@ pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> Result<(), Errno> {
     set_thread_res_uid(uid, uid, uid)
 }
 
-/// Whether a shared object whose name ends like this was loaded before the one that this function is in.
+/// Whether a shared object with this ending of its name was loaded before the one that holds this function.
 pub fn is_loaded_earlier(ending: &str) -> bool {
     struct Search<'a> {
         ending: &'a [u8],
@@ -80,7 +80,7 @@ pub fn remove_own_variable(name: &str) {
     unsafe { std::env::remove_var(name) }
 }
 
-/// Leaves session, terminal and working directory of whoever started this process.
+/// Leaves the session, terminal and working directory of the process that started this one.
 pub fn leave_session() {
     let _ = rustix::process::setsid();
     let _ = rustix::process::chdir("/");
@@ -91,21 +91,21 @@ pub fn leave_session() {
     }
 }
 
-/// A descriptor that this process was started with, by its number. Whoever asks must be the only one who knows it.
+/// A descriptor that this process was started with, by its number. Nothing else in the process may use it.
 pub fn inherited_descriptor(number: i32) -> Option<OwnedFd> {
     // SAFETY: only the number is looked at.
     let exists = number > 2 && unsafe { libc::fcntl(number, libc::F_GETFD) } >= 0;
-    // SAFETY: it is open, and by the caller's word nobody else's.
+    // SAFETY: it is open, and the caller promises that nothing else owns it.
     exists.then(|| unsafe { std::os::fd::FromRawFd::from_raw_fd(number) })
 }
 
-/// A process that will hold tokens: no core dump, no ptrace by the user.
+/// Prepares this process to hold tokens: it leaves no core dump, and its user cannot trace it.
 pub fn guard_secrets() {
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
 }
 
-/// Has this process's threads share one heap, so that it stays small. To be called before the first thread.
+/// Has this process's threads share one heap, so that it stays small. Call it before the first thread starts.
 pub fn share_heap() {
     // SAFETY: mallopt(3) has no preconditions.
     #[cfg(target_env = "gnu")]
@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn a_guarded_process_leaves_no_core_and_cannot_be_traced() {
         let told = in_child(Duration::from_secs(20), || {
-            // As slurmd's administrators may have it; where this process may not, it is so already.
+            // As slurmd's administrators may set it. If this process may not, it is guarded already.
             let _ = setrlimit(Resource::Core, Rlimit { current: Some(1 << 20), maximum: Some(1 << 20) });
             let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable);
             guard_secrets();

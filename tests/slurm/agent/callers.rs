@@ -16,7 +16,7 @@ const PORTS: [&str; 4] = ["1", "664", "20000", "29499"];
 pub const NOBODY: [&str; 6] = ["setpriv", "--reuid=61999", "--regid=61999", "--clear-groups", "--reset-env", "--"];
 const FLAVOR: &str = "-H 'Metadata-Flavor: Google'";
 
-/// A job's first endpoint.
+/// A job's first port.
 pub struct Door {
     pub port: u64,
     pub handle: String,
@@ -26,8 +26,8 @@ impl Door {
     pub fn of(node: &Node, job: &str) -> Self {
         let path = node.run_dir().join("gcp-wif/records").join(job).join("record");
         let record: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
-        let endpoint = &record["issued"][0]["port"];
-        Self { port: endpoint["number"].as_u64().unwrap(), handle: endpoint["handle"].as_str().unwrap().to_owned() }
+        let port = &record["issued"][0]["port"];
+        Self { port: port["number"].as_u64().unwrap(), handle: port["handle"].as_str().unwrap().to_owned() }
     }
 
     /// The agent's answer to a request for something of the default service account, head and body.

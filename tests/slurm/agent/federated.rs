@@ -25,7 +25,7 @@ fn gcloud() {
         skip("gcloud is not installed");
         return world.finish();
     }
-    // It asks the job's own endpoint whose the token is.
+    // It asks at the job's own port whose the token is.
     let file = world.gcloud("gcloud-file", Way::File, &[]);
     // There it remembers for ten minutes that it found no metadata server.
     let metadata = world.gcloud("gcloud-metadata", Way::Metadata, &[]).env("CLOUDSDK_CONFIG", "another");

@@ -15,7 +15,7 @@ const LIFE: i64 = 6;
 /// No two refreshes of such a token are closer to each other, in seconds.
 const APART: usize = 2;
 
-/// The job's files and its endpoint are the credential configuration's service account.
+/// The job's files and its port are the credential configuration's service account.
 #[track_caller]
 fn assert_is_the_default(site: &Site, job: &Job) {
     let token = site.google.state.token(&job.token());

@@ -92,14 +92,14 @@ async fn connect_as_stranger(port: u16) -> TcpStream {
 }
 
 #[test]
-fn a_stranger_is_refused_before_he_has_said_anything() {
+fn a_stranger_is_refused_before_saying_anything() {
     run(async {
         let (_ports, port) = ports(ours()).await;
         let answer = rest(connect_as_stranger(port).await).await;
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
         assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{head}");
-        // However many there are, they are rid of.
+        // A crowd of them is turned away as well.
         let mut crowd = Vec::new();
         for _ in 0..4 * STRANGERS {
             crowd.push(connect_as_stranger(port).await);
@@ -166,7 +166,7 @@ fn a_port_that_is_taken_is_told_once_and_had_when_it_is_free() {
 }
 
 #[test]
-fn what_a_user_has_open_is_bounded_and_ends_with_his_patience() {
+fn a_users_connections_are_bounded_and_end_when_they_are_idle() {
     run(async {
         let (ports, port) = ports(ours()).await;
         let free = || ports.served[&port].user.connections.available_permits();

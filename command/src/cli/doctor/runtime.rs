@@ -77,7 +77,7 @@ pub(super) fn command(report: &mut Report<'_, '_>, config: Option<&Config>) {
     }
 }
 
-/// The runtime directory, or the one that it will be made in and false.
+/// The runtime directory and true, or the directory that it will be made in and false.
 fn open(path: &Path) -> Result<(OwnedFd, bool), FileError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let system = |path: &Path, errno| FileError::new(path, FileProblem::System { action: "open it", errno });

@@ -20,7 +20,7 @@ use gcp_wif_core::world::clock::{Clock, SystemClock};
 const STAGE: Stage = Stage::SubjectToken;
 /// What depends on the token itself.
 const OF_TOKEN: [&str; 4] = ["audience", "expiry", "subject", "mode"];
-/// Google takes no longer `google.subject`.
+/// The longest `google.subject` that Google takes, in bytes.
 const LONGEST_SUBJECT: usize = 127;
 /// The kubelet replaces a token when a fifth of its life is left, of one hour at least.
 const SOON: UnixSeconds = 300;

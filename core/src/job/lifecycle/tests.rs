@@ -223,7 +223,7 @@ fn a_hook_can_go_on_from_wherever_a_killed_one_stopped() {
 }
 
 #[test]
-fn a_job_of_five_days_has_a_living_token_in_every_minute_and_the_same_endpoint() {
+fn a_job_of_five_days_has_a_living_token_in_every_minute_and_the_same_port() {
     let machine = Machine::new(r#", "delivery": "agent""#);
     machine.prolog(&wanted());
     let (_, environment) = machine.step(&wanted(), &wanted());
@@ -232,7 +232,7 @@ fn a_job_of_five_days_has_a_living_token_in_every_minute_and_the_same_endpoint()
     let path = environment["ENROOT_CONFIG_PATH"].clone() + "/.credentials";
     for minute in 0..5 * 24 * 60 {
         machine.google.now.set(begun + minute * 60);
-        // Google has an outage of twenty minutes in each sixth hour.
+        // Google does not answer for twenty minutes of every sixth hour.
         machine.google.fails.set(minute % 360 < 20 && minute > 0);
         let issued = machine.record().issued.remove(0);
         assert!(issued.token.expires_at - machine.google.now.get() >= 360, "minute {minute}");

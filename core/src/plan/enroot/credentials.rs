@@ -10,11 +10,11 @@ pub const FILE: &str = ".credentials";
 /// The user name under which Artifact Registry takes an access token.
 const LOGIN: &str = "oauth2accesstoken";
 
-/// curl reads no longer netrc file (`lib/netrc.c`, MAX_NETRC_FILE).
+/// The longest netrc file that curl reads (`lib/netrc.c`, MAX_NETRC_FILE).
 const LONGEST: usize = 128 << 10;
 
-/// The user's lines, unchanged and first, then one for each host that he has none for; and how many of these are
-/// left out because the file would be too long for curl.
+/// The user's lines, unchanged and first, then a line for each host that the user has none for. Also returns how many
+/// hosts are left out because the file would be too long for curl.
 ///
 /// A `default` entry ends the search of netrc, so ours go before it; a `macdef` goes on until a blank line.
 pub fn merge(users: &Secret, hosts: &[RegistryHost], token: &Secret) -> (Secret, usize) {

@@ -15,7 +15,7 @@ use rustix::process::{Gid, Uid};
 
 use super::{FileError, FileProblem, Owner, acl};
 
-/// How often whoever waits for a lock looks.
+/// The pause between two tries to get a lock.
 const LOOK: Duration = Duration::from_millis(5);
 
 type Result<T> = std::result::Result<T, FileError>;
@@ -53,7 +53,7 @@ pub(super) fn make_directory(
         return Err(FileError::new(path, FileProblem::OwnedBy(stat.st_uid)));
     }
     let present = stat.st_mode & 0o7777;
-    // Of a directory with an ACL the group's bits are the mask, which never has a w of ours.
+    // If the directory has an ACL, the group's bits are its mask, in which we never set w.
     if present & 0o022 != 0 {
         return Err(FileError::new(path, FileProblem::Writable(present)));
     }
@@ -103,9 +103,9 @@ pub(super) fn read_file(directory: &OwnedFd, path: &Path, name: &str) -> Result<
 pub(super) enum Access {
     /// Root alone.
     Root,
-    /// The user, whose own it is.
+    /// The user, who owns it.
     Users(Owner),
-    /// Root, whose own it is, and the user.
+    /// Root, who owns it, and the user.
     Readable(Owner),
 }
 
@@ -126,7 +126,7 @@ impl Access {
     }
 }
 
-/// Replaces a file by rename. It is new and closed to everybody else until it is whole.
+/// Replaces a file by rename. Nobody else can open the new file until it is complete.
 pub(super) fn write_file(directory: &OwnedFd, path: &Path, name: &str, content: &str, access: Access) -> Result<()> {
     let path = path.join(name);
     let error = |errno| FileError::system(&path, "write it", errno);
@@ -154,7 +154,7 @@ fn unlink(directory: &OwnedFd, name: &OsStr) -> rustix::io::Result<()> {
     }
 }
 
-/// Removes a directory and what is in it, by held directories and without following links.
+/// Removes a directory and what is in it, through held directories and without following links.
 pub(super) fn remove(parent: &OwnedFd, name: &OsStr, path: &Path, depth: u32) -> Result<()> {
     let error = |errno| FileError::system(path, "remove it", errno);
     let directory = match rustix::fs::openat(parent, name, directory_flags() | OFlags::NOFOLLOW, Mode::empty()) {

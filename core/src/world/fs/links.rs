@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::FileError;
 use super::held::{directory_flags, make_directory};
 
-/// The links in a directory of root's, by name, with their targets. What is not root's alone has none.
+/// The links in a directory of root's, by name, with their targets. A directory that others can change counts as empty.
 pub fn links(directory: &Path) -> Vec<(String, PathBuf)> {
     let Ok(held) = rustix::fs::open(directory, directory_flags() | OFlags::NOFOLLOW, Mode::empty()) else {
         return Vec::new();

@@ -7,7 +7,7 @@
 //!     JOBID/             the directory itself is the job's lock
 //!       record           0600 root; what root remembers of the job
 //!       step-STEP        the user's part of a step's enroot configuration
-//!       exchange-NAME    locked while somebody gets a token for this identity
+//!       exchange-NAME    locked while a process exchanges for this identity
 //!   jobs/                0711 root
 //!     JOBID/             0700 root, and an ACL entry that lets the job's user in, read-only
 //!       access_token     0400 user
@@ -16,8 +16,8 @@
 //!       EMAIL/...        the same for a further identity of the same job
 //!       enroot-STEP/...  a step's enroot configuration, root's like `handle`
 //! ```
-//! Where the file system has no ACLs, the job's directory is 0711 and every file in it the user's: he can read his files
-//! by name, and nobody can list them.
+//! Where the file system has no ACLs, the job's directory is 0711 and every file in it belongs to the user, who can
+//! read it by name. Nobody can list them.
 #![forbid(unsafe_code)]
 
 mod locked;
@@ -100,8 +100,8 @@ pub struct RuntimeDirectory {
     owner: u32,
 }
 
-/// The right to get a token for one identity of a job, so that others wait for it instead of asking Google as well. It
-/// ends when the last process that has it drops it or dies: a worker has it from its prolog.
+/// The right to exchange for one identity of a job. Other processes wait for it instead of asking Google as well. It
+/// ends when the last process that has it drops it or dies: a worker inherits it from its prolog.
 #[derive(Debug)]
 #[must_use]
 pub struct InFlight(#[expect(dead_code, reason = "held, not used")] OwnedFd);
@@ -125,7 +125,7 @@ impl RuntimeDirectory {
         Ok(Self { path: path.to_owned(), jobs, records, owner })
     }
 
-    /// Opens a runtime directory that is there; none if it is not, or not in order.
+    /// Opens a runtime directory. Returns none if there is none, or if it is not one that only root can change.
     pub fn existing(path: &Path) -> Option<Self> {
         path.join("records").is_dir().then(|| Self::open(path).ok())?
     }
@@ -164,8 +164,8 @@ impl RuntimeDirectory {
         rustix::fs::statat(&self.records, &*job.to_string(), AtFlags::SYMLINK_NOFOLLOW).is_ok()
     }
 
-    /// Waits for the exclusive right to work on a job, making its record's directory where it is absent. Whoever has it
-    /// does nothing that takes time.
+    /// Waits for the exclusive right to work on a job, making its record's directory where it is absent. The
+    /// holder does nothing that takes time.
     ///
     /// # Errors
     /// When another process keeps it for longer than `limit`, or the record's directory cannot be made.
@@ -184,7 +184,7 @@ impl RuntimeDirectory {
         })
     }
 
-    /// The same for a job that has a record's directory; none if it has none, because it is over.
+    /// Like [`Self::lock`]. Returns none for a job that has no record's directory, because it is over.
     ///
     /// # Errors
     /// When another process keeps it for longer than `limit`.
@@ -197,10 +197,10 @@ impl RuntimeDirectory {
         })
     }
 
-    /// Waits for the right to get a token for an identity of a job, by the identity's name. The job has a record.
+    /// Waits for the right to exchange for an identity, by its name, of a job that has a record.
     ///
     /// # Errors
-    /// When another process gets one for longer than `limit`.
+    /// When another process keeps it for longer than `limit`.
     pub fn in_flight(&self, job: JobId, name: &str, limit: Duration) -> Result<InFlight> {
         let path = self.record_path(job).join(format!("exchange-{name}"));
         let problem = |action: &'static str| move |errno| (action, errno);
@@ -219,14 +219,14 @@ impl RuntimeDirectory {
         Ok(InFlight(file))
     }
 
-    /// The record of a job that another process works on: it may be replaced at any time, but is always whole.
+    /// Reads a job's record without its lock. Another process may replace it at any time, always by a complete one.
     pub fn peek_record(&self, job: JobId) -> Option<Vec<u8>> {
         let directory = self.record_directory(job).ok()?;
         read_file(&directory, &self.record_path(job), RECORD).ok().flatten()
     }
 
-    /// Whether files of a place have these sizes: else somebody has changed what is the user's own, or has not finished
-    /// publishing. The files themselves are never read back.
+    /// Whether files of a place have these sizes. If not, the user has changed one, or they are not yet published. The
+    /// files themselves are never read back.
     pub fn have_sizes(&self, place: &Place, sizes: &[(&str, usize)]) -> bool {
         let mut below = PathBuf::from(place.job.to_string());
         below.extend(place.below.as_ref().map(ServiceAccountEmail::as_str));
@@ -236,7 +236,7 @@ impl RuntimeDirectory {
         })
     }
 
-    /// Removes a step's directory, and the user's part of it. What is not there is no error.
+    /// Removes a step's directory, and the user's part of it. It is no error if they are not there.
     ///
     /// # Errors
     /// When something of it cannot be removed.
@@ -249,13 +249,13 @@ impl RuntimeDirectory {
             Err(errno) => Err(FileError::system(&path, "open it", errno)),
         };
         if let Ok(record) = self.record_directory(job) {
-            // What is left of it goes with the job.
+            // The end of the job removes what is left of it.
             let _ = remove(&record, OsStr::new(&part), &self.record_path(job).join(&part), 0);
         }
         removed
     }
 
-    /// Removes a job's files. What is not there is no error.
+    /// Removes a job's files. It is no error if they are not there.
     ///
     /// # Errors
     /// When something of it cannot be removed.
@@ -264,7 +264,7 @@ impl RuntimeDirectory {
         remove(&self.jobs, OsStr::new(&job.to_string()), &path, DEEPEST)
     }
 
-    /// Removes a job's record, the last that is known of it. What is not there is no error.
+    /// Removes a job's record, and with it all that is known of the job. It is no error if it is not there.
     ///
     /// # Errors
     /// When something of it cannot be removed.

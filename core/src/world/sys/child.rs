@@ -45,9 +45,9 @@ impl fmt::Display for ChildError {
 
 impl std::error::Error for ChildError {}
 
-/// Runs `work` in a child process and brings what it returns.
+/// Runs `work` in a child process and returns its answer.
 ///
-/// Slurm's process stays clear of the work's threads, of its crash and of being killed for it: whatever happens
+/// Slurm's process gets none of the work's threads, does not crash with it and is not killed for it. Whatever happens
 /// to the child, the parent gets an answer within `limit`.
 ///
 /// # Errors
@@ -56,8 +56,8 @@ pub fn in_child(limit: Duration, work: impl FnOnce() -> Vec<u8>) -> Result<Vec<u
     answer_of(limit, |pipe| child(pipe, work))
 }
 
-/// The same as a user: with his groups and no descriptor of this process's, in a session that ends as a whole at the
-/// deadline, and with the score of any process for the kernel's choice of whom to kill for memory.
+/// Like [`in_child`], but as a user: with the user's groups, without this process's descriptors, in a session of its
+/// own that is killed as a whole at the deadline, and with the usual score for the kernel's out-of-memory killer.
 ///
 /// # Errors
 /// When the child does not answer.
@@ -68,7 +68,7 @@ pub fn in_child_of_user(
 ) -> Result<Vec<u8>, ChildError> {
     answer_of(limit, |pipe| {
         let _ = rustix::process::setsid();
-        // slurmstepd's own is never killed.
+        // slurmstepd has a score by which it is never killed.
         let _ = std::fs::write("/proc/self/oom_score_adj", "0");
         let Ok(pipe) = keep_only(pipe) else { return 1 };
         child(pipe, || match become_user(uid, gid, groups) {
@@ -80,14 +80,14 @@ pub fn in_child_of_user(
 
 /// Runs `work` in a process of its own that outlives this one, and returns at once.
 ///
-/// slurmd waits for the prolog's process group and for the end of its output, so the new process leaves the one
-/// and holds nothing of the other. It keeps files, which may be Slurm's log, and directories, which may be locks.
+/// slurmd waits for the prolog's process group and for the end of its output, so the new process leaves the group and
+/// keeps nothing of the output. It keeps files, which may be Slurm's log, and directories, which may be locks.
 ///
 /// # Errors
 /// When no process can be started.
 pub fn detach(work: impl FnOnce()) -> Result<(), ChildError> {
     let outlives = || {
-        // The session must be the new one before this process is waited for, or slurmd's killpg comes first.
+        // The new session must exist before the parent goes on, or slurmd's killpg comes first.
         let _ = rustix::process::setsid();
         let works = || {
             guard_secrets();
@@ -108,7 +108,7 @@ pub fn detach(work: impl FnOnce()) -> Result<(), ChildError> {
 /// Starts a program in a process of its own that outlives this one, with an empty environment and no descriptors.
 ///
 /// # Errors
-/// When no process can be started. That the program itself cannot be started is not told.
+/// When no process can be started. It does not tell when the program itself cannot be started.
 pub fn spawn_detached(program: &Path, arguments: &[String]) -> Result<(), ChildError> {
     detach(|| {
         let _ = Command::new(program)
@@ -145,7 +145,7 @@ pub fn fork_alone(work: impl FnOnce() -> i32) -> Result<Pid, ChildError> {
 /// # Errors
 /// When no process can be started.
 unsafe fn fork(work: impl FnOnce() -> i32) -> Result<Pid, ChildError> {
-    // SAFETY: the caller's word.
+    // SAFETY: the caller keeps to the conditions above.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
         end_process(std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or(PANIC));
@@ -185,9 +185,9 @@ fn answer_of(limit: Duration, child: impl FnOnce(OwnedFd) -> i32) -> Result<Vec<
     }
 }
 
-/// Closes every descriptor but this one, and leads the standard streams nowhere.
+/// Closes every descriptor but this one, and connects the standard streams to /dev/null.
 fn keep_only(pipe: OwnedFd) -> rustix::io::Result<OwnedFd> {
-    // slurmstepd may have closed its standard streams, so that this one has the number of one of them.
+    // If slurmstepd has closed its standard streams, this one may have the number of one of them.
     let kept = rustix::io::fcntl_dupfd_cloexec(&pipe, 3)?;
     let null = File::options().read(true).write(true).open("/dev/null").map_err(|_| Errno::NOENT)?;
     rustix::stdio::dup2_stdin(&null)?;
@@ -203,13 +203,13 @@ fn keep_only(pipe: OwnedFd) -> rustix::io::Result<OwnedFd> {
     Ok(kept)
 }
 
-/// The numbers of this process's descriptors. By the time that one of them is closed the look itself has none.
+/// The numbers of this process's descriptors. The one that lists them is closed when this returns.
 fn open_descriptors() -> Vec<i32> {
     let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten();
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// Waits for a child that is about to end. One that hangs in the kernel is not waited for long.
+/// Waits for a child that is about to end, but not for long: it may hang in the kernel.
 fn reap(pid: Pid) -> Option<WaitStatus> {
     for _ in 0..100 {
         match rustix::process::waitpid(Some(pid), WaitOptions::NOHANG) {
@@ -266,7 +266,7 @@ fn ending(status: Option<WaitStatus>) -> String {
 
 /// Closes every pipe, socket and terminal of this process.
 ///
-/// Slurm's prolog process has closed its standard input, so that the number may be that of a file of ours by now.
+/// Slurm's prolog process has closed its standard input, so a file of ours may have that number by now.
 fn let_go_of_streams() -> std::io::Result<()> {
     let null = File::options().read(true).write(true).open("/dev/null")?;
     for fd in open_descriptors().into_iter().filter(|fd| *fd != null.as_raw_fd()) {

@@ -33,13 +33,13 @@ pub fn user_name(uid: u32) -> Option<String> {
     user(uid).map(|user| user.name)
 }
 
-/// The user of this number, if the node knows him.
+/// The user of this number, if the node knows one.
 pub fn user(uid: u32) -> Option<User> {
     // SAFETY: `look_up` passes pointers to live locals, and the length of the buffer.
     look_up(|entry, buffer, length, found| unsafe { libc::getpwuid_r(uid, entry, buffer, length, found) })
 }
 
-/// The user of this name, if the node knows him.
+/// The user of this name, if the node knows one.
 pub fn user_named(name: &str) -> Option<User> {
     let name = CString::new(name).ok()?;
     // SAFETY: as in `user`, and the name is a C string that lives.

@@ -1,4 +1,4 @@
-//! What is done with a job's record and files by whoever has the job's lock.
+//! What the holder of a job's lock does with the job's record and files.
 #![forbid(unsafe_code)]
 
 use std::ffi::OsStr;
@@ -26,7 +26,7 @@ pub struct LockedJob<'a> {
 
 impl Drop for LockedJob<'_> {
     fn drop(&mut self) {
-        // A child that was forked meanwhile has the descriptor, too; to close ours would not be enough.
+        // A child that was forked meanwhile has the descriptor as well, so closing ours would not be enough.
         let _ = rustix::fs::flock(&self.directory, FlockOperation::Unlock);
     }
 }
@@ -81,7 +81,7 @@ impl<'a> LockedJob<'a> {
     /// Replaces the files of a place, each by rename, so that no reader ever misses one.
     ///
     /// # Errors
-    /// When one cannot be written; the ones before it are in place then.
+    /// When one cannot be written. The ones before it are in place then.
     pub fn publish(&self, place: &Place, owner: Owner, files: &[NewFile<'_>]) -> Result<()> {
         self.prove()?;
         let mut directory = self.jobs_directory(owner)?;
@@ -99,7 +99,7 @@ impl<'a> LockedJob<'a> {
     /// Makes a step's enroot configuration, and keeps the user's part of it for root alone.
     ///
     /// # Errors
-    /// When it cannot be written; what there is of it then goes with [`RuntimeDirectory::remove_step`].
+    /// When it cannot be written. [`RuntimeDirectory::remove_step`] removes what there is of it.
     pub fn publish_step(&self, step: &str, owner: Owner, tree: &NewTree<'_>, part: &str) -> Result<()> {
         self.prove()?;
         let parent = self.jobs_directory(owner)?;
@@ -136,7 +136,7 @@ impl<'a> LockedJob<'a> {
         entries.flatten().filter_map(|entry| part(entry.file_name().to_str().ok()?)).collect()
     }
 
-    /// Replaces a file of a step's enroot configuration. A step that has ended has none.
+    /// Replaces a file of a step's enroot configuration. Does nothing for a step that has ended.
     ///
     /// # Errors
     /// When it cannot be written.

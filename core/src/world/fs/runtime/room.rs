@@ -1,7 +1,7 @@
 //! Room for everybody: the users' own files cannot fill the runtime directory for good.
 //!
-//! `access_token` and `credentials.json` are the user's, who can make them writable and let them grow. Where that leaves
-//! no room, root ends the processes that have such a file open, empties it, and tries again.
+//! `access_token` and `credentials.json` belong to the user, who can make them writable and let them grow. When that
+//! leaves no room, root ends the processes that have such a file open, empties it, and tries again.
 #![forbid(unsafe_code)]
 
 use std::ffi::CStr;
@@ -18,11 +18,11 @@ use crate::world::fs::held::directory_flags;
 const LONGEST: i64 = 64 << 10;
 /// `jobs/JOBID/EMAIL/FILE`
 const DEEPEST: u32 = 2;
-/// Whoever goes on filling is ended by the first try or the next; more would only keep the hook.
+/// The first try or the next ends every process that goes on filling. More would only delay the hook.
 const TRIES: u32 = 5;
 
 impl RuntimeDirectory {
-    /// Writes something. Where there is no room for it, what users have let grow is cut off first.
+    /// Writes something. If there is no room for it, empties the files that users have let grow and tries again.
     pub(super) fn with_room<T>(&self, write: impl Fn() -> Result<T>) -> Result<T> {
         let mut result = write();
         for _ in 0..TRIES {
@@ -66,20 +66,20 @@ fn is_grown(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_uid != 0 && stat.st_size > LONGEST
 }
 
-/// Empties a file. Who looks at its size publishes it again.
+/// Empties a file. The next look at its size finds that it must be published again.
 fn cut_off(directory: &OwnedFd, name: &CStr) {
-    // A lease of the user's would make us wait without NONBLOCK.
+    // Without NONBLOCK, a lease of the user's would make us wait.
     let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let emptied =
         rustix::fs::openat(directory, name, flags, Mode::empty()).and_then(|file| rustix::fs::ftruncate(&file, 0));
     if emptied.is_err() {
-        // Where even that cannot be, there is no room; the write says so.
+        // If this fails as well, there is no room, and the write says so.
         let _ = rustix::fs::unlinkat(directory, name, AtFlags::empty());
     }
 }
 
-/// Ends the processes that have a file of such a size open on this file system that is, or was, one of ours: a file that
-/// was replaced grows on where nobody sees it for as long as somebody has it open.
+/// Ends the processes that have a file of such a size open on this file system that is, or was, one of ours. A file
+/// that was replaced has no name any more, and can still grow while a process has it open.
 fn end_writers(jobs: &OwnedFd) {
     let Ok(device) = rustix::fs::fstat(jobs).map(|stat| stat.st_dev) else { return };
     for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {

@@ -11,7 +11,7 @@ use super::{Result, RuntimeDirectory};
 use crate::world::fs::FileError;
 use crate::world::fs::held::{directory_flags, lock_within};
 
-/// While it lasts the jobs' records can be compared; ends when it is dropped or its process dies.
+/// While a process has it, no other one reserves anything. It ends when it is dropped or its process dies.
 #[derive(Debug)]
 #[must_use]
 pub struct Turn {
@@ -20,20 +20,20 @@ pub struct Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        // As for a job's lock: a child may have the descriptor, too.
+        // As with a job's lock, a child may have the descriptor as well.
         let _ = rustix::fs::flock(&self.records, FlockOperation::Unlock);
     }
 }
 
 impl RuntimeDirectory {
-    /// Waits for the turn. Whoever has it does nothing that takes time.
+    /// Waits for the turn. The holder does nothing that takes time.
     ///
     /// # Errors
     /// When another process keeps it for longer than `limit`.
     pub fn turn(&self, limit: Duration) -> Result<Turn> {
         let path = self.path.join("records");
         let problem = |errno| FileError::system(&path, "lock it", errno);
-        // Opened again: a lock belongs to what was opened, which `self.records` shares with the processes forked from here.
+        // Opened again, because a lock belongs to the open file, which `self.records` shares with forked processes.
         let records = rustix::fs::openat(&self.records, ".", directory_flags(), Mode::empty()).map_err(problem)?;
         lock_within(&path, limit, || match rustix::fs::flock(&records, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(())),
