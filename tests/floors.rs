@@ -1,7 +1,7 @@
 //! The order of the house that `core/src/lib.rs` describes, read from the sources.
 //!
-//! Every `use` line is read, and every path in the code. What only tests have is left out: `#[cfg(test)]` modules, files
-//! named `tests.rs` or below `tests/`, and `core/src/testing.rs`.
+//! Every `use` line is read, and every path in the code. What only tests have is left out: `#[cfg(test)]` modules,
+//! files named `tests.rs` or below `tests/`, and `core/src/testing.rs`.
 //!
 //! - **Floors.** A file of the core imports from its own floor and from those below, and names none of the crates that
 //!   belong to the faces. In the command, `agent` imports nothing of `cli`, and of `cli` only `cli/agent.rs` starts it.
@@ -9,6 +9,7 @@
 //!   to those outside (`fs.rs` and `fs/*`), and the files in the folder may import from the file that they belong to.
 //! - **Files.** `core/src/world` opens files; the others that do are listed with their reasons.
 //! - **Size.** A file has at most 400 lines.
+//! - **The page.** What the page's table of questions names is there.
 //! - **Unsafe code.** Only the plugin's face and `core/src/world/sys` have any; each other file of the core and of the
 //!   command forbids it.
 
@@ -225,6 +226,28 @@ fn files_are_short_and_forbid_unsafe_code() {
             assert!(text.contains("\n#![forbid(unsafe_code)]\n"), "{path} does not forbid unsafe code");
         }
     }
+}
+
+#[test]
+fn the_pages_answers_are_where_it_says() {
+    let files: BTreeMap<String, String> = rust_files().into_iter().collect();
+    let answers: Vec<Vec<&str>> =
+        files["core/src/lib.rs"].lines().filter(|line| line.starts_with("//! | ")).map(quoted).collect();
+    assert!(answers.len() > 10, "{answers:?}");
+    for answer in answers.iter().filter(|answer| !answer.is_empty()) {
+        let (file, functions) = answer.split_first().unwrap();
+        let text = files.get(*file).unwrap_or_else(|| panic!("there is no {file}"));
+        for function in functions {
+            let is_there = ["(", "<"].iter().any(|next| text.contains(&format!("fn {function}{next}")));
+            assert!(is_there, "{file} has no function {function}");
+        }
+        assert!(!functions.is_empty(), "which function of {file}?");
+    }
+}
+
+/// What is between backquotes.
+fn quoted(line: &str) -> Vec<&str> {
+    line.split('`').skip(1).step_by(2).collect()
 }
 
 #[test]

@@ -1,60 +1,120 @@
-//! What the hooks, the agent and the command of spank-gcp-wif share: Google Cloud credentials for Slurm jobs by Workload
-//! Identity Federation.
+//! What the hooks, the agent and the command of spank-gcp-wif share: Google Cloud credentials for Slurm jobs by
+//! Workload Identity Federation.
 //!
 //! Three packages: the plugin at the top of the tree, a face of three files over this crate; this crate, which knows
 //! neither SPANK nor a server nor a command line; and `command/`, the companion command `gcp-wif`, which is the agent,
-//! too. So cargo itself keeps the hooks from the server, this crate is built without Slurm's headers, and the command is
-//! the same for all releases of Slurm.
+//! too. So cargo itself keeps the hooks from the server, this crate is built without Slurm's headers, and the command
+//! is the same for all releases of Slurm.
 //!
 //! # Floors
 //!
-//! A file imports only from its own floor and from floors below. `tests/floors.rs` reads every `use` line.
+//! A file imports only from its own floor and from floors below. Within a floor there are no circles: a line here
+//! imports only from lines below it. The world alone opens files. `tests/floors.rs` reads every path in the code and
+//! enforces this.
 //!
 //! ```text
 //! 7 faces     src/               the hooks of Slurm, each a few lines: facts in, a call, an outcome out
 //!             command/src/cli    the companion command: its arguments, what it prints
 //!             command/src/agent  the node agent: what it serves, when it refreshes, the watcher
 //! 6 job       lifecycle          what each hook does with a job, what a failure means
-//!             issuance           credentials for one job: decided, exchanged, published, remembered
-//!             refresh            the same again, before the token ends
-//!             worker             the exchange in a process of its own
-//!             processes, wake    the node's processes; the agent as a hook sees it
-//!             containers, sweep  a step's enroot configuration; what crashed hooks left
-//! 5 plan      environment        everything a job will see, as a value
-//!             enroot/*           a step's enroot configuration, merged with the user's own
+//!             refresh            the same credentials again, before they end; files that are published again
+//!             sweep              what crashed hooks left
+//!             containers         a step's enroot configuration, read as the user and published
+//!             issuance           credentials for one run of a job: exchanged, remembered, published, served
+//!             worker             the exchange: in a process of its own for hooks, in a thread for the agent
+//!             node               what all of these work with, as traits: Slurm, Google, the node's processes
+//!             processes          the node's processes
+//!             wake, ports        the agent as a hook sees it; the port where it serves a job
+//!             places             in which runtime directory a job is
+//! 5 plan      enroot, enroot/*   a step's enroot configuration, merged with the user's own
+//!             environment        everything that a job will see, as a value
 //!             record             what root remembers of a job between its hooks
 //!             report             an error -> the one line that a person reads
-//! 4 policy    config request rules facts    decide() -> Grant; nothing else starts an exchange
-//!           tokens             how long an access token lives, and when it is due
+//! 4 policy    config site request rules facts grant    decide() -> Grant; each exchange for a job needs one
+//!   tokens                       how long an access token lives, and when it is due
 //! 3 exchange  *                  a state machine without input and output; run drives it
-//! 2 world     http fs/* sys/* clock   a transport, the only opener of files, what only libc offers
-//! 1 words     names secret json path time    a value of one of these types has been checked
+//! 2 world     fs/* proc http sys/* clock    files, processes, a transport, what only libc offers
+//! 1 words     names google secret json path time    a value of one of these types has been checked
 //! ```
 //!
 //! # One job
 //!
-//! 1. **srun, sbatch, salloc** parse and check the options (`request`). No network, no configuration.
-//! 2. **prolog**, root, a process of Slurm's own for each job and node: sweeps leftovers, records what slurmd says of
-//!    the job, and leaves a worker behind if credentials are wanted. slurmd drains a node whose prolog process dies, so
-//!    that process does nothing that takes time.
-//! 3. **worker**: decides, reads the subject token, exchanges it in a child of its own with a deadline, publishes the
-//!    job's files by rename, and wakes the agent, or starts it. It holds the job's lock until it is done.
-//! 4. **slurmstepd**, `init_post_opt`, root: waits for the lock, takes what the worker got. An option given only now,
-//!    another identity, a token about to end, a worker that died: the work is done here, in a child again. Wakes the
-//!    agent, too, which tells whether it has the job's port. Reads the user's enroot configuration in a child that has
-//!    become the user, and writes the step's own. Sets the environment.
+//! 1. **srun, sbatch, salloc** parse and check the options ([`policy::request`]), and take an outer job's variables
+//!    out. No network, no configuration.
+//! 2. **prolog**, root, a process of Slurm's own for each job and node: sweeps leftovers, and records what slurmd says
+//!    of the job, its options, and a new run number. If credentials are wanted and granted, it leaves a worker behind.
+//!    slurmd drains a node whose prolog process dies, so that process does nothing that takes time.
+//! 3. **worker**: reads the subject token and exchanges it, in a child of its own with a deadline. It remembers grant,
+//!    token and port in the record, publishes the job's files, and wakes the agent, or starts it.
+//! 4. **slurmstepd**, `init_post_opt`, root: takes what the record has, or waits for the exchange in flight. An option
+//!    given only now, another identity, a token about to end, a worker that died: the work is done here, in a child
+//!    again. It wakes the agent, which answers with the ports that it serves; the job gets another port for one that
+//!    another program took. A child that has become the user reads the user's enroot configuration. Last, it sets the
+//!    environment.
 //! 5. `user_init`: the one line, if something failed. `task_init`: status 1, if what failed was asked for.
-//! 6. **agent**, one for each node: serves each identity of each job on a loopback port, renews tokens at half of their
-//!    life under the job's lock, and rewrites what the job reads.
+//! 6. **agent**, one for each runtime directory: serves each identity of each job at a loopback port, gets a new token
+//!    at half of the life of the old one, and publishes it.
 //! 7. `exit`: the step's enroot configuration goes. **epilog**, root: ends the worker if it still runs, removes files
 //!    and record, and tells the agent.
 //!
 //! No hook returns an error and none panics: from a `required` plugin Slurm would drain the node.
 //!
+//! # What always holds
+//!
+//! - **A grant is decided once.** [`policy::grant::Grant`] has identity, rule, scopes, lifetime and delivery. The
+//!   record keeps it whole. Each refresh repeats it, and so does each later step that asks for the same. The rules are
+//!   then asked only whether it still holds: a new default of the site's is for new jobs.
+//! - **No process asks Google under a job's lock.** The lock is for some writes. A hook that exchanges holds
+//!   `exchange-NAME`, the right to an exchange for this identity, and other hooks wait for it. A refresh only tries
+//!   whether it is free, so that no step waits for a refresh that hangs.
+//! - **Late results are dropped.** Each run of a job has a number of its own. What an exchange brings is remembered
+//!   under the lock, and only if the record is still there and has the same number: not after the epilog, and not for a
+//!   requeued job.
+//! - **Files with tokens are rendered, never patched**: from the record, and for enroot's `.credentials` from the
+//!   user's part of the step's configuration, which root keeps in `step-STEP`. The record is written first, with
+//!   `is_published` false, then each file is replaced by rename. If a process is killed in between, the next step or
+//!   the agent's next look publishes again.
+//! - **A job stays where its prolog put it**, even if the site configuration names another runtime directory later: the
+//!   default one remembers the others in `elsewhere/`, and epilog and sweep look into all of them.
+//! - **The process that has threads forks nothing.** Hooks exchange in a forked child with a deadline. The agent
+//!   exchanges in threads. Its watcher, which has one thread, forks the serving process, keeps the listening sockets
+//!   for the next one, and ends one whose heartbeat stays away.
+//! - **No user can take a job's port**, as long as one below `net.ipv4.ip_unprivileged_port_start` is free.
+//!
 //! # Where things are
 //!
-//! `RUNTIME_DIR/records/JOBID/record` is root's memory of a job, and its directory the job's lock.
-//! `RUNTIME_DIR/jobs/JOBID/` is what the job's user can read. [`world::fs`] draws the tree with owners and modes.
+//! ```text
+//! RUNTIME_DIR/records/JOBID/   root's memory of a job. The directory itself is the job's lock
+//! RUNTIME_DIR/jobs/JOBID/      what the job's user can read
+//! RUNTIME_DIR/agent.*          the agent's lock, socket and log
+//! RUNTIME_DIR/elsewhere/       links to other runtime directories that jobs are in; in the default one only
+//! ```
+//!
+//! [`world::fs`] draws the tree with owners and modes, in `world/fs/runtime.rs`.
+//!
+//! # Where to look
+//!
+//! | question | file | function |
+//! |---|---|---|
+//! | What does a user read after an audience mismatch? | `core/src/plan/report.rs` | `audience_hint` |
+//! | Who may have which identity? | `core/src/policy/rules.rs` | `decide` |
+//! | Where are the values of options limited? | `core/src/policy/request.rs` | `request` |
+//! | What decides that a token is due, or too old for a new step? | `core/src/tokens.rs` | `due`, `is_fresh` |
+//! | Where are retries of a request decided? | `core/src/exchange/run.rs` | `send` |
+//! | Which errors may pass? | `core/src/exchange.rs` | `is_transient` |
+//! | When is a failed refresh tried again? | `command/src/agent/run.rs` | `refresh` |
+//! | Where is the subject token read? | `core/src/job/worker.rs` | `read_subject_token` |
+//! | Where is a job's directory made? | `core/src/world/fs/runtime/locked.rs` | `publish`, `jobs_directory` |
+//! | Where is the runtime directory chosen? | `core/src/job/places.rs` | `open`, `of_job` |
+//! | Where is ENROOT_CONFIG_PATH composed? | `core/src/plan/environment.rs` | `environment` |
+//! | What is in that directory? | `core/src/plan/enroot.rs` | `new` |
+//! | What happens when the serving process dies, or hangs? | `command/src/agent/watch.rs` | `watch` |
+//! | What happens when the watcher dies? | `command/src/agent/keep.rs` | `start_over` |
+//! | What happens when both die? | `core/src/job/wake.rs` | `wake` |
+//! | Who is answered at a job's port? | `command/src/agent/caller.rs` | `owner` |
+//! | What removes a job? | `core/src/job/lifecycle.rs` | `epilog`, `extern_exit` |
+//! | What removes leftovers? | `core/src/job/sweep.rs` | `sweep` |
+//! | Where is the log's line for an issuance written? | `core/src/job/issuance.rs` | `line` |
 //!
 //! # Unsafe code
 //!
