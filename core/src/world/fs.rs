@@ -8,20 +8,26 @@ mod acl;
 mod held;
 mod links;
 mod runtime;
+mod users;
 
 use std::fmt;
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags, Stat};
+use rustix::fs::{Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 pub use links::{forget_link, links, remember_link};
 pub use runtime::{InFlight, LockedJob, NewFile, NewTree, Owner, Place, RuntimeDirectory, Turn};
+pub use users::read_users;
 
 /// Configurations and certificate bundles are small.
 const LONGEST: u64 = 4 << 20;
+
+/// NONBLOCK: a FIFO must not hold us up.
+const READ: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
 
 /// A file or directory that could not be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,8 +50,14 @@ pub enum FileProblem {
     },
     /// It is a directory, a FIFO or a device.
     NotAFile,
+    /// It is a file of `/proc`, `/sys` or another file system whose files the kernel makes up.
+    Pseudo,
+    /// It, or a name in it, is not UTF-8.
+    NotText,
     /// It is longer than this number of bytes.
     TooLong(u64),
+    /// It is a directory with more names than this.
+    TooMany(usize),
     /// It belongs to this user and not to root.
     OwnedBy(u32),
     /// Group or others can write to it.
@@ -107,6 +119,9 @@ impl fmt::Display for FileError {
                 write!(f, "cannot {action}: {reason}")
             }
             FileProblem::NotAFile => f.write_str("not a regular file"),
+            FileProblem::Pseudo => f.write_str("not a file of a real file system"),
+            FileProblem::NotText => f.write_str("not text in UTF-8"),
+            FileProblem::TooMany(limit) => write!(f, "more than {limit} names"),
             FileProblem::TooLong(limit) => write!(f, "longer than {limit} bytes"),
             FileProblem::OwnedBy(uid) => write!(f, "owned by uid {uid}, must be root's"),
             FileProblem::Writable(mode) => write!(f, "mode {mode:04o} lets group or others write; run chmod go-w"),
@@ -176,10 +191,41 @@ pub fn read_limited(path: &Path, longest: u64) -> Result<Vec<u8>, FileError> {
     read(path, longest, |_| Ok(()))
 }
 
+/// The names in a directory, sorted.
+///
+/// # Errors
+/// When it is not a directory, cannot be read, has more than `most` names, or one that is not UTF-8.
+pub fn names(directory: &Path, most: usize) -> Result<Vec<String>, FileError> {
+    let problem = |action| move |errno| FileError::system(directory, action, errno);
+    let held = rustix::fs::open(directory, READ | OFlags::DIRECTORY, Mode::empty()).map_err(problem("open it"))?;
+    let mut names = Vec::new();
+    for entry in Dir::new(held).map_err(problem("read it"))? {
+        let entry = entry.map_err(problem("read it"))?;
+        let name = entry.file_name().to_str().map_err(|_| FileError::new(directory, FileProblem::NotText))?;
+        if [".", ".."].contains(&name) {
+            continue;
+        }
+        if names.len() == most {
+            return Err(FileError::new(directory, FileProblem::TooMany(most)));
+        }
+        names.push(name.to_owned());
+    }
+    names.sort();
+    Ok(names)
+}
+
 fn read(path: &Path, longest: u64, check: impl Fn(&Stat) -> Result<(), FileProblem>) -> Result<Vec<u8>, FileError> {
-    // NONBLOCK: a FIFO must not hold us up.
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| FileError::system(path, "open it", e))?;
+    let file = rustix::fs::open(path, READ, Mode::empty()).map_err(|e| FileError::system(path, "open it", e))?;
+    read_opened(file, path, longest, check)
+}
+
+/// Reads what is open, whose path it is told for errors.
+fn read_opened(
+    file: OwnedFd,
+    path: &Path,
+    longest: u64,
+    check: impl Fn(&Stat) -> Result<(), FileProblem>,
+) -> Result<Vec<u8>, FileError> {
     let stat = rustix::fs::fstat(&file).map_err(|e| FileError::system(path, "examine it", e))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(FileError::new(path, FileProblem::NotAFile));
@@ -241,5 +287,22 @@ mod tests {
         assert_eq!(read_limited(&path, 6).unwrap_err().problem, FileProblem::TooLong(6));
         assert_eq!(read_limited(&path, 7).unwrap(), b"content");
         assert!(read_limited(&directory.join("none"), 7).unwrap_err().is_absent());
+    }
+
+    #[test]
+    fn the_names_in_a_directory_are_all_told_or_none() {
+        use std::os::unix::ffi::OsStrExt;
+        let directory = crate::testing::directory();
+        assert_eq!(names(&directory, 0), Ok(Vec::new()));
+        for name in ["b", ".c", "a"] {
+            std::fs::write(directory.join(name), "").unwrap();
+        }
+        assert_eq!(names(&directory, 3), Ok([".c", "a", "b"].map(str::to_owned).to_vec()));
+        assert_eq!(names(&directory, 2).unwrap_err().problem, FileProblem::TooMany(2));
+        std::fs::write(directory.join(std::ffi::OsStr::from_bytes(b"\xff")), "").unwrap();
+        assert_eq!(names(&directory, 4).unwrap_err().problem, FileProblem::NotText);
+        for absent in ["none", "a"] {
+            assert!(names(&directory.join(absent), 3).unwrap_err().is_absent(), "{absent}");
+        }
     }
 }
