@@ -64,7 +64,7 @@ impl Issuance<'_> {
     fn users_own(&self, host: &dyn Host, facts: &JobFacts) -> Result<Source, Failure> {
         let environment = host.environment();
         let config_path = environment::own_enroot_config_path(&|name| host.variable(name));
-        let search = Search { environment: &environment, config_path, system: Path::new(SYSTEM) };
+        let search = Search { environment: &environment, config_path, system: Path::new(SYSTEM), uid: facts.uid };
         let mut answer = Vec::new();
         self.node.processes.as_user(facts, &mut answer, &mut || {
             let source = Source::read(&search).map_err(|error| error.to_string());

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{SHOW, only_line, write};
-use crate::cluster::Node;
+use crate::cluster::{Node, command_path};
 use crate::registry::HOST;
 use crate::site::{OBJECT, Site};
 
@@ -130,6 +130,9 @@ fn what_only_a_shell_can_expand_is_left_alone_and_said() {
             assert!(line.contains(part), "{case}: no {part} in: {line}");
         }
     }
+    let doctor = node.command([command_path(), "doctor"]).run();
+    let is_told = |line: &str| line.starts_with("warning ") && line.contains("which only a shell can expand");
+    assert!(doctor.stdout.lines().any(is_told), "{}", doctor.stdout);
     // A value of the job's own is none of enroot.conf.
     write_own(&site, "mine");
     let words = ["srun", "-w", "n1", "--gcp-wif", "bash", "-c", SHOW];

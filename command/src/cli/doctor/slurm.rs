@@ -8,7 +8,7 @@ use object::{Object, ObjectSection, ObjectSymbol};
 
 use super::Report;
 use crate::cli::plugstack::Plugstack;
-use gcp_wif_core::plan::enroot::source::{assignment, system_files};
+use gcp_wif_core::plan::enroot::source::{assignments, is_expandable, system_files};
 use gcp_wif_core::plan::report::{Failure, Stage};
 use gcp_wif_core::words::names::clip;
 use gcp_wif_core::world::fs::{FileError, read_limited, read_system};
@@ -97,14 +97,25 @@ pub(super) fn enroot(report: &mut Report<'_, '_>) {
     if !Path::new(ENROOT_CONF).exists() {
         return report.skip(Stage::Files, NAME, "enroot is not configured here");
     }
-    let texts = system_files(Path::new(ENROOT_CONF)).into_iter();
-    let set = texts.filter_map(|file| {
+    let set = system_files(Path::new(ENROOT_CONF)).into_iter().find_map(|file| {
         let text = read_system(&file)?;
-        assignment(&text).map(|value| format!("{} sets ENROOT_CONFIG_PATH to {}", file.display(), clip(value, 200)))
+        Some((file, assignments(&text).next()?.to_owned()))
     });
-    match set.into_iter().next() {
-        Some(text) => report.ok(Stage::Files, NAME, format_args!("{text}, which is merged like a user's own")),
-        None => report.ok(Stage::Files, NAME, "it leaves ENROOT_CONFIG_PATH to the users"),
+    let Some((file, value)) = set else {
+        return report.ok(Stage::Files, NAME, "it leaves ENROOT_CONFIG_PATH to the users");
+    };
+    let text = format!("{} sets ENROOT_CONFIG_PATH to {}", file.display(), clip(&value, 200));
+    if is_expandable(&value) {
+        report.ok(Stage::Files, NAME, format_args!("{text}, which is merged like a user's own"));
+    } else {
+        report.warn(
+            Stage::Files,
+            NAME,
+            format_args!(
+                "{text}, which only a shell can expand, so that containers get no credentials; \
+                 write it with ~, $VARIABLE or ${{VARIABLE:-default}}"
+            ),
+        );
     }
 }
 

@@ -1,24 +1,30 @@
 //! The enroot configuration that the user has without us, read as him and as enroot would find it.
 #![forbid(unsafe_code)]
 
+mod expansion;
+
 use std::fmt;
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 
 use crate::words::names::clip;
 use crate::words::secret::{Secret, exposed};
-use crate::world::fs::{FileError, FileProblem, read_limited};
+use crate::world::fs::{self, FileError, FileProblem};
+use expansion::{Unexpanded, expand};
 
 /// What enroot reads below its configuration directory, with the ending that it looks for.
 pub const SUBDIRECTORIES: [&str; 3] = ["hooks.d", "mounts.d", "environ.d"];
 
-/// More than anyone writes by hand; less than would hurt the node.
-const LONGEST_CREDENTIALS: u64 = 1 << 20;
-const MOST_ENTRIES: usize = 1000;
+// What is taken over at most for one step. It is more than anyone writes by hand, and each step has a copy.
+
+/// Bytes of `.credentials`.
+const LONGEST_CREDENTIALS: u64 = 64 << 10;
+/// Names in each of [`SUBDIRECTORIES`].
+const MOST_NAMES: usize = 100;
+
+/// Drop-ins of the node's own configuration.
+const MOST_DROP_INS: usize = 1000;
 
 /// The user's own configuration.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,17 +47,24 @@ pub struct Search<'a> {
     pub config_path: Option<String>,
     /// `enroot.conf` of the node.
     pub system: &'a Path,
+    /// The user.
+    pub uid: u32,
 }
 
 /// Why the user's configuration cannot be taken over, so that it is better left alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SourceError {
-    /// A file of it cannot be read.
+    /// A file or directory of it cannot be read, or is too large.
     File(FileError),
-    /// Its path cannot be told.
+    /// Its path is not absolute.
     Path(String),
-    /// One of its directories has too many entries.
-    TooMany(PathBuf),
+    /// The node's configuration has its path in a form that only a shell can expand.
+    NeedsShell {
+        /// The file of the node's configuration.
+        file: PathBuf,
+        /// The value.
+        value: String,
+    },
 }
 
 impl fmt::Display for SourceError {
@@ -59,7 +72,12 @@ impl fmt::Display for SourceError {
         match self {
             Self::File(error) => error.fmt(f),
             Self::Path(path) => write!(f, "ENROOT_CONFIG_PATH: \"{}\" is not an absolute path", clip(path, 100)),
-            Self::TooMany(path) => write!(f, "{}: more than {MOST_ENTRIES} entries", path.display()),
+            Self::NeedsShell { file, value } => write!(
+                f,
+                "{}: ENROOT_CONFIG_PATH: only a shell can expand \"{}\", and none is run for it",
+                file.display(),
+                clip(value, 200)
+            ),
         }
     }
 }
@@ -73,109 +91,111 @@ impl Source {
     /// When there is something that cannot be taken over. What is not there, or may not be entered, is nothing to
     /// enroot either.
     pub fn read(search: &Search<'_>) -> Result<Self, SourceError> {
-        let path = search.path();
+        let path = search.path()?;
         if !path.starts_with('/') || path.contains(['\n', '\0']) {
             return Err(SourceError::Path(path));
         }
         let directory = Path::new(&path);
-        let credentials = match read_limited(&directory.join(".credentials"), LONGEST_CREDENTIALS) {
-            Ok(bytes) => String::from_utf8(bytes).map_err(|_| {
-                let problem = FileProblem::NotAFile;
-                SourceError::File(FileError { path: directory.join(".credentials"), problem })
-            })?,
-            Err(error) if error.is_absent() || error.is_forbidden() => String::new(),
-            Err(error) => return Err(SourceError::File(error)),
-        };
-        let [hooks, mounts, environs] = SUBDIRECTORIES.map(|name| entries(&directory.join(name)));
+        let file = directory.join(".credentials");
+        let credentials = or_nothing(fs::read_users(&file, LONGEST_CREDENTIALS))?;
+        let credentials = String::from_utf8(credentials)
+            .map_err(|_| SourceError::File(FileError::new(&file, FileProblem::NotText)))?;
+        let [hooks, mounts, environs] =
+            SUBDIRECTORIES.map(|name| or_nothing(fs::names(&directory.join(name), MOST_NAMES)));
         Ok(Self { credentials: Secret::new(credentials), entries: [hooks?, mounts?, environs?], path })
+    }
+}
+
+fn or_nothing<T: Default>(read: Result<T, FileError>) -> Result<T, SourceError> {
+    match read {
+        Err(error) if error.is_absent() || error.is_forbidden() => Ok(T::default()),
+        result => result.map_err(SourceError::File),
     }
 }
 
 impl Search<'_> {
     /// ENROOT_CONFIG_PATH as enroot would have it (`enroot.in`, `config::init`): the environment's, else the first
     /// one of the system's configuration, else the default.
-    fn path(&self) -> String {
-        let set = |value: &String| !value.is_empty();
-        self.config_path
-            .clone()
-            .filter(set)
-            .or_else(|| self.systems().filter(set))
-            .unwrap_or_else(|| self.default_path())
+    fn path(&self) -> Result<String, SourceError> {
+        match self.config_path.clone().filter(|path| !path.is_empty()) {
+            Some(path) => Ok(path),
+            None => Ok(self.systems()?.unwrap_or_else(|| self.default_path())),
+        }
     }
 
     fn variable(&self, name: &str) -> Option<&str> {
-        let found = self.environment.iter().find(|(key, value)| key == name && !value.is_empty());
+        let found = self.environment.iter().find(|(key, _)| key == name);
         found.map(|(_, value)| value.as_str())
     }
 
     fn default_path(&self) -> String {
-        match (self.variable("XDG_CONFIG_HOME"), self.variable("HOME")) {
+        let set = |name| self.variable(name).filter(|value| !value.is_empty());
+        match (set("XDG_CONFIG_HOME"), set("HOME")) {
             (Some(path), _) => format!("{path}/enroot"),
             (None, home) => format!("{}/.config/enroot", home.unwrap_or_default()),
         }
     }
 
-    fn systems(&self) -> Option<String> {
-        let mut texts = system_files(self.system).into_iter().filter_map(|file| fs::read_to_string(file).ok());
-        texts.find_map(|text| self.evaluate(assignment(&text)?))
+    fn systems(&self) -> Result<Option<String>, SourceError> {
+        for file in system_files(self.system) {
+            let Some(text) = fs::read_system(&file) else { continue };
+            for value in assignments(&text) {
+                match expand(value, &|name| self.bashs(name)) {
+                    Ok(path) if !path.is_empty() => return Ok(Some(path)),
+                    // No value to enroot either.
+                    Ok(_) | Err(Unexpanded::Unset) => {}
+                    Err(Unexpanded::NeedsShell) => {
+                        return Err(SourceError::NeedsShell { file, value: value.to_owned() });
+                    }
+                }
+            }
+        }
+        Ok(None)
     }
 
-    /// enroot lets bash expand the value, so bash it is, as the user and with his environment.
-    fn evaluate(&self, value: &str) -> Option<String> {
-        if !value.contains(['$', '`', '~', '"', '\'', '\\', '*', '?', '[', '{']) {
-            return Some(value.to_owned());
+    /// A variable as enroot's bash has it.
+    fn bashs(&self, name: &str) -> Result<Option<String>, Unexpanded> {
+        // An earlier line may have set one of enroot's own, and pyxis hides most of the job's.
+        let is_told_elsewhere =
+            ["BASH", "ENROOT_"].iter().any(|start| name.starts_with(start)) || OF_BASH.split(' ').any(|of| of == name);
+        match name {
+            "UID" | "EUID" => Ok(Some(self.uid.to_string())),
+            _ if is_told_elsewhere => Err(Unexpanded::NeedsShell),
+            _ => Ok(self.variable(name).map(str::to_owned)),
         }
-        let output = Command::new("/bin/bash")
-            .args(["--norc", "--noprofile", "-c", "set -u; eval echo \"$1\"", "enroot", value])
-            .env_clear()
-            .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            .env_remove("BASH_ENV")
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stderr(Stdio::null())
-            .output()
-            .ok()?;
-        let text = String::from_utf8(output.stdout).ok()?;
-        output.status.success().then(|| text.trim_end_matches('\n').to_owned())
     }
 }
+
+/// Variables that bash sets itself, or the function of enroot's that reads its configuration.
+const OF_BASH: &str = "DIRSTACK EPOCHREALTIME EPOCHSECONDS FUNCNAME GROUPS HISTCMD HOSTNAME HOSTTYPE IFS LINENO MACHTYPE OLDPWD \
+    OPTIND OSTYPE PIPESTATUS PPID PWD RANDOM SECONDS SHLVL _ file key overwrite value";
 
 /// enroot's system configuration, in its own order.
 pub fn system_files(system: &Path) -> Vec<PathBuf> {
-    let mut drop_in = system.as_os_str().to_owned();
-    drop_in.push(".d");
-    let mut files: Vec<PathBuf> =
-        fs::read_dir(drop_in).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect();
-    files.retain(|path| path.extension().is_some_and(|ending| ending == "conf"));
-    files.sort();
-    files.insert(0, system.to_owned());
-    files
+    let mut directory = system.as_os_str().to_owned();
+    directory.push(".d");
+    let directory = PathBuf::from(directory);
+    let names = fs::names(&directory, MOST_DROP_INS).unwrap_or_default().into_iter();
+    // As `*.conf` does.
+    let drop_ins = names.filter(|name| !name.starts_with('.') && name.ends_with(".conf"));
+    [system.to_owned()].into_iter().chain(drop_ins.map(|name| directory.join(name))).collect()
 }
 
-/// The value of ENROOT_CONFIG_PATH in a configuration file. `read` does not see a last line without its newline.
-pub fn assignment(text: &str) -> Option<&str> {
+/// Whether a value of ENROOT_CONFIG_PATH can be expanded for users, or needs a shell.
+pub fn is_expandable(value: &str) -> bool {
+    let environment = [("HOME".to_owned(), "/".to_owned())];
+    let search = Search { environment: &environment, config_path: None, system: Path::new("/"), uid: 0 };
+    expand(value, &|name| search.bashs(name)) != Err(Unexpanded::NeedsShell)
+}
+
+/// The values of ENROOT_CONFIG_PATH in a configuration file. `read` does not see a last line without its newline.
+pub fn assignments(text: &str) -> impl Iterator<Item = &str> {
     let lines = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
-    lines.filter_map(|line| line.trim_start().strip_prefix("ENROOT_CONFIG_PATH")).find_map(|rest| {
+    lines.filter_map(|line| line.trim_start().strip_prefix("ENROOT_CONFIG_PATH")).filter_map(|rest| {
         let value = rest.trim_start_matches([' ', '\t']);
         let value = value.strip_prefix('=').unwrap_or(value).trim_matches([' ', '\t']);
         (rest.starts_with([' ', '\t', '=']) && !value.is_empty()).then_some(value)
     })
-}
-
-/// The names in a directory, in enroot's order. What is no directory, or may not be entered, has none.
-fn entries(directory: &Path) -> Result<Vec<String>, SourceError> {
-    let Ok(listing) = fs::read_dir(directory) else { return Ok(Vec::new()) };
-    let mut names = Vec::new();
-    for entry in listing {
-        let name =
-            entry.and_then(|entry| entry.file_name().into_string().map_err(|_| io::ErrorKind::InvalidData.into()));
-        names.extend(name.ok());
-        if names.len() > MOST_ENTRIES {
-            return Err(SourceError::TooMany(directory.to_owned()));
-        }
-    }
-    names.sort();
-    Ok(names)
 }
 
 #[cfg(test)]

@@ -3,7 +3,11 @@ use std::os::unix::fs::symlink;
 use super::*;
 use crate::testing;
 
-fn path(environment: &[(&str, &str)], config_path: Option<&str>, system: &[(&str, &str)]) -> String {
+fn path(
+    environment: &[(&str, &str)],
+    config_path: Option<&str>,
+    system: &[(&str, &str)],
+) -> Result<String, SourceError> {
     let directory = testing::directory();
     std::fs::create_dir(directory.join("enroot.conf.d")).unwrap();
     for (name, text) in system {
@@ -11,7 +15,7 @@ fn path(environment: &[(&str, &str)], config_path: Option<&str>, system: &[(&str
     }
     let environment: Vec<_> = environment.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
     let config_path = config_path.map(str::to_owned);
-    Search { environment: &environment, config_path, system: &directory.join("enroot.conf") }.path()
+    Search { environment: &environment, config_path, system: &directory.join("enroot.conf"), uid: 61001 }.path()
 }
 
 #[test]
@@ -40,14 +44,35 @@ fn the_path_is_found_as_enroot_finds_it() {
         (&[home], None, &[file("ENROOT_CONFIG_PATH \"${XDG_CONFIG_HOME:-/etc/x}/e\"\n")], "/etc/x/e"),
         (&[home], None, &[file("ENROOT_CONFIG_PATH ${XDG_CONFIG_HOME}/e\n")], "/home/alice/.config/enroot"),
         (&[home, ("USER", "alice")], None, &[file("ENROOT_CONFIG_PATH /e/$USER\n")], "/e/alice"),
+        (&[home, ("UID", "0")], None, &[file("ENROOT_CONFIG_PATH /e/$UID\n")], "/e/61001"),
+        (&[home], None, &[file("ENROOT_CONFIG_PATH $NONE\nENROOT_CONFIG_PATH /second\n")], "/second"),
+        (&[home], None, &[file("ENROOT_CONFIG_PATH $NONE\n"), drop_in("ENROOT_CONFIG_PATH /later\n")], "/later"),
+        (&[home], None, &[("enroot.conf.d/.x.conf", "ENROOT_CONFIG_PATH /hidden\n")], "/home/alice/.config/enroot"),
+        (&[home], Some("/mine"), &[file("ENROOT_CONFIG_PATH $(id)\n")], "/mine"),
     ] {
-        assert_eq!(path(environment, own, system), expected, "{environment:?} {own:?} {system:?}");
+        assert_eq!(path(environment, own, system).as_deref(), Ok(expected), "{environment:?} {own:?} {system:?}");
+    }
+}
+
+#[test]
+fn a_path_that_needs_a_shell_is_told_with_its_file() {
+    for value in ["/e/$(id -u)", "/e/$HOSTNAME", "/e/${PWD}", "$BASH_VERSION", "$ENROOT_X/e", "$file"] {
+        let text = format!("ENROOT_CONFIG_PATH {value}\n");
+        let error =
+            path(&[("HOME", "/h"), ("PWD", "/p"), ("ENROOT_X", "/x")], None, &[("enroot.conf.d/9.conf", &text)])
+                .unwrap_err();
+        let expected = format!("/enroot.conf.d/9.conf: ENROOT_CONFIG_PATH: only a shell can expand \"{value}\", ");
+        assert!(error.to_string().contains(&expected), "{error}");
+        assert!(!is_expandable(value), "{value}");
+    }
+    for value in ["/e", "~/e", "${XDG_CONFIG_HOME:-$HOME/.config}/e", "/e/$USER", "/e/$UID"] {
+        assert!(is_expandable(value), "{value}");
     }
 }
 
 fn read(directory: &Path) -> Result<Source, SourceError> {
     let config_path = Some(directory.to_str().unwrap().to_owned());
-    Source::read(&Search { environment: &[], config_path, system: Path::new("/nonexistent/enroot.conf") })
+    Source::read(&Search { environment: &[], config_path, system: Path::new("/nonexistent/enroot.conf"), uid: 61001 })
 }
 
 #[test]
@@ -76,14 +101,23 @@ fn what_cannot_be_taken_over_is_named() {
     std::fs::create_dir(&credentials).unwrap();
     assert!(read(&directory).unwrap_err().to_string().ends_with(".credentials: not a regular file"));
     std::fs::remove_dir(&credentials).unwrap();
-    std::fs::write(&credentials, "x".repeat(10 << 20)).unwrap();
-    assert!(read(&directory).unwrap_err().to_string().contains("longer than"));
+    std::fs::write(&credentials, vec![b'x'; LONGEST_CREDENTIALS as usize + 1]).unwrap();
+    assert!(read(&directory).unwrap_err().to_string().ends_with(".credentials: longer than 65536 bytes"));
+    std::fs::write(&credentials, b"\xff").unwrap();
+    assert!(read(&directory).unwrap_err().to_string().ends_with(".credentials: not text in UTF-8"));
     std::fs::remove_file(&credentials).unwrap();
-    std::fs::create_dir(directory.join("environ.d")).unwrap();
-    for number in 0..=MOST_ENTRIES {
-        std::fs::write(directory.join(format!("environ.d/{number}.env")), "").unwrap();
+    symlink("/proc/self/status", &credentials).unwrap();
+    assert!(read(&directory).unwrap_err().to_string().ends_with(".credentials: not a file of a real file system"));
+    std::fs::remove_file(&credentials).unwrap();
+    let environs = directory.join("environ.d");
+    std::fs::create_dir(&environs).unwrap();
+    for number in 0..MOST_NAMES {
+        std::fs::write(environs.join(format!("{number}.env")), "").unwrap();
     }
-    assert!(matches!(read(&directory), Err(SourceError::TooMany(_))));
-    let relative = Search { environment: &[], config_path: Some("enroot".to_owned()), system: Path::new("/none") };
+    assert_eq!(read(&directory).unwrap().entries[2].len(), MOST_NAMES);
+    std::fs::write(environs.join("one more"), "").unwrap();
+    assert!(read(&directory).unwrap_err().to_string().ends_with("environ.d: more than 100 names"));
+    let config_path = Some("enroot".to_owned());
+    let relative = Search { environment: &[], config_path, system: Path::new("/none"), uid: 61001 };
     assert!(matches!(Source::read(&relative), Err(SourceError::Path(_))));
 }
