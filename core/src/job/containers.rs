@@ -3,18 +3,18 @@
 
 use std::path::Path;
 
-use crate::job::issuance::Issuance;
+use crate::job::issuance::{Issuance, LOCK};
 use crate::job::node::Host;
-use crate::plan::enroot::source::{SUBDIRECTORIES, Search, Source};
+use crate::plan::enroot::source::{SUBDIRECTORIES, Search, Size, Source};
 use crate::plan::enroot::{Mounts, Overlay, credentials, registries};
 use crate::plan::environment::{self, Change};
-use crate::plan::record::{Issued, StepPart};
+use crate::plan::record::{Issued, JobRecord, StepPart};
 use crate::plan::report::Failure;
 use crate::policy::config::Delivery;
 use crate::policy::facts::JobFacts;
 use crate::policy::site::Site;
 use crate::words::secret::Secret;
-use crate::world::fs::{NewFile, NewTree};
+use crate::world::fs::{NewFile, NewTree, Turn};
 
 /// The node's own configuration of enroot.
 const SYSTEM: &str = "/etc/enroot/enroot.conf";
@@ -36,8 +36,10 @@ impl Issuance<'_> {
         let job = self.runtime.path_of_job(facts.job);
         let subject_token = configuration.subject_token_file.parent().filter(|_| config.delivery == Delivery::Direct);
         let mounts = Mounts { job: &job, subject_token };
+        let size = source.size();
         // A refresh may have brought another token meanwhile.
         let (locked, record) = self.lock()?;
+        let _turn = if size.is_large() { Some(self.turn_within_share(&source, facts, step)?) } else { None };
         let issued = record.issued_for(issued.identity()).unwrap_or(issued);
         let overlay = Overlay::new(&source, &hosts, issued.token.secret(), mounts, changes);
         if overlay.left_out > 0 {
@@ -54,9 +56,34 @@ impl Issuance<'_> {
         }
         tree.links
             .extend(overlay.links.iter().map(|(directory, name, target)| (*directory, name.as_str(), target.as_str())));
-        let part = StepPart { identity: issued.identity().clone(), credentials: source.credentials, hosts };
+        let part = StepPart { identity: issued.identity().clone(), credentials: source.credentials, hosts, size };
         let part = Secret::new(serde_json::to_string(&part).unwrap_or_default());
         Ok(locked.publish_step(step, record.owner(), &tree, part.expose())?)
+    }
+
+    /// The turn to publish a large copy: two steps that start together must see each other's.
+    fn turn_within_share(&self, source: &Source, facts: &JobFacts, step: &str) -> Result<Turn, Failure> {
+        let turn = self.runtime.turn(LOCK)?;
+        source.check_share(self.copies(facts, step)).map_err(|error| Failure::of_enroot(&error.to_string()))?;
+        Ok(turn)
+    }
+
+    /// What the copies of the user's other steps on this node take.
+    fn copies(&self, facts: &JobFacts, step: &str) -> Vec<Size> {
+        let mut copies = Vec::new();
+        for job in self.runtime.jobs() {
+            let mut parts = self.runtime.peek_parts(job);
+            parts.retain(|(name, _)| (job, name.as_str()) != (facts.job, step));
+            let is_users = || {
+                let record = self.runtime.peek_record(job).as_deref().and_then(JobRecord::parse);
+                record.is_some_and(|record| record.facts.uid == facts.uid)
+            };
+            if !parts.is_empty() && is_users() {
+                let sizes = parts.iter().filter_map(|(_, part)| Some(StepPart::parse(part)?.size));
+                copies.extend(sizes);
+            }
+        }
+        copies
     }
 
     /// Reads the user's own configuration in a process that has become the user: root may not be able to enter the

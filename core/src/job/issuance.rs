@@ -286,7 +286,7 @@ fn publish(locked: &LockedJob<'_>, record: &mut JobRecord) -> Result<(), Failure
     }
     let renewed = |identity: &Identity| record.issued_for(identity).filter(|issued| !issued.is_published);
     for (step, part) in locked.parts() {
-        let Ok(part) = serde_json::from_slice::<StepPart>(&part) else { continue };
+        let Some(part) = StepPart::parse(&part) else { continue };
         let Some(issued) = renewed(&part.identity) else { continue };
         let (content, _) = credentials::merge(&part.credentials, &part.hosts, issued.token.secret());
         let file = NewFile { name: credentials::FILE, content: content.expose(), is_users: false };

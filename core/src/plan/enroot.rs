@@ -17,7 +17,7 @@ use std::path::Path;
 use crate::plan::environment::Change;
 use crate::words::google::RegistryHost;
 use crate::words::secret::Secret;
-use source::{SUBDIRECTORIES, Source};
+use source::{SUBDIRECTORIES, Source, link_target};
 
 /// Name of our drop-ins; the endings are enroot's.
 const DROP_IN: &str = "50-gcp-wif";
@@ -58,8 +58,7 @@ impl Overlay {
         let mut links = Vec::new();
         for (directory, entries) in SUBDIRECTORIES.into_iter().zip(&source.entries) {
             for name in entries {
-                let target = format!("{}/{directory}/{name}", source.path);
-                links.push((directory, name.clone(), target));
+                links.push((directory, name.clone(), link_target(&source.path, directory, name)));
             }
         }
         let free = |directory: &str, ending: &str| {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::plan::enroot::source::Size;
 use crate::plan::report::Failure;
 use crate::policy::facts::JobFacts;
 use crate::policy::grant::Grant;
@@ -153,6 +154,16 @@ pub struct StepPart {
     pub credentials: Secret,
     /// The registries that get the token.
     pub hosts: Vec<RegistryHost>,
+    /// What the copy of the user's configuration takes.
+    #[serde(default)]
+    pub size: Size,
+}
+
+impl StepPart {
+    /// Reads a part; one that cannot be read counts as none.
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        serde_json::from_slice(text).ok()
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]

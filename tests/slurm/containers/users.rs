@@ -87,10 +87,10 @@ fn twenty_steps_of_one_user_take_a_small_share_of_the_runtime_directory_whatever
     let site = Site::start();
     let (node, home) = (site.cluster.node(1), site.cluster.home("alice"));
     // A link to more than 128 bytes takes a page of a tmpfs.
-    for (case, names, length, credentials, most) in [
-        ("the largest", MOST, 3, LONGEST, 16 << 10),
-        ("with the longest names", MOST, 255, LONGEST, 32 << 10),
-        ("larger ones", 10 * MOST, 255, 16 * LONGEST, 16 << 10),
+    for (case, names, length, credentials, most, beyond_share) in [
+        ("the largest", MOST, 3, LONGEST, 16 << 10, STEPS - 4096 / (3 * MOST)),
+        ("with the longest names", MOST, 255, LONGEST, 32 << 10, STEPS - (16 << 20) / (2 * LONGEST + 3 * MOST * 4096)),
+        ("larger ones", 10 * MOST, 255, 16 * LONGEST, 16 << 10, 0),
     ] {
         let path = write_own(&site, "mine", [names; 3], length, credentials);
         let before = used(&node);
@@ -104,7 +104,9 @@ fn twenty_steps_of_one_user_take_a_small_share_of_the_runtime_directory_whatever
         let [size, inodes] = [0, 1].map(|which| after[which].saturating_sub(before[which]));
         assert!(size <= most && inodes <= INODES, "{case}: {size} KiB and {inodes} inodes");
         fs::write(home.join("go"), "").unwrap();
-        steps.wait(LIMIT).ok();
+        let told = steps.wait(LIMIT).ok().stderr;
+        let refused = told.matches("with the copies that your steps on this node have already").count();
+        assert_eq!(refused, beyond_share, "{case}: {told}");
         site.cluster.assert_healthy();
         for name in ["go", "started"] {
             fs::remove_file(home.join(name)).unwrap();

@@ -4,6 +4,7 @@ mod fakes;
 mod moved;
 mod pulls;
 mod refresh;
+mod share;
 mod steps;
 
 use std::collections::BTreeMap;

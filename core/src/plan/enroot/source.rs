@@ -23,6 +23,18 @@ const LONGEST_CREDENTIALS: u64 = 64 << 10;
 /// Names in each of [`SUBDIRECTORIES`].
 const MOST_NAMES: usize = 100;
 
+// What all steps of a user on a node have at most, in copies that are larger than anyone's usual ones. The steps
+// themselves take more of a node than small copies do: those are not counted.
+
+/// A copy up to this size is small.
+const SMALL: Size = Size { bytes: 16 << 10, names: 32 };
+/// What the large ones may be together.
+const SHARE: Size = Size { bytes: 16 << 20, names: 4096 };
+
+/// A tmpfs keeps a link's target in a page unless it is shorter (`mm/shmem.c`, SHORT_SYMLINK_LEN).
+const LONG_TARGET: usize = 128;
+const PAGE: u64 = 4096;
+
 /// Drop-ins of the node's own configuration.
 const MOST_DROP_INS: usize = 1000;
 
@@ -36,6 +48,30 @@ pub struct Source {
     pub credentials: Secret,
     /// The names in each of [`SUBDIRECTORIES`].
     pub entries: [Vec<String>; 3],
+}
+
+/// What a step's copy of the user's configuration takes of the runtime directory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Size {
+    /// Bytes.
+    pub bytes: u64,
+    /// Names.
+    pub names: u64,
+}
+
+impl Size {
+    /// Whether it is larger than anyone's usual one.
+    pub fn is_large(self) -> bool {
+        !self.is_within(SMALL)
+    }
+
+    fn is_within(self, limit: Self) -> bool {
+        self.bytes <= limit.bytes && self.names <= limit.names
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self { bytes: self.bytes.saturating_add(other.bytes), names: self.names.saturating_add(other.names) }
+    }
 }
 
 /// Where enroot looks, in its own order.
@@ -65,6 +101,8 @@ pub enum SourceError {
         /// The value.
         value: String,
     },
+    /// The user's steps on this node have his share of large ones already.
+    Share(String),
 }
 
 impl fmt::Display for SourceError {
@@ -77,6 +115,14 @@ impl fmt::Display for SourceError {
                 "{}: ENROOT_CONFIG_PATH: only a shell can expand \"{}\", and none is run for it",
                 file.display(),
                 clip(value, 200)
+            ),
+            Self::Share(path) => write!(
+                f,
+                "{}: with the copies that your steps on this node have already it would be more than {} bytes or {} \
+                 names",
+                clip(path, 200),
+                SHARE.bytes,
+                SHARE.names
             ),
         }
     }
@@ -104,6 +150,34 @@ impl Source {
             SUBDIRECTORIES.map(|name| or_nothing(fs::names(&directory.join(name), MOST_NAMES)));
         Ok(Self { credentials: Secret::new(credentials), entries: [hooks?, mounts?, environs?], path })
     }
+
+    /// What a copy of it takes. `.credentials` is kept twice, as the user has it and with the job's lines.
+    pub fn size(&self) -> Size {
+        let bytes = |text: usize| u64::try_from(text).unwrap_or(u64::MAX);
+        let mut size = Size { bytes: bytes(self.credentials.expose().len()).saturating_mul(2), names: 0 };
+        for (directory, names) in SUBDIRECTORIES.into_iter().zip(&self.entries) {
+            for name in names {
+                let is_long = link_target(&self.path, directory, name).len() >= LONG_TARGET;
+                size = size.plus(Size { bytes: if is_long { PAGE } else { 0 }, names: 1 });
+            }
+        }
+        size
+    }
+
+    /// Checks that the user's steps may have a further copy beside those that they have.
+    ///
+    /// # Errors
+    /// When all large ones together would be more than a user's share.
+    pub fn check_share(&self, copies: impl IntoIterator<Item = Size>) -> Result<(), SourceError> {
+        let large = copies.into_iter().filter(|copy| copy.is_large());
+        let all = large.fold(self.size(), Size::plus);
+        if all.is_within(SHARE) { Ok(()) } else { Err(SourceError::Share(self.path.clone())) }
+    }
+}
+
+/// Where the link to a user's entry leads.
+pub(super) fn link_target(path: &str, directory: &str, name: &str) -> String {
+    format!("{path}/{directory}/{name}")
 }
 
 fn or_nothing<T: Default>(read: Result<T, FileError>) -> Result<T, SourceError> {
@@ -167,8 +241,8 @@ impl Search<'_> {
 }
 
 /// Variables that bash sets itself, or the function of enroot's that reads its configuration.
-const OF_BASH: &str = "DIRSTACK EPOCHREALTIME EPOCHSECONDS FUNCNAME GROUPS HISTCMD HOSTNAME HOSTTYPE IFS LINENO MACHTYPE OLDPWD \
-    OPTIND OSTYPE PIPESTATUS PPID PWD RANDOM SECONDS SHLVL _ file key overwrite value";
+const OF_BASH: &str = "DIRSTACK EPOCHREALTIME EPOCHSECONDS FUNCNAME GROUPS HISTCMD HOSTNAME HOSTTYPE IFS LINENO \
+    MACHTYPE OLDPWD OPTIND OSTYPE PIPESTATUS PPID PWD RANDOM SECONDS SHLVL _ file key overwrite value";
 
 /// enroot's system configuration, in its own order.
 pub fn system_files(system: &Path) -> Vec<PathBuf> {

@@ -41,6 +41,7 @@ use crate::words::google::ServiceAccountEmail;
 use crate::words::names::JobId;
 
 pub use locked::LockedJob;
+use locked::read_parts;
 pub use turn::Turn;
 
 const RECORD: &str = "record";
@@ -223,6 +224,11 @@ impl RuntimeDirectory {
     pub fn peek_record(&self, job: JobId) -> Option<Vec<u8>> {
         let directory = self.record_directory(job).ok()?;
         read_file(&directory, &self.record_path(job), RECORD).ok().flatten()
+    }
+
+    /// The users' parts of a job's steps, while another process works on it.
+    pub fn peek_parts(&self, job: JobId) -> Vec<(String, Vec<u8>)> {
+        self.record_directory(job).map_or_else(|_| Vec::new(), |record| read_parts(&record, &self.record_path(job)))
     }
 
     /// Whether files of a place have these sizes. If not, the user has changed one, or they are not yet published. The

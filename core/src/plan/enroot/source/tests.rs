@@ -121,3 +121,35 @@ fn what_cannot_be_taken_over_is_named() {
     let relative = Search { environment: &[], config_path, system: Path::new("/none"), uid: 61001 };
     assert!(matches!(Source::read(&relative), Err(SourceError::Path(_))));
 }
+
+fn source(path: &str, credentials: usize, names: &[&str]) -> Source {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let credentials = Secret::new("x".repeat(credentials));
+    Source { path: path.to_owned(), credentials, entries: [names, Vec::new(), Vec::new()] }
+}
+
+#[test]
+fn a_copy_takes_its_credentials_twice_and_pages_for_long_links() {
+    let name = "n".repeat(LONG_TARGET - "/e/hooks.d/".len());
+    for (source, bytes, names, is_large) in [
+        (source("/e", 0, &[]), 0, 0, false),
+        (source("/e", 8 << 10, &["a"; 32]), 16 << 10, 32, false),
+        (source("/e", (8 << 10) + 1, &[]), (16 << 10) + 2, 0, true),
+        (source("/e", 0, &["a"; 33]), 0, 33, true),
+        (source("/e", 0, &[&name[1..], &name]), PAGE, 2, false),
+        (source("/e", 0, &[&*name; 5]), 5 * PAGE, 5, true),
+    ] {
+        assert_eq!(source.size(), Size { bytes, names });
+        assert_eq!(source.size().is_large(), is_large, "{:?}", source.size());
+    }
+}
+
+#[test]
+fn a_user_has_a_share_of_large_copies() {
+    let largest = source("/e", 64 << 10, &["a"; 300]);
+    let has_room = |copies: &[Size]| largest.check_share(copies.iter().copied()).is_ok();
+    let (bytes, names) = (Size { bytes: 1 << 20, names: 0 }, Size { bytes: 0, names: 100 });
+    assert!(has_room(&[]) && has_room(&[bytes; 15]) && !has_room(&[bytes; 16]));
+    assert!(has_room(&[names; 37]) && !has_room(&[names; 38]));
+    assert!(has_room(&[SMALL; 5000]), "small ones count");
+}

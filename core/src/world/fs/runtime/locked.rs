@@ -3,6 +3,7 @@
 
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use rustix::fs::{Dir, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -127,13 +128,7 @@ impl<'a> LockedJob<'a> {
 
     /// The users' parts of the steps that have an enroot configuration, by the steps' names.
     pub fn parts(&self) -> Vec<(String, Vec<u8>)> {
-        let Ok(entries) = Dir::read_from(&self.directory) else { return Vec::new() };
-        let path = self.runtime.record_path(self.job);
-        let part = |name: &str| {
-            let content = read_file(&self.directory, &path, name).ok().flatten()?;
-            Some((name.strip_prefix(STEP)?.to_owned(), content))
-        };
-        entries.flatten().filter_map(|entry| part(entry.file_name().to_str().ok()?)).collect()
+        read_parts(&self.directory, &self.runtime.record_path(self.job))
     }
 
     /// Replaces a file of a step's enroot configuration. Does nothing for a step that has ended.
@@ -165,10 +160,20 @@ impl<'a> LockedJob<'a> {
         self.users_directory(&self.runtime.jobs, &self.job.to_string(), &path, owner)
     }
 
-    fn users_directory(&self, parent: &OwnedFd, name: &str, path: &std::path::Path, owner: Owner) -> Result<OwnedFd> {
+    fn users_directory(&self, parent: &OwnedFd, name: &str, path: &Path, owner: Owner) -> Result<OwnedFd> {
         let root = self.runtime.owner;
         let directory = self.runtime.with_room(|| make_directory(parent, OsStr::new(name), path, None, root))?;
         acl::let_in(&directory, owner.uid).map_err(|e| FileError::system(path, "set its mode", e))?;
         Ok(directory)
     }
+}
+
+/// The users' parts in a record's directory, each of them whole.
+pub(super) fn read_parts(record: &OwnedFd, path: &Path) -> Vec<(String, Vec<u8>)> {
+    let Ok(entries) = Dir::read_from(record) else { return Vec::new() };
+    let part = |name: &str| {
+        let step = name.strip_prefix(STEP)?;
+        Some((step.to_owned(), read_file(record, path, name).ok()??))
+    };
+    entries.flatten().filter_map(|entry| part(entry.file_name().to_str().ok()?)).collect()
 }
