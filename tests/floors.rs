@@ -30,8 +30,7 @@ const FLOORS: [&[&str]; 6] = [&["words"], &["world"], &["exchange"], &["policy",
 const FOREIGN: [&str; 5] = ["clap", "hyper", "hyper_util", "slurm_spank", "tokio"];
 
 /// The files besides the world's that open files, or look at them.
-const OPENERS: [(&str, &str); 7] = [
-    ("core/src/plan/enroot/source.rs", "reads what enroot would read, in a process that has become the user"),
+const OPENERS: [(&str, &str); 6] = [
     ("command/src/agent/journal.rs", "the agent's own log"),
     ("command/src/agent/run.rs", "the agent's own socket: its mode, and its end"),
     ("command/src/agent/watch.rs", "the agent's own lock, which is held for as long as it lives"),

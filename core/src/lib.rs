@@ -27,7 +27,7 @@
 //!             wake, ports        the agent as a hook sees it; the port where it serves a job
 //!             places             in which runtime directory a job is
 //! 5 plan      enroot, enroot/*   a step's enroot configuration, merged with the user's own
-//!             environment        everything that a job will see, as a value
+//!             environment, change    everything that a job will see, as a value
 //!             record             what root remembers of a job between its hooks
 //!             report             an error -> the one line that a person reads
 //! 4 policy    config site request rules facts grant    decide() -> Grant; each exchange for a job needs one
@@ -150,6 +150,7 @@ pub mod policy {
 pub mod tokens;
 pub mod plan {
     //! Everything that a job will see, as values.
+    pub mod change;
     pub mod enroot;
     pub mod environment;
     pub mod record;

@@ -14,7 +14,7 @@ pub mod source;
 
 use std::path::Path;
 
-use crate::plan::environment::Change;
+use crate::plan::change::Change;
 use crate::words::google::RegistryHost;
 use crate::words::secret::Secret;
 use source::{SUBDIRECTORIES, Source, link_target};

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::exchange::credential_configuration::{CredentialConfiguration, SubjectTokenFormat, TOKEN_TYPE_JWT};
+pub use crate::plan::change::Change;
 use crate::plan::record::{Issued, Port};
 use crate::plan::report::Failure;
 use crate::policy::config::{Adc, Config};
@@ -59,15 +60,6 @@ const OURS: [&str; 13] = [
 
 /// Variables and their values.
 pub type Environment = BTreeMap<&'static str, Secret>;
-
-/// A change of one variable.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
-    /// It gets this value.
-    Set(&'static str, Secret),
-    /// It goes.
-    Unset(&'static str),
-}
 
 /// The environment of a step that has credentials, whose files are in `directory` and whose enroot configuration is
 /// in `enroot`.
