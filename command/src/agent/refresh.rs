@@ -54,7 +54,7 @@ fn with_node<T>(
     result
 }
 
-/// How much a failure matters: what Google does not answer now it may answer the next time.
+/// How much a failure matters: after an outage of Google's the next try may succeed.
 fn level(failure: &Failure) -> LogLevel {
     match failure.blame {
         Blame::Google { is_final: false } => LogLevel::Warn,

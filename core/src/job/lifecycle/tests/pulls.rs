@@ -46,7 +46,7 @@ fn heal_now(machine: &Machine) {
     machine.serve(|node| heal(node, &FakeHost::default(), &runtime, &record)).unwrap();
 }
 
-/// Changes the record as whoever was killed has left it.
+/// Changes the record to what a killed process has left.
 fn rewrite(machine: &Machine, change: impl FnOnce(&mut JobRecord)) {
     let runtime = machine.runtime();
     let locked = runtime.lock_existing(JOB, Duration::ZERO).unwrap().unwrap();

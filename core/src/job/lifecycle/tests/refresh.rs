@@ -144,7 +144,7 @@ fn a_step_does_not_wait_for_the_exchange_of_a_refresh() {
         let (outcome, environment) = machine.step(&wanted(), &wanted());
         assert!(is_issued(&outcome), "{outcome:?}");
         assert_eq!(token(&environment), Some(&*format!("{SITE}-2")));
-        // Whoever waits for a lock that nobody gives back does so for seconds.
+        // A wait for a lock that nobody gives back would take seconds.
         assert!(begun.elapsed() < LEAST, "{:?}", begun.elapsed());
     });
     assert_eq!((refreshed, access_token(&machine)), (Ok(Refreshed::Done), format!("{SITE}-3")));
