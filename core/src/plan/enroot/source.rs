@@ -1,4 +1,4 @@
-//! The enroot configuration that the user has without us, read as him and as enroot would find it.
+//! The enroot configuration that the user has without us, read as the user and as enroot would find it.
 #![forbid(unsafe_code)]
 
 mod expansion;
@@ -101,7 +101,7 @@ pub enum SourceError {
         /// The value.
         value: String,
     },
-    /// The user's steps on this node have his share of large ones already.
+    /// The user's steps on this node have the user's share of large ones already.
     Share(String),
 }
 

@@ -41,8 +41,8 @@ const PSEUDO: [u32; 27] = [
     0x0000_9fa2, // usbfs
 ];
 
-/// Reads a regular file of limited length by a path that a user names. What only the kernel answers, as in `/proc`, is
-/// no file of his.
+/// Reads a regular file of limited length by a path that a user names. A file that the kernel makes up when it is read, as
+/// in `/proc`, is not one.
 ///
 /// # Errors
 /// When it is not such a file or cannot be read.

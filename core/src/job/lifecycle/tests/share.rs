@@ -27,7 +27,7 @@ impl Case {
         directory.display().to_string()
     }
 
-    /// Starts a step of a user's in a job, and says whether it has a copy of his configuration.
+    /// Starts a step of a user's in a job, and says whether it has a copy of the user's configuration.
     fn has_copy(&self, uid: u32, job: u32, path: &str) -> bool {
         let facts = JobFacts { job: JobId(job), uid, ..facts() };
         let host = FakeHost { options: wanted(), inherited: wanted(), ..FakeHost::default() };

@@ -1,7 +1,7 @@
 //! A value of enroot.conf as bash would expand it, without bash.
 //!
-//! enroot runs `eval echo VALUE` under `set -u`, as the user and with his environment, and so whatever the user has
-//! made of `echo`. Of that language this knows what a path is made of:
+//! enroot runs `eval echo VALUE` under `set -u`, as the user and in the user's environment, which may redefine `echo`.
+//! Of that language this knows what a path is made of:
 //!
 //! ```text
 //! word     = ( text | \CHARACTER | 'text' | "quoted" | variable )*, after ~ or ~/
