@@ -28,6 +28,17 @@ pub(super) const LOCK: Duration = Duration::from_secs(5);
 /// The least budget of an exchange, also after a wait for another process's.
 pub(super) const LEAST: Duration = Duration::from_secs(1);
 
+/// Tells a log, when it is dropped, which processes were ended for room in a runtime directory.
+pub(super) struct TellEnded<'a>(pub(super) &'a dyn Log, pub(super) &'a RuntimeDirectory);
+
+impl Drop for TellEnded<'_> {
+    fn drop(&mut self) {
+        for line in self.1.ended() {
+            self.0.log(&format!("gcp-wif: files: {line}"));
+        }
+    }
+}
+
 /// A run of a job on a node.
 pub struct Issuance<'a> {
     pub(super) node: &'a Node<'a>,

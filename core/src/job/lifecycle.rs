@@ -18,7 +18,7 @@
 
 use std::time::Duration;
 
-use crate::job::issuance::{Issuance, LEAST, LOCK, save};
+use crate::job::issuance::{Issuance, LEAST, LOCK, TellEnded, save};
 use crate::job::node::{Host, Log, Node, Outcome, StepDirectory};
 use crate::job::{places, sweep};
 use crate::plan::environment::{self, Change, Environment};
@@ -58,6 +58,7 @@ impl Node<'_> {
     fn begin(&self, host: &dyn Host, site: &Site, facts: JobFacts) -> Result<(), Failure> {
         let (job, options) = (facts.job, host.options());
         let runtime = places::open(self.default_dir, &site.config.runtime_dir)?;
+        let told = TellEnded(host, &runtime);
         let generation = self.processes.generation();
         for other in places::all(self.default_dir, Some(&site.config.runtime_dir)) {
             sweep::sweep(&other, job, &generation, self.processes, self.exchanger.now());
@@ -82,7 +83,10 @@ impl Node<'_> {
         let Ok(grant) = Grant::decide(site, &record.facts, asked(&request)) else { return Ok(()) };
         // The worker inherits the right to the exchange and holds it until it ends.
         let _in_flight = issuance.in_flight(&grant, Duration::ZERO)?;
+        // Told once, by this process or by the worker.
+        drop(told);
         self.processes.detach(&mut || {
+            let _told = TellEnded(host, &runtime);
             // Without a record of the worker, the epilog could not end it.
             if issuance.remember_worker().is_err() {
                 return;
@@ -175,6 +179,7 @@ impl Node<'_> {
         step: StepId,
         request: &Request,
     ) -> Result<Given, Failure> {
+        let _told = TellEnded(host, runtime);
         let record = self.record_of_step(runtime, facts)?;
         let issuance = Issuance { node: self, log: host, runtime, facts: &record.facts, run: record.run };
         let grant = record.grant_for(site, asked(request))?;

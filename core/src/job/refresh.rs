@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::job::issuance::Issuance;
+use crate::job::issuance::{Issuance, TellEnded};
 use crate::job::node::{Log, Node};
 use crate::plan::record::{JobRecord, RunId};
 use crate::plan::report::Failure;
@@ -44,6 +44,7 @@ pub enum Refreshed {
 /// The failure, which is in the job's status file and in the log as well.
 pub fn refresh(node: &Node<'_>, log: &dyn Log, runtime_dir: &Path, due: &Due) -> Result<Refreshed, Failure> {
     let Some(runtime) = RuntimeDirectory::existing(runtime_dir) else { return Ok(Refreshed::NotDue) };
+    let _told = TellEnded(log, &runtime);
     let record = runtime.peek_record(due.job).as_deref().and_then(JobRecord::parse);
     let Some(record) = record.filter(|record| record.run == due.run) else { return Ok(Refreshed::NotDue) };
     let Some(issued) = record.issued_for(&due.identity) else { return Ok(Refreshed::NotDue) };
@@ -71,5 +72,6 @@ pub fn refresh(node: &Node<'_>, log: &dyn Log, runtime_dir: &Path, due: &Due) ->
 /// # Errors
 /// When it cannot be written.
 pub fn heal(node: &Node<'_>, log: &dyn Log, runtime: &RuntimeDirectory, record: &JobRecord) -> Result<(), Failure> {
+    let _told = TellEnded(log, runtime);
     Issuance { node, log, runtime, facts: &record.facts, run: record.run }.heal_if_idle(record)
 }

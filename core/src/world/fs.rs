@@ -7,6 +7,7 @@
 mod acl;
 mod held;
 mod links;
+mod mark;
 mod runtime;
 mod users;
 

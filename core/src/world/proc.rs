@@ -4,10 +4,8 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::world::fs::{read_limited, read_system};
-
-/// Longer than a command line or an environment can be (`_STK_LIM / 4 * 3`, 6 MiB).
-const LONGEST: u64 = 8 << 20;
+/// Below `/proc/PID`: a link to each file that a process has open, and to each that it has mapped.
+const OPEN: [&str; 2] = ["fd", "map_files"];
 
 /// `/proc`, or a directory that a test has in its place. What cannot be read is none: the process may have ended.
 #[derive(Debug, Clone)]
@@ -36,14 +34,14 @@ impl ProcFs {
 
     /// When a process started, in clock ticks after the boot.
     pub fn start(&self, pid: u32) -> Option<u64> {
-        let stat = read_system(&self.of(pid, "stat"))?;
+        let stat = self.text(pid, "stat")?;
         // The name, in brackets, may hold blanks; the start is field 22 of proc_pid_stat(5), the 20th after the name.
         stat.rsplit(')').next()?.split_whitespace().nth(19)?.parse().ok()
     }
 
-    /// The real user of a process, proc_pid_status(5).
+    /// The real user of a process, proc_pid_status(5). A program that is setuid does not change it.
     pub fn real_uid(&self, pid: u32) -> Option<u32> {
-        let status = read_system(&self.of(pid, "status"))?;
+        let status = self.text(pid, "status")?;
         status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok())
     }
 
@@ -54,23 +52,51 @@ impl ProcFs {
 
     /// A process's arguments, each with a zero byte at its end. A process can change them.
     pub fn command_line(&self, pid: u32) -> Option<Vec<u8>> {
-        read_limited(&self.of(pid, "cmdline"), LONGEST).ok()
+        std::fs::read(self.of(pid, "cmdline")).ok()
     }
 
     /// The environment that a process was started with, each variable with a zero byte at its end.
     pub fn environment(&self, pid: u32) -> Option<Vec<u8>> {
-        read_limited(&self.of(pid, "environ"), LONGEST).ok()
+        std::fs::read(self.of(pid, "environ")).ok()
     }
 
     /// The cgroups of this process, cgroups(7).
     pub fn own_cgroups(&self) -> Option<String> {
-        read_system(&self.root.join("self/cgroup"))
+        std::fs::read_to_string(self.root.join("self/cgroup")).ok()
     }
 
     /// The boot's own number, random(4); empty where it cannot be read.
     pub fn boot_id(&self) -> String {
-        let text = read_system(&self.root.join("sys/kernel/random/boot_id")).unwrap_or_default();
+        let text = std::fs::read_to_string(self.root.join("sys/kernel/random/boot_id")).unwrap_or_default();
         text.trim().to_owned()
+    }
+
+    /// The name that a process has given itself, proc_pid_comm(5).
+    pub fn name(&self, pid: u32) -> String {
+        let name = std::fs::read(self.of(pid, "comm")).unwrap_or_default();
+        String::from_utf8_lossy(&name).trim_end().to_owned()
+    }
+
+    /// How many bytes a process has written, together with its children that have ended, proc_pid_io(5).
+    pub fn written(&self, pid: u32) -> Option<u64> {
+        self.text(pid, "io")?.lines().find_map(|line| line.strip_prefix("wchar: ")?.parse().ok())
+    }
+
+    /// The links to the files of one of these names that a process has open or mapped. Reads the links and does not
+    /// look at the files, whose file systems may not respond.
+    pub fn open_files(&self, pid: u32, names: &[&str]) -> Vec<PathBuf> {
+        let directories = OPEN.iter().map(|below| std::fs::read_dir(self.of(pid, below)));
+        let links = directories.flatten().flatten().flatten().map(|entry| entry.path());
+        let is_named = |link: &PathBuf| {
+            let target = std::fs::read_link(link).unwrap_or_default();
+            let name = target.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            names.contains(&name.strip_suffix(" (deleted)").unwrap_or(name))
+        };
+        links.filter(is_named).collect()
+    }
+
+    fn text(&self, pid: u32, file: &str) -> Option<String> {
+        std::fs::read_to_string(self.of(pid, file)).ok()
     }
 
     fn of(&self, pid: u32, file: &str) -> PathBuf {
@@ -103,5 +129,17 @@ mod tests {
         assert!(proc.command_line(pid).unwrap().starts_with(program.as_encoded_bytes()));
         assert!(proc.environment(pid).is_some() && proc.own_cgroups().is_some());
         assert_eq!(proc.boot_id().len(), 36);
+        assert!(proc.written(pid).is_some() && !proc.name(pid).is_empty());
+    }
+
+    #[test]
+    fn open_files_are_told_by_name_and_also_when_they_are_removed() {
+        let (directory, proc, pid) = (crate::testing::directory(), ProcFs::default(), std::process::id());
+        let files = ["a-name", "another"].map(|name| std::fs::File::create(directory.join(name)).unwrap());
+        let told = || proc.open_files(pid, &["a-name", "none"]);
+        let link = PathBuf::from(format!("/proc/{pid}/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&files[0])));
+        assert_eq!(told(), std::slice::from_ref(&link));
+        std::fs::remove_file(directory.join("a-name")).unwrap();
+        assert_eq!(told(), [link]);
     }
 }

@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 
+use super::mark::mark;
 use super::{FileError, FileProblem, Owner, acl};
 
 /// The pause between two tries to get a lock.
@@ -112,6 +113,7 @@ pub(super) enum Access {
 impl Access {
     fn give(self, file: &File) -> rustix::io::Result<()> {
         let owned = |owner: Owner| {
+            mark(file);
             rustix::fs::fchown(file, Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)))?;
             rustix::fs::fchmod(file, Mode::from_raw_mode(0o400))
         };

@@ -26,6 +26,7 @@ mod room;
 mod tests;
 mod turn;
 
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -99,6 +100,8 @@ pub struct RuntimeDirectory {
     jobs: OwnedFd,
     records: OwnedFd,
     owner: u32,
+    /// Which processes were ended for room, and why.
+    ended: RefCell<Vec<String>>,
 }
 
 /// The right to exchange for one identity of a job. Other processes wait for it instead of asking Google as well. It
@@ -123,7 +126,7 @@ impl RuntimeDirectory {
         let root = make_directory(&parent_fd, name, path, Some(0o711), owner)?;
         let jobs = make_directory(&root, OsStr::new("jobs"), &path.join("jobs"), Some(0o711), owner)?;
         let records = make_directory(&root, OsStr::new("records"), &path.join("records"), Some(0o700), owner)?;
-        Ok(Self { path: path.to_owned(), jobs, records, owner })
+        Ok(Self { path: path.to_owned(), jobs, records, owner, ended: RefCell::default() })
     }
 
     /// Opens a runtime directory. Returns none if there is none, or if it is not one that only root can change.
@@ -211,7 +214,7 @@ impl RuntimeDirectory {
             rustix::fs::openat(&directory, &*format!("exchange-{name}"), flags, Mode::from_raw_mode(0o600))
                 .map_err(problem("make it"))
         };
-        let file = open().map_err(|(action, errno)| FileError::system(&path, action, errno))?;
+        let file = self.with_room(|| open().map_err(|(action, errno)| FileError::system(&path, action, errno)))?;
         lock_within(&path, limit, || match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(())),
             Err(Errno::WOULDBLOCK | Errno::INTR) => Ok(None),

@@ -120,8 +120,10 @@ impl<'a> LockedJob<'a> {
             self.runtime.with_room(|| write_file(find(below), &path, file.name, file.content, access))?;
         }
         for (below, link, target) in &tree.links {
-            rustix::fs::symlinkat(*target, find(below), *link)
-                .map_err(|errno| FileError::system(&path.join(below).join(link), "make it", errno))?;
+            self.runtime.with_room(|| {
+                rustix::fs::symlinkat(*target, find(below), *link)
+                    .map_err(|errno| FileError::system(&path.join(below).join(link), "make it", errno))
+            })?;
         }
         Ok(())
     }

@@ -130,24 +130,3 @@ fn files_of_roots_can_be_read_by_the_jobs_user() {
         assert_eq!(read.join().unwrap(), readable, "{uid}");
     }
 }
-
-#[test]
-fn what_users_let_grow_makes_room_for_the_others() {
-    let (_directory, runtime) = opened();
-    let lock = runtime.lock(JOB, Duration::ZERO).unwrap();
-    let files = [NewFile { name: "access_token", content: "one", is_users: true }];
-    let email = ServiceAccountEmail::parse("a@p.iam.gserviceaccount.com").unwrap();
-    let places = [place(), Place { job: JOB, below: Some(email) }];
-    for place in &places {
-        lock.publish(place, Owner { uid: 61001, gid: 61001 }, &files).unwrap();
-        assert!(runtime.have_sizes(place, &[("access_token", 3)]));
-        std::fs::write(runtime.path_of(place).join("access_token"), vec![b'x'; 1 << 20]).unwrap();
-        assert!(!runtime.have_sizes(place, &[("access_token", 3)]));
-    }
-    let outcomes =
-        std::cell::RefCell::new(vec![Ok(()), Err(FileError::system(&runtime.path, "write it", Errno::NOSPC))]);
-    runtime.with_room(|| outcomes.borrow_mut().pop().unwrap()).unwrap();
-    for place in &places {
-        assert_eq!(std::fs::metadata(runtime.path_of(place).join("access_token")).unwrap().len(), 0);
-    }
-}
