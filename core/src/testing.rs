@@ -55,18 +55,22 @@ pub fn jwt(payload: &str) -> String {
     format!("{}.{}.{}", part(r#"{"alg":"RS256"}"#), part(payload), part("signature"))
 }
 
-/// A site whose configuration has these keys besides, and whose credential configuration names a service account.
-pub fn site(settings: &str) -> Site {
-    let configuration = format!(
+/// A credential configuration that names this service account.
+pub fn credential_configuration(email: &str) -> String {
+    format!(
         r#"{{"type": "external_account", "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
         "audience": "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q",
         "token_url": "https://sts.googleapis.com/v1/token", "credential_source": {{"file": "/t"}},
         "service_account_impersonation_url":
-        "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/{SITE}:generateAccessToken"}}"#
-    );
+        "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/{email}:generateAccessToken"}}"#
+    )
+}
+
+/// A site whose configuration has these keys besides, and whose credential configuration names [`SITE`].
+pub fn site(settings: &str) -> Site {
     let directory = directory();
     let at = |name: &str| directory.join(name);
-    std::fs::write(at("credential.json"), configuration).unwrap();
+    std::fs::write(at("credential.json"), credential_configuration(SITE)).unwrap();
     let config = format!(r#"{{"credential_configuration": "{}"{settings}}}"#, at("credential.json").display());
     std::fs::write(at("site.json"), config).unwrap();
     Site::load(&at("site.json")).unwrap()

@@ -163,14 +163,8 @@ impl Machine {
 
     /// Changes the service account of the credential configuration.
     pub(super) fn trust(&self, email: &str) {
-        let credential = format!(
-            r#"{{"type": "external_account", "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
-            "audience": "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q",
-            "token_url": "https://sts.googleapis.com/v1/token", "credential_source": {{"file": "/t"}},
-            "service_account_impersonation_url":
-            "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/{email}:generateAccessToken"}}"#
-        );
-        std::fs::write(self.directory.join("credential.json"), credential).unwrap();
+        let text = testing::credential_configuration(email);
+        std::fs::write(self.directory.join("credential.json"), text).unwrap();
     }
 
     pub(super) fn serve<T>(&self, work: impl FnOnce(&Node<'_>) -> T) -> T {
