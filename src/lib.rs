@@ -25,6 +25,7 @@ use gcp_wif_core::plan::report::Failure;
 use gcp_wif_core::policy::config::{DEFAULT_PATH, DEFAULT_RUNTIME_DIR};
 use gcp_wif_core::policy::request::{OptionError, Request};
 use gcp_wif_core::words::names::StepId;
+use gcp_wif_core::world::clock::SystemClock;
 use gcp_wif_core::world::sys;
 use host::{SpankHost, own_variable};
 
@@ -132,7 +133,7 @@ impl NodeParts {
         }
         let default_dir = Path::new(DEFAULT_RUNTIME_DIR);
         let Self { config_path, worker, processes } = self;
-        work(&Node { config_path, default_dir, exchanger: worker, processes })
+        work(&Node { config_path, default_dir, exchanger: worker, clock: &SystemClock, processes })
     }
 }
 

@@ -19,7 +19,7 @@ use crate::policy::site::Site;
 use crate::tokens::Token;
 use crate::words::names::JobId;
 use crate::words::secret::Secret;
-use crate::words::time::UnixSeconds;
+use crate::words::time::{Moment, UnixSeconds};
 use crate::world::fs::Place;
 
 /// A directory of a test's own, removed when it is dropped.
@@ -103,7 +103,10 @@ pub fn issued(token: &str, expires_at: UnixSeconds) -> Issued {
     Issued {
         place: Place { job: JobId(7), below: None },
         name: SITE.to_owned(),
-        token: Token::new(AccessToken { token: Secret::new(token.to_owned()), expires_at }, 0),
+        token: Token::new(
+            AccessToken { token: Secret::new(token.to_owned()), expires_at },
+            Moment { unix: 0, since_boot: 0 },
+        ),
         port: None,
         credentials: "{}".to_owned(),
         metadata: Metadata::new(&site, grant.identity()),

@@ -7,15 +7,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::exchange::AccessToken;
 use crate::words::secret::{Secret, exposed};
-use crate::words::time::UnixSeconds;
+use crate::words::time::{Moment, UnixSeconds};
 
-/// A token is handed to a step only with at least this many seconds of life, or half of its own.
+/// A token is handed to a step only with at least this many seconds of life, or a quarter of its own.
 const MARGIN: UnixSeconds = 300;
-/// A token that came more than this many seconds after now shows that the clock was set back.
+/// Two clocks that are not set differ by no more than this many seconds, and by a thousandth of the time between: NTP
+/// slews a clock by up to half of that.
 const CLOCK_SLEW: UnixSeconds = 5;
 
 /// An access token and its life.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token {
     #[serde(with = "exposed")]
     secret: Secret,
@@ -23,12 +24,15 @@ pub struct Token {
     pub issued_at: UnixSeconds,
     /// When it ends.
     pub expires_at: UnixSeconds,
+    /// When it came, in seconds since the machine was started.
+    since_boot: i64,
 }
 
 impl Token {
     /// A token that came just now.
-    pub fn new(token: AccessToken, now: UnixSeconds) -> Self {
-        Self { secret: token.token, issued_at: now, expires_at: token.expires_at }
+    pub fn new(token: AccessToken, now: Moment) -> Self {
+        let Moment { unix, since_boot } = now;
+        Self { secret: token.token, issued_at: unix, expires_at: token.expires_at, since_boot }
     }
 
     /// The token itself.
@@ -36,27 +40,35 @@ impl Token {
         &self.secret
     }
 
-    /// Whether a step that starts now can use it.
-    pub fn is_fresh(&self, now: UnixSeconds) -> bool {
-        let lifetime = self.expires_at.saturating_sub(self.issued_at);
-        !self.is_from_the_future(now) && self.expires_at.saturating_sub(now) >= MARGIN.min(lifetime / 2).max(1)
+    /// Whether a step of a job that has this token can begin with it.
+    pub fn is_fresh(&self, now: Moment) -> bool {
+        !self.is_of_another_clock(now) && self.left(now) >= MARGIN.min(self.life() / 4).max(1)
     }
 
     /// When it is due to be refreshed: at half of its life, up to a tenth earlier by `jitter`, so that the jobs of a
     /// thousand nodes that began together do not come back together. A token that lives longer than twelve minutes has
-    /// more than six left then. One that came in the future is due at once: the clock was set back, so that its end is
-    /// not known.
-    pub fn due(&self, now: UnixSeconds, jitter: f64) -> UnixSeconds {
-        if self.is_from_the_future(now) {
-            return now;
+    /// more than six left then. It is due at once if the clock was set since it came, so that its end is not known.
+    pub fn due(&self, now: Moment, jitter: f64) -> UnixSeconds {
+        if self.is_of_another_clock(now) {
+            return now.unix;
         }
-        let life = self.expires_at.saturating_sub(self.issued_at);
-        let earlier = (life as f64 * 0.1 * jitter) as UnixSeconds;
-        self.issued_at.saturating_add(life / 2).saturating_sub(earlier)
+        let earlier = (self.life() as f64 * 0.1 * jitter) as UnixSeconds;
+        self.issued_at.saturating_add(self.life() / 2).saturating_sub(earlier)
     }
 
-    fn is_from_the_future(&self, now: UnixSeconds) -> bool {
-        self.issued_at > now.saturating_add(CLOCK_SLEW)
+    fn life(&self) -> UnixSeconds {
+        self.expires_at.saturating_sub(self.issued_at)
+    }
+
+    fn left(&self, now: Moment) -> UnixSeconds {
+        self.expires_at.saturating_sub(now.unix)
+    }
+
+    /// Whether the clock was set since it came, or the machine started anew.
+    fn is_of_another_clock(&self, now: Moment) -> bool {
+        let by_day = now.unix.saturating_sub(self.issued_at);
+        let by_machine = now.since_boot.saturating_sub(self.since_boot);
+        by_day.abs_diff(by_machine) > CLOCK_SLEW.unsigned_abs() + by_machine.unsigned_abs() / 1000
     }
 }
 
@@ -64,23 +76,28 @@ impl Token {
 mod tests {
     use super::*;
 
+    /// A machine that was started at 0, and whose clock was not set since.
+    fn at(unix: UnixSeconds) -> Moment {
+        Moment { unix, since_boot: unix }
+    }
+
     fn token(issued_at: UnixSeconds, expires_at: UnixSeconds) -> Token {
-        Token::new(AccessToken { token: Secret::new("t".to_owned()), expires_at }, issued_at)
+        Token::new(AccessToken { token: Secret::new("t".to_owned()), expires_at }, at(issued_at))
     }
 
     #[test]
-    fn a_token_is_fresh_until_five_minutes_or_half_its_life_are_left() {
+    fn a_token_is_fresh_until_five_minutes_or_a_quarter_of_its_life_are_left() {
         let token = |lifetime: UnixSeconds| token(1000, 1000 + lifetime);
-        assert!(token(3600).is_fresh(1000 + 3300));
-        assert!(!token(3600).is_fresh(1000 + 3301));
-        assert!(token(10).is_fresh(1005));
-        assert!(!token(10).is_fresh(1006));
-        assert!(!token(0).is_fresh(1000));
+        assert!(token(3600).is_fresh(at(1000 + 3300)));
+        assert!(!token(3600).is_fresh(at(1000 + 3301)));
+        assert!(token(12).is_fresh(at(1009)));
+        assert!(!token(12).is_fresh(at(1010)));
+        assert!(!token(0).is_fresh(at(1000)));
     }
 
     #[test]
     fn a_token_is_due_at_half_of_its_life_and_never_later_than_six_minutes_before_its_end() {
-        let due = |issued_at, expires_at, jitter| token(issued_at, expires_at).due(issued_at, jitter);
+        let due = |issued_at, expires_at, jitter| token(issued_at, expires_at).due(at(issued_at), jitter);
         assert_eq!(due(0, 3600, 0.0), 1800);
         assert_eq!(due(0, 3600, 1.0), 1440);
         assert_eq!(due(0, 800, 0.0), 400);
@@ -90,10 +107,19 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_came_in_the_future_is_due_at_once_and_not_fresh() {
+    fn a_token_from_before_the_clock_was_set_is_due_at_once_and_not_fresh() {
         let token = token(9_000, 12_600);
-        assert_eq!((token.due(1_800, 0.0), token.is_fresh(1_800)), (1_800, false));
-        // A clock that is slewed is not set back.
-        assert!(token.is_fresh(8_999) && token.due(8_999, 0.0) == 10_800);
+        for (name, now) in [
+            ("set back, so that it is from the future", Moment { unix: 1_800, since_boot: 9_100 }),
+            ("set back by less than its age", Moment { unix: 9_050, since_boot: 9_100 }),
+            ("set ahead", Moment { unix: 9_150, since_boot: 9_100 }),
+            ("started anew", Moment { unix: 9_100, since_boot: 50 }),
+        ] {
+            assert_eq!((token.due(now, 0.0), token.is_fresh(now)), (now.unix, false), "{name}");
+        }
+        // A clock that is slewed is not set.
+        for now in [Moment { unix: 8_996, since_boot: 9_000 }, Moment { unix: 10_795, since_boot: 10_801 }] {
+            assert!(token.is_fresh(now) && token.due(now, 0.0) == 10_800, "{now:?}");
+        }
     }
 }

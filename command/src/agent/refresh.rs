@@ -11,6 +11,7 @@ use gcp_wif_core::job::worker::Direct;
 use gcp_wif_core::plan::record::JobRecord;
 use gcp_wif_core::plan::report::{Blame, Failure};
 use gcp_wif_core::policy::config::{DEFAULT_RUNTIME_DIR, LogLevel};
+use gcp_wif_core::world::clock::SystemClock;
 use gcp_wif_core::world::fs::RuntimeDirectory;
 
 use super::journal::Journal;
@@ -44,7 +45,7 @@ fn with_node<T>(
 ) -> Result<T, Failure> {
     let processes = Proc::new(config_path.to_owned());
     let default_dir = Path::new(DEFAULT_RUNTIME_DIR);
-    let node = Node { config_path, default_dir, exchanger: &Direct, processes: &processes };
+    let node = Node { config_path, default_dir, exchanger: &Direct, clock: &SystemClock, processes: &processes };
     let lines = Lines::default();
     let result = work(&node, &lines);
     let level = result.as_ref().err().map_or(LogLevel::Info, level);

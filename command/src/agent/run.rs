@@ -206,9 +206,10 @@ impl Agent {
 
     /// Starts the refresh of what is due. Returns how long there is nothing to do.
     fn refresh(self: &Rc<Self>) -> Duration {
-        let now = SystemClock.now();
+        let moment = SystemClock.moment();
+        let now = moment.unix;
         let all: Vec<(Due, UnixSeconds)> =
-            self.ports.borrow().served(|served| (served.due(), served.token.due(now, self.jitter)));
+            self.ports.borrow().served(|served| (served.due(), served.token.due(moment, self.jitter)));
         self.pauses.borrow_mut().retain(|paused, _| all.iter().any(|(due, _)| due == paused));
         // A port that is taken may be free soon.
         let mut next = if self.ports.borrow().is_complete() { LOOK } else { Duration::from_secs(1) };

@@ -81,12 +81,16 @@ pub(crate) mod tests {
     use super::*;
     use gcp_wif_core::exchange::AccessToken;
     use gcp_wif_core::testing;
+    use gcp_wif_core::words::time::Moment;
 
     static RUN: LazyLock<RunId> = LazyLock::new(RunId::new);
 
     /// A token with its life.
     pub(crate) fn token_of(text: &str, issued_at: UnixSeconds, expires_at: UnixSeconds) -> Token {
-        Token::new(AccessToken { token: Secret::new(text.to_owned()), expires_at }, issued_at)
+        Token::new(
+            AccessToken { token: Secret::new(text.to_owned()), expires_at },
+            Moment { unix: issued_at, since_boot: issued_at },
+        )
     }
 
     /// A token that has a little more than 600 seconds left at 1000.

@@ -55,12 +55,12 @@ impl Issuance<'_> {
         if let Some(kept) = self.kept(grant)? {
             return kept;
         }
-        let begun = self.node.exchanger.elapsed();
+        let begun = self.node.clock.elapsed();
         let _in_flight = self.in_flight(grant, budget + LEAST)?;
         if let Some(kept) = self.kept(grant)? {
             return kept;
         }
-        let waited = self.node.exchanger.elapsed().saturating_sub(begun);
+        let waited = self.node.clock.elapsed().saturating_sub(begun);
         self.issue(site, grant, budget.saturating_sub(waited).max(LEAST))
     }
 
@@ -72,13 +72,13 @@ impl Issuance<'_> {
 
     /// What the record has for a grant: fresh credentials, or a failure that holds.
     fn kept(&self, grant: &Grant) -> Result<Option<Result<Issued, Failure>>, Failure> {
-        let (record, now) = (self.record()?, self.node.exchanger.now());
+        let (record, now) = (self.record()?, self.node.clock.moment());
         let identity = grant.identity();
         if let Some(issued) = record.issued_for(identity).filter(|issued| issued.token.is_fresh(now)) {
             self.heal(&record)?;
             return Ok(Some(Ok(issued.clone())));
         }
-        Ok(record.recent_failure(identity, now).map(|failure| Err(failure.clone())))
+        Ok(record.recent_failure(identity, now.unix).map(|failure| Err(failure.clone())))
     }
 
     /// Gets new credentials. The caller holds the right to the exchange.
@@ -94,11 +94,11 @@ impl Issuance<'_> {
         site: Option<&Site>,
         exchange: impl FnOnce() -> Result<Exchanged, Failure>,
     ) -> Result<Issued, Failure> {
-        let (exchanger, identity) = (self.node.exchanger, grant.identity());
-        let begun = exchanger.elapsed();
+        let (clock, identity) = (self.node.clock, grant.identity());
+        let begun = clock.elapsed();
         let before = self.record().ok().and_then(|record| token_time(&record, identity));
         let result = exchange().and_then(|exchanged| self.remember(site, grant, exchanged));
-        let duration = exchanger.elapsed().saturating_sub(begun);
+        let duration = clock.elapsed().saturating_sub(begun);
         self.log.log(&line(self.facts, identity, &result, duration));
         if let Err(failure) = &result {
             self.remember_failure(identity, before, failure);
@@ -218,7 +218,7 @@ impl Issuance<'_> {
             // Another process has got a newer token meanwhile.
             return;
         }
-        record.remember_failure(identity, failure.clone(), self.node.exchanger.now());
+        record.remember_failure(identity, failure.clone(), self.node.clock.now());
         let _ = save(&locked, &record);
         let Some(old) = record.issued_for(identity) else { return };
         let status = environment::status(old, Some(failure));

@@ -61,7 +61,7 @@ impl Node<'_> {
         let told = TellEnded(host, &runtime);
         let generation = self.processes.generation();
         for other in places::all(self.default_dir, Some(&site.config.runtime_dir)) {
-            sweep::sweep(&other, job, &generation, self.processes, self.exchanger.now());
+            sweep::sweep(&other, job, &generation, self.processes, self.clock.now());
             if other.path() != runtime.path() {
                 // An earlier run of this job, which began before the configuration was edited.
                 self.remove(host, &other, job);

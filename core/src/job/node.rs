@@ -13,7 +13,7 @@ use crate::policy::request::Options;
 use crate::policy::site::Site;
 use crate::tokens::Token;
 use crate::words::names::JobId;
-use crate::words::time::UnixSeconds;
+use crate::world::clock::Clock;
 
 /// A log for administrators: slurmd's, or the agent's.
 pub trait Log {
@@ -44,10 +44,6 @@ pub trait Exchanger {
     /// # Errors
     /// The failure, ready to be told.
     fn exchange(&self, site: &Site, grant: &Grant, facts: &JobFacts, budget: Duration) -> Result<Exchanged, Failure>;
-    /// The time of day.
-    fn now(&self) -> UnixSeconds;
-    /// Time since some fixed point, for durations.
-    fn elapsed(&self) -> Duration;
 }
 
 /// What an exchange brings.
@@ -67,6 +63,8 @@ pub struct Node<'a> {
     pub default_dir: &'a Path,
     /// Gets access tokens.
     pub exchanger: &'a dyn Exchanger,
+    /// The node's clocks.
+    pub clock: &'a dyn Clock,
     /// The node's processes.
     pub processes: &'a dyn Processes,
 }

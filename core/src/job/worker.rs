@@ -17,7 +17,6 @@ use crate::policy::grant::Grant;
 use crate::policy::site::Site;
 use crate::tokens::Token;
 use crate::words::secret::Secret;
-use crate::words::time::UnixSeconds;
 use crate::world::clock::{Clock, SystemClock};
 use crate::world::http::Client;
 use crate::world::{fs, sys};
@@ -55,14 +54,6 @@ impl Exchanger for Worker {
             Err(_) => Err(sys::ChildError::Died("its answer is cut off".to_owned()).into()),
         }
     }
-
-    fn now(&self) -> UnixSeconds {
-        SystemClock.now()
-    }
-
-    fn elapsed(&self) -> Duration {
-        SystemClock.elapsed()
-    }
 }
 
 /// Exchanges in the calling thread. For the agent, which has threads and therefore must not fork.
@@ -72,14 +63,6 @@ pub struct Direct;
 impl Exchanger for Direct {
     fn exchange(&self, site: &Site, grant: &Grant, facts: &JobFacts, budget: Duration) -> Result<Exchanged, Failure> {
         exchange(site, grant, facts, budget)
-    }
-
-    fn now(&self) -> UnixSeconds {
-        SystemClock.now()
-    }
-
-    fn elapsed(&self) -> Duration {
-        SystemClock.elapsed()
     }
 }
 
@@ -114,7 +97,7 @@ fn exchange(site: &Site, grant: &Grant, facts: &JobFacts, budget: Duration) -> R
         Some(email) => email.to_string(),
         None => claims.subject.unwrap_or_default(),
     };
-    Ok(Exchanged { name, token: Token::new(token, SystemClock.now()) })
+    Ok(Exchanged { name, token: Token::new(token, SystemClock.moment()) })
 }
 
 fn over_network(

@@ -1,11 +1,22 @@
 //! Time as Google's answers, records and messages have it.
 #![forbid(unsafe_code)]
 
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 /// Seconds since 1970, UTC.
 pub type UnixSeconds = i64;
+
+/// A moment by both clocks of a machine. The time of day can be set, and the time since the boot cannot. So two moments
+/// tell whether the clock was set between them, or the machine was started anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moment {
+    /// The time of day.
+    pub unix: UnixSeconds,
+    /// Seconds since the machine was started, those asleep included (`CLOCK_BOOTTIME`, clock_gettime(2)).
+    pub since_boot: i64,
+}
 
 /// A time as RFC 3339 has it, in UTC.
 pub fn rfc3339(seconds: UnixSeconds) -> String {

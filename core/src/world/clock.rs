@@ -1,21 +1,27 @@
 //! The clocks.
 #![forbid(unsafe_code)]
 
-use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::words::time::UnixSeconds;
+use rustix::time::ClockId;
+
+use crate::words::time::{Moment, UnixSeconds};
 
 /// Time as an exchange needs it.
 pub trait Clock {
     /// The time of day.
     fn now(&self) -> UnixSeconds;
-    /// Time since some fixed point, which no clock step changes.
+    /// Time since the machine was started, which no clock step changes.
     fn elapsed(&self) -> Duration;
     /// Waits.
     fn sleep(&self, pause: Duration);
     /// A number for jitter, from 0 up to and without 1.
     fn jitter(&self) -> f64;
+
+    /// Now, by both clocks.
+    fn moment(&self) -> Moment {
+        Moment { unix: self.now(), since_boot: i64::try_from(self.elapsed().as_secs()).unwrap_or(i64::MAX) }
+    }
 }
 
 /// The system's clocks.
@@ -28,8 +34,8 @@ impl Clock for SystemClock {
     }
 
     fn elapsed(&self) -> Duration {
-        static START: OnceLock<Instant> = OnceLock::new();
-        START.get_or_init(Instant::now).elapsed()
+        let time = rustix::time::clock_gettime(ClockId::Boottime);
+        Duration::try_from(time).unwrap_or_default()
     }
 
     fn sleep(&self, pause: Duration) {

@@ -16,6 +16,7 @@ use crate::job::refresh::Refreshed;
 use crate::plan::environment::{ACCESS_TOKEN_FILE, CREDENTIALS_FILE};
 use crate::plan::report::Stage;
 use crate::testing::{FakeProcesses, SITE, facts};
+use crate::world::clock::Clock;
 use fakes::{FakeGoogle, FakeHost, Machine};
 
 const JOB: JobId = JobId(7);
@@ -237,7 +238,7 @@ fn a_job_of_five_days_has_a_living_token_in_every_minute_and_the_same_port() {
         machine.google.fails.set(minute % 360 < 20 && minute > 0);
         let issued = machine.record().issued.remove(0);
         assert!(issued.token.expires_at - machine.google.now.get() >= 360, "minute {minute}");
-        if issued.token.due(machine.google.now.get(), 0.5) <= machine.google.now.get() {
+        if issued.token.due(machine.google.moment(), 0.5) <= machine.google.now.get() {
             let renewed = machine.refresh(&host, &machine.due());
             assert_eq!(renewed.is_err(), machine.google.fails.get(), "minute {minute}");
         }
@@ -268,7 +269,7 @@ fn jobs_that_start_together_have_ports_of_their_own() {
                 let host = FakeHost { options: wanted(), ..FakeHost::default() };
                 let (google, processes) = (FakeGoogle::default(), FakeProcesses::default());
                 let default_dir = Path::new("/nonexistent");
-                let node = Node { config_path, default_dir, exchanger: &google, processes: &processes };
+                let node = Node { config_path, default_dir, exchanger: &google, clock: &google, processes: &processes };
                 node.prolog(&host, JobFacts { job: JobId(number), ..facts() });
             });
         }
@@ -292,6 +293,7 @@ fn a_step_gives_up_a_port_that_another_program_took() {
             config_path: &config_path,
             default_dir: &machine.directory.join("default"),
             exchanger: &machine.google,
+            clock: &machine.google,
             processes: &processes,
         }
         .step(&host, &facts(), STEP)

@@ -20,6 +20,7 @@ use crate::tokens::Token;
 use crate::words::names::StepId;
 use crate::words::secret::Secret;
 use crate::words::time::UnixSeconds;
+use crate::world::clock::Clock;
 use crate::world::fs::RuntimeDirectory;
 
 #[derive(Default)]
@@ -92,15 +93,24 @@ impl Exchanger for FakeGoogle {
         let name = grant.identity().to_string();
         let token = format!("{name}-{}", self.exchanges.get());
         let token = AccessToken { token: Secret::new(token), expires_at: self.now.get() + 3600 };
-        Ok(Exchanged { name, token: Token::new(token, self.now.get()) })
+        Ok(Exchanged { name, token: Token::new(token, self.moment()) })
     }
+}
 
+/// Its clock is the node's as well.
+impl Clock for FakeGoogle {
     fn now(&self) -> UnixSeconds {
         self.now.get()
     }
 
     fn elapsed(&self) -> Duration {
-        Duration::ZERO
+        Duration::from_secs(self.now.get().unsigned_abs())
+    }
+
+    fn sleep(&self, _: Duration) {}
+
+    fn jitter(&self) -> f64 {
+        0.0
     }
 }
 
@@ -116,14 +126,6 @@ impl<F: FnOnce()> Exchanger for SlowGoogle<'_, F> {
             meanwhile();
         }
         self.google.exchange(site, grant, facts, budget)
-    }
-
-    fn now(&self) -> UnixSeconds {
-        self.google.now()
-    }
-
-    fn elapsed(&self) -> Duration {
-        self.google.elapsed()
     }
 }
 
@@ -175,7 +177,8 @@ impl Machine {
         let config_path = self.directory.join("site.json");
         let default_dir = self.directory.join("default");
         let processes = FakeProcesses::default();
-        work(&Node { config_path: &config_path, default_dir: &default_dir, exchanger, processes: &processes })
+        let (config_path, default_dir, clock) = (&*config_path, &*default_dir, &self.google);
+        work(&Node { config_path, default_dir, exchanger, clock, processes: &processes })
     }
 
     /// Lets seconds pass.
