@@ -20,7 +20,8 @@
 //!             refresh            the same credentials again, before they end; files that are published again
 //!             sweep              what crashed hooks left
 //!             containers         a step's enroot configuration, read as the user and published
-//!             issuance           credentials for one run of a job: exchanged, remembered, published, served
+//!             issuance           credentials for one run of a job: obtained, remembered, published, served
+//!             obtain             an access token: the one that is kept on the node, or a new one
 //!             worker             the exchange: in a process of its own for hooks, in a thread for the agent
 //!             node               what all of these work with, as traits: Slurm, Google, the node's processes
 //!             processes          the node's processes
@@ -28,10 +29,11 @@
 //!             places             in which runtime directory a job is
 //! 5 plan      enroot, enroot/*   a step's enroot configuration, merged with the user's own
 //!             environment, change    everything that a job will see, as a value
+//!             kept               what root keeps for all jobs of a user with the same grant
 //!             record             what root remembers of a job between its hooks
 //!             report             an error -> the one line that a person reads
+//!   tokens                       who shares an access token, how long it lives, when it is due
 //! 4 policy    config site request rules facts grant    decide() -> Grant; each exchange for a job needs one
-//!   tokens                       how long an access token lives, and when it is due
 //! 3 exchange  *                  a state machine without input and output; run drives it
 //! 2 world     fs/* proc http sys/* clock    files, processes, a transport, what only libc offers
 //! 1 words     names google secret json path time    a value of one of these types has been checked
@@ -42,10 +44,12 @@
 //! 1. **srun, sbatch, salloc** parse and check the options ([`policy::request`]), and take an outer job's variables
 //!    out. No network, no configuration.
 //! 2. **prolog**, root, a process of Slurm's own for each job and node: sweeps leftovers, and records what slurmd says
-//!    of the job, its options, and a new run number. If credentials are wanted and granted, it leaves a worker behind.
-//!    slurmd drains a node whose prolog process dies, so that process does nothing that takes time.
-//! 3. **worker**: reads the subject token and exchanges it, in a child of its own with a deadline. It remembers grant,
-//!    token and port in the record, publishes the job's files, and wakes the agent, or starts it.
+//!    of the job, its options, and a new run number. If credentials are wanted and granted, it takes the token that the
+//!    node keeps for the user, or leaves a worker behind. slurmd drains a node whose prolog process dies, so that process
+//!    does nothing that takes time.
+//! 3. **worker**: reads the subject token and exchanges it, in a child of its own with a deadline, and keeps the token
+//!    for all jobs of the user. It remembers grant, token and port in the record, publishes the job's files, and wakes
+//!    the agent, or starts it.
 //! 4. **slurmstepd**, `init_post_opt`, root: takes what the record has, or waits for the exchange in flight. An option
 //!    given only now, another identity, a token about to end, a worker that died: the work is done here, in a child
 //!    again. It wakes the agent, which answers with the ports that it serves; the job gets another port for one that
@@ -64,9 +68,11 @@
 //! - **A grant is decided once.** [`policy::grant::Grant`] has identity, rule, scopes, lifetime and delivery. The
 //!   record keeps it whole. Each refresh repeats it, and so does each later step that asks for the same. The rules are
 //!   then asked only whether it still holds: a new default of the site's is for new jobs.
-//! - **No process asks Google under a job's lock.** The lock is for some writes. A hook that exchanges holds
-//!   `exchange-NAME`, the right to an exchange for this identity, and other hooks wait for it. A refresh only tries
-//!   whether it is free, so that no step waits for a refresh that hangs.
+//! - **For each user, identity, scopes, lifetime and provider one process of the node asks Google at a time**
+//!   ([`job::obtain`]). It holds the lock of `tokens/KEY`, and keeps there what Google says; whoever waits for the lock
+//!   looks there again. A holder that is later than it said loses the lock.
+//! - **No process asks Google under a job's lock**, which is for some writes. A step with a token that is fresh waits for
+//!   nobody.
 //! - **Late results are dropped.** Each run of a job has a number of its own. What an exchange brings is remembered
 //!   under the lock, and only if the record is still there and has the same number: not after the epilog, and not for a
 //!   requeued job.
@@ -85,6 +91,7 @@
 //!
 //! ```text
 //! RUNTIME_DIR/records/JOBID/   root's memory of a job. The directory itself is the job's lock
+//! RUNTIME_DIR/tokens/KEY/      an access token for all jobs of a user with the same grant. The directory is its lock
 //! RUNTIME_DIR/jobs/JOBID/      what the job's user can read
 //! RUNTIME_DIR/agent.*          the agent's lock, socket and log
 //! RUNTIME_DIR/elsewhere/       links to other runtime directories that jobs are in; in the default one only
@@ -99,7 +106,9 @@
 //! | What does a user read after an audience mismatch? | `core/src/plan/report.rs` | `audience_hint` |
 //! | Who may have which identity? | `core/src/policy/rules.rs` | `decide` |
 //! | Where are the values of options limited? | `core/src/policy/request.rs` | `request` |
-//! | What decides that a token is due, or too old for a new step? | `core/src/tokens.rs` | `due`, `is_fresh` |
+//! | What decides that a token is due, or too old for a new job or step? | `core/src/tokens.rs` | `due`, `can_begin`, `is_fresh` |
+//! | Who shares a token? | `core/src/tokens.rs` | `new` |
+//! | How long does a failure hold? | `core/src/plan/kept.rs` | `failure` |
 //! | Where are retries of a request decided? | `core/src/exchange/run.rs` | `send` |
 //! | Which errors may pass? | `core/src/exchange.rs` | `is_transient` |
 //! | When is a failed refresh tried again? | `command/src/agent/run.rs` | `refresh` |
@@ -153,15 +162,17 @@ pub mod plan {
     pub mod change;
     pub mod enroot;
     pub mod environment;
+    pub mod kept;
     pub mod record;
     pub mod report;
 }
 pub mod job {
     //! The life of a job on a node.
     mod containers;
-    pub mod issuance;
+    mod issuance;
     pub mod lifecycle;
     pub mod node;
+    pub mod obtain;
     pub mod places;
     mod ports;
     pub mod processes;

@@ -164,6 +164,10 @@ impl Processes for FakeProcesses {
         Ok((0..=u16::MAX).filter(|port| !self.foreign.contains(port)).collect())
     }
 
+    fn poke_agent(&self, _: &Path) -> bool {
+        true
+    }
+
     fn tell_agent(&self, _: &Path) {}
 
     fn as_user(&self, _: &JobFacts, answer: &mut Vec<u8>, work: &mut dyn FnMut() -> Vec<u8>) -> Result<(), Failure> {

@@ -1,11 +1,16 @@
-//! Access tokens as the node keeps them: how long a token lives, when it is due, whether a step can start with it.
-//!
-//! Each job's tokens are in its record. Everything else asks this module about them, so that this can change.
+//! Access tokens as the node keeps them: who shares one, how long it lives, when it is due, whether a job or a step can
+//! begin with it.
 #![forbid(unsafe_code)]
+
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::exchange::AccessToken;
+use crate::policy::config::Delivery;
+use crate::policy::grant::Grant;
+use crate::policy::site::Site;
+use crate::words::google::{Identity, Scope};
 use crate::words::secret::{Secret, exposed};
 use crate::words::time::{Moment, UnixSeconds};
 
@@ -28,6 +33,44 @@ pub struct Token {
     since_boot: i64,
 }
 
+/// What a token was asked for. Jobs of a node share a token only where all of this is the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Key {
+    uid: u32,
+    identity: Identity,
+    scopes: Vec<Scope>,
+    lifetime: Option<u32>,
+    /// The workload identity pool's provider, which trusts the subject token.
+    provider: String,
+    /// Where the subject token is. A federated principal is the one of that token.
+    subject_token: PathBuf,
+}
+
+impl Key {
+    /// The key for what a user is granted.
+    pub fn new(uid: u32, grant: &Grant, site: &Site) -> Self {
+        let mut scopes = grant.scopes().to_vec();
+        scopes.sort_unstable();
+        scopes.dedup();
+        Self {
+            uid,
+            identity: grant.identity().clone(),
+            scopes,
+            lifetime: grant.lifetime(),
+            provider: site.configuration.audience.as_str().to_owned(),
+            subject_token: site.configuration.subject_token_file.clone(),
+        }
+    }
+
+    /// A file name for it: the uid, and a digest of all of it.
+    pub fn name(&self) -> String {
+        let text = serde_json::to_vec(self).unwrap_or_default();
+        let digest = ring::digest::digest(&ring::digest::SHA256, &text);
+        let digest: String = digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        format!("{}-{digest}", self.uid)
+    }
+}
+
 impl Token {
     /// A token that came just now.
     pub fn new(token: AccessToken, now: Moment) -> Self {
@@ -43,6 +86,21 @@ impl Token {
     /// Whether a step of a job that has this token can begin with it.
     pub fn is_fresh(&self, now: Moment) -> bool {
         !self.is_of_another_clock(now) && self.left(now) >= MARGIN.min(self.life() / 4).max(1)
+    }
+
+    /// Whether a job can begin with it. Under the agent, which refreshes it at half of its life, it has at least that.
+    /// Under direct delivery nobody refreshes the variable that a step is given, and it has nine tenths.
+    pub fn can_begin(&self, now: Moment, delivery: Delivery) -> bool {
+        let (parts, of) = match delivery {
+            Delivery::Agent => (1, 2),
+            Delivery::Direct => (9, 10),
+        };
+        self.lives(now) && self.left(now).saturating_mul(of) >= self.life().saturating_mul(parts)
+    }
+
+    /// Whether it has not ended yet.
+    pub fn lives(&self, now: Moment) -> bool {
+        !self.is_of_another_clock(now) && self.left(now) > 0
     }
 
     /// When it is due to be refreshed: at half of its life, up to a tenth earlier by `jitter`, so that the jobs of a

@@ -71,6 +71,7 @@ fn check(name: &'static str, cases: &[Case]) {
 
 /// Puts everything in order again.
 pub fn reset(site: &Site, keys: Value) {
+    site.forget();
     site.google.clear_faults();
     site.google.configure(|options| options.service_accounts = accounts());
     for node in site.cluster.nodes() {

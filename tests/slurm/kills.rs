@@ -73,7 +73,12 @@ fn a_prolog_worker_that_is_stopped_costs_one_line_and_not_the_node() {
     let node = site.cluster.node(1);
     signal(&node, "STOP", &processes(&node, "spank prolog"));
     let run = run.wait(LIMIT).expect_status(1);
-    assert!(run.stderr.contains("gcp-wif: files: ") && run.stderr.contains("did not finish in time"), "{}", run.stderr);
+    assert!(
+        run.stderr.contains("gcp-wif: token exchange: another process ")
+            && run.stderr.contains("did not finish in time"),
+        "{}",
+        run.stderr
+    );
     wait_until(LIMIT, || processes(&node, "spank prolog").is_empty());
     site.finish();
 }
@@ -118,7 +123,7 @@ fn a_steps_exchange_that_is_killed_is_told() {
     signal(&node, "KILL", youngest.as_slice());
     let run = run.wait(LIMIT).ok();
     assert!(run.stdout.contains("status=1"), "{}", run.stdout);
-    let expected = "gcp-wif: token exchange: the process that talks to Google ended early: signal 9; try again, and see slurmd's log";
+    let expected = "gcp-wif: token exchange: the process that talks to Google ended early: signal 9; try again, tell the site's administrators";
     assert!(run.stderr.contains(expected), "{}", run.stderr);
     site.finish();
 }

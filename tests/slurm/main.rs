@@ -9,6 +9,7 @@
 //! failures.rs  each fault: the user's line is the golden one, and no node is lost
 //!   google.rs    faults of Google and of the way there
 //!   node.rs      faults of configuration, subject token, rules, runtime directory
+//! kept.rs      one exchange for a user and identity on a node
 //! kills.rs     processes that die, hang or are cancelled; nothing stays behind
 //! agent.rs     delivery by the agent: refresh, metadata, killed agents
 //!   callers.rs   who is answered: other users, namespaces, pages, crowds; files and processes
@@ -64,6 +65,7 @@ mod failures;
 mod golden;
 mod internet;
 mod jobs;
+mod kept;
 mod kills;
 mod loopback;
 mod plugin;

@@ -92,6 +92,16 @@ impl Site {
         }
     }
 
+    /// Forgets the tokens and failures that the nodes keep for all jobs of a user, as if the next job were the first.
+    pub fn forget(&self) {
+        for node in self.cluster.nodes() {
+            let tokens = node.run_dir().join("gcp-wif/tokens");
+            for name in names(&tokens) {
+                fs::remove_dir_all(tokens.join(name)).expect("what is kept can be removed");
+            }
+        }
+    }
+
     /// A line of shell that lists the bucket with the access token of a variable, token in no argument.
     pub fn list(&self) -> String {
         format!(

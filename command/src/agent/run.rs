@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gcp_wif_core::job::refresh::{Due, Refreshed};
-use gcp_wif_core::job::wake;
+use gcp_wif_core::job::{obtain, wake};
 use gcp_wif_core::plan::record::JobRecord;
 use gcp_wif_core::policy::config::LogLevel;
 use gcp_wif_core::policy::site::Site;
@@ -37,7 +37,7 @@ const LOOK: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(50);
 /// The pause after a program that could not be started.
 const LONG_PAUSE: Duration = Duration::from_secs(1);
-/// How long an agent without a job stays.
+/// How long an agent stays without a job, once no token is kept any more.
 const IDLE: Duration = Duration::from_secs(300);
 /// A failed refresh is tried again after this long, and after twice as long each further time.
 const FIRST_PAUSE: UnixSeconds = 5;
@@ -148,7 +148,7 @@ impl Agent {
             if is_reloaded {
                 look = Instant::now() + LOOK;
             }
-            if !self.ports.borrow().is_empty() {
+            if !self.ports.borrow().is_empty() || !self.runtime.kept().is_empty() {
                 busy = Instant::now();
             } else if busy.elapsed() > IDLE {
                 // A hook that finds no socket starts a new agent.
@@ -162,6 +162,7 @@ impl Agent {
     /// configuration cannot be used.
     async fn reload(&self) {
         self.look_at_configuration();
+        obtain::sweep(&SystemClock, &self.runtime);
         let mut wanted = BTreeMap::new();
         for job in self.runtime.jobs() {
             let Some(record) = self.runtime.peek_record(job).as_deref().and_then(JobRecord::parse) else { continue };

@@ -1,14 +1,14 @@
-//! Credentials for one run of a job: exchanged, published, remembered.
+//! Credentials for one run of a job: obtained, remembered, published, served.
 //!
-//! A process that asks Google does not hold the job's lock. A hook holds the right to exchange for that identity
-//! ([`InFlight`]), so that other hooks wait for the answer instead of asking as well. What Google answers is remembered
-//! and published under the job's lock, and only if the job is still the same run.
+//! A process that asks Google does not hold the job's lock ([`crate::job::obtain`]). The token is remembered and published
+//! under the job's lock, and only if the job is still the same run.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::job::node::{Exchanged, Log, Node};
+use crate::job::obtain::{Answer, Looked, Need, Obtain, Source};
 use crate::plan::enroot::credentials;
 use crate::plan::environment::{self, ACCESS_TOKEN_FILE, CREDENTIALS_FILE, HANDLE_FILE, STATUS_FILE};
 use crate::plan::record::{Issued, JobRecord, Metadata, Port, RunId, StepPart};
@@ -17,9 +17,10 @@ use crate::policy::config::{ConfigError, Delivery};
 use crate::policy::facts::JobFacts;
 use crate::policy::grant::Grant;
 use crate::policy::site::Site;
+use crate::tokens::Key;
 use crate::words::google::Identity;
 use crate::words::time::{UnixSeconds, rfc3339};
-use crate::world::fs::{FileError, FileProblem, InFlight, LockedJob, NewFile, Place, RuntimeDirectory};
+use crate::world::fs::{FileError, FileProblem, KeptLock, LockedJob, NewFile, Place, RuntimeDirectory, Turn};
 
 /// How many ports a step loses to other programs before it fails.
 const PORTS: usize = 5;
@@ -40,7 +41,7 @@ impl Drop for TellEnded<'_> {
 }
 
 /// A run of a job on a node.
-pub struct Issuance<'a> {
+pub(super) struct Issuance<'a> {
     pub(super) node: &'a Node<'a>,
     pub(super) log: &'a dyn Log,
     pub(super) runtime: &'a RuntimeDirectory,
@@ -48,85 +49,125 @@ pub struct Issuance<'a> {
     pub(super) run: RunId,
 }
 
+/// When somebody began to look for credentials, and when the token came that the job had by then.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Begun {
+    at: Duration,
+    token: Option<UnixSeconds>,
+}
+
 impl Issuance<'_> {
-    /// The credentials for a grant: those of the record while they are fresh, else new ones. Waits for an exchange of
-    /// another process for the same identity.
+    /// The credentials for a grant: those of the record while they are fresh. Otherwise with a token that is kept for
+    /// the user, or a new one.
     pub(super) fn obtain(&self, site: &Site, grant: &Grant, budget: Duration) -> Result<Issued, Failure> {
-        if let Some(kept) = self.kept(grant)? {
-            return kept;
-        }
-        let begun = self.node.clock.elapsed();
-        let _in_flight = self.in_flight(grant, budget + LEAST)?;
-        if let Some(kept) = self.kept(grant)? {
-            return kept;
-        }
-        let waited = self.node.clock.elapsed().saturating_sub(begun);
-        self.issue(site, grant, budget.saturating_sub(waited).max(LEAST))
-    }
-
-    /// The right to exchange for a grant's identity.
-    pub(super) fn in_flight(&self, grant: &Grant, limit: Duration) -> Result<InFlight, FileError> {
-        let name = grant.identity().service_account().map_or("federated", |email| email.as_str());
-        self.runtime.in_flight(self.facts.job, name, limit)
-    }
-
-    /// What the record has for a grant: fresh credentials, or a failure that holds.
-    fn kept(&self, grant: &Grant) -> Result<Option<Result<Issued, Failure>>, Failure> {
-        let (record, now) = (self.record()?, self.node.clock.moment());
-        let identity = grant.identity();
-        if let Some(issued) = record.issued_for(identity).filter(|issued| issued.token.is_fresh(now)) {
+        let record = self.record()?;
+        let issued = record.issued_for(grant.identity());
+        if let Some(issued) = issued.filter(|issued| issued.token.is_fresh(self.node.clock.moment())) {
             self.heal(&record)?;
-            return Ok(Some(Ok(issued.clone())));
+            return Ok(issued.clone());
         }
-        Ok(record.recent_failure(identity, now.unix).map(|failure| Err(failure.clone())))
+        let begun = self.begin(grant);
+        let (key, need) = (self.key(site, grant), Need::Begin(grant.delivery()));
+        match self.at(&key, need).look(budget + LEAST)? {
+            Looked::Known(answer) => self.take(Some(site), grant, begun, answer),
+            Looked::Ask(lock) => {
+                let waited = self.node.clock.elapsed().saturating_sub(begun.at);
+                self.ask(site, grant, &key, lock, budget.saturating_sub(waited).max(LEAST))
+            }
+            Looked::Busy => Err(Failure::of_wait()),
+        }
     }
 
-    /// Gets new credentials. The caller holds the right to the exchange.
-    pub(super) fn issue(&self, site: &Site, grant: &Grant, budget: Duration) -> Result<Issued, Failure> {
-        self.issue_by(grant, Some(site), || self.node.exchanger.exchange(site, grant, self.facts, budget))
+    /// Begins to look for credentials.
+    pub(super) fn begin(&self, grant: &Grant) -> Begun {
+        let record = self.record().ok();
+        let issued = record.as_ref().and_then(|record| record.issued_for(grant.identity()));
+        Begun { at: self.node.clock.elapsed(), token: issued.map(|issued| issued.token.issued_at) }
     }
 
-    /// Gets new credentials by `exchange`, remembers and publishes them. A line of the log and the job's status file
-    /// tell how it went.
-    pub(super) fn issue_by(
+    /// Under which key tokens for a grant are kept.
+    pub(super) fn key(&self, site: &Site, grant: &Grant) -> Key {
+        Key::new(self.facts.uid, grant, site)
+    }
+
+    /// What looks for a token under a key.
+    pub(super) fn at<'b>(&'b self, key: &'b Key, need: Need<'b>) -> Obtain<'b> {
+        Obtain { node: self.node, runtime: self.runtime, key, run: self.run, need }
+    }
+
+    /// Asks Google for new credentials.
+    pub(super) fn ask(
         &self,
+        site: &Site,
         grant: &Grant,
-        site: Option<&Site>,
-        exchange: impl FnOnce() -> Result<Exchanged, Failure>,
+        key: &Key,
+        lock: KeptLock<'_>,
+        budget: Duration,
     ) -> Result<Issued, Failure> {
-        let (clock, identity) = (self.node.clock, grant.identity());
-        let begun = clock.elapsed();
-        let before = self.record().ok().and_then(|record| token_time(&record, identity));
-        let result = exchange().and_then(|exchanged| self.remember(site, grant, exchanged));
-        let duration = clock.elapsed().saturating_sub(begun);
-        self.log.log(&line(self.facts, identity, &result, duration));
+        let begun = self.begin(grant);
+        let exchange = |budget| self.node.exchanger.exchange(site, grant, self.facts, budget);
+        let answer = self.at(key, Need::Begin(grant.delivery())).ask(lock, budget, exchange);
+        self.take(Some(site), grant, begun, answer)
+    }
+
+    /// Remembers and publishes a token. A line of the log and the job's status file tell how it went.
+    pub(super) fn take(
+        &self,
+        site: Option<&Site>,
+        grant: &Grant,
+        begun: Begun,
+        answer: Answer,
+    ) -> Result<Issued, Failure> {
+        let Answer { result, source, is_told } = answer;
+        let identity = grant.identity();
+        let result = result.and_then(|exchanged| self.remember(site, grant, exchanged));
+        let duration = self.node.clock.elapsed().saturating_sub(begun.at);
+        let is_news = match &result {
+            Ok((_, is_new)) => *is_new,
+            Err(_) => !is_told,
+        };
+        let result = result.map(|(issued, _)| issued);
+        if is_news {
+            self.log.log(&line(self.facts, identity, source, &result, duration));
+        }
         if let Err(failure) = &result {
-            self.remember_failure(identity, before, failure);
+            self.tell_status(identity, begun.token, failure);
         }
         result
     }
 
-    fn remember(&self, site: Option<&Site>, grant: &Grant, exchanged: Exchanged) -> Result<Issued, Failure> {
+    /// Remembers a token for a grant. Returns whether the job did not have it before.
+    fn remember(&self, site: Option<&Site>, grant: &Grant, exchanged: Exchanged) -> Result<(Issued, bool), Failure> {
         let (locked, mut record) = self.lock()?;
         let Exchanged { name, token } = exchanged;
-        let issued = match record.issued_for(grant.identity()).cloned() {
-            Some(old) => Issued { grant: grant.clone(), name, token, is_published: false, ..old },
+        let old = record.issued_for(grant.identity()).cloned();
+        if let Some(old) = old.as_ref().filter(|old| old.token == token) {
+            publish(&locked, &mut record)?;
+            return Ok((old.clone(), false));
+        }
+        let (turn, issued) = match old {
+            Some(old) => (None, Issued { grant: grant.clone(), name, token, is_published: false, ..old }),
             None => {
                 let Some(site) = site else { return Err(Failure::internal()) };
-                let port = match grant.delivery() {
-                    Delivery::Agent => Some(self.new_port(&locked, &mut record, &BTreeSet::new())?),
-                    Delivery::Direct => None,
+                let (turn, port) = match grant.delivery() {
+                    Delivery::Agent => {
+                        let turn = self.runtime.turn(LOCK)?;
+                        let port = self.new_port(&turn, &record, &BTreeSet::new())?;
+                        (Some(turn), Some(port))
+                    }
+                    Delivery::Direct => (None, None),
                 };
                 let place = record.new_place(grant.identity());
                 let credentials = self.credentials(site, &place, grant.identity(), port.as_ref())?;
-                let metadata = Metadata::new(site, grant.identity());
-                Issued { grant: grant.clone(), place, name, token, port, credentials, metadata, is_published: false }
+                let (grant, metadata) = (grant.clone(), Metadata::new(site, grant.identity()));
+                (turn, Issued { grant, place, name, token, port, credentials, metadata, is_published: false })
             }
         };
         record.remember(issued.clone());
         save(&locked, &record)?;
+        drop(turn);
         publish(&locked, &mut record)?;
-        Ok(issued)
+        Ok((issued, true))
     }
 
     /// Has the agent serve what was issued. If another program has taken the port first, the job gets another port and
@@ -143,11 +184,13 @@ impl Issuance<'_> {
             // Another step of the job may have given it up already.
             let now = record.issued_for(issued.identity()).cloned().unwrap_or(issued);
             if now.port.as_ref().is_some_and(|port| given_up.contains(&port.number)) {
-                let port = self.new_port(&locked, &mut record, &given_up)?;
+                let turn = self.runtime.turn(LOCK)?;
+                let port = self.new_port(&turn, &record, &given_up)?;
                 let credentials = self.credentials(site, &now.place, now.identity(), Some(&port))?;
                 issued = Issued { port: Some(port), credentials, is_published: false, ..now };
                 record.remember(issued.clone());
                 save(&locked, &record)?;
+                drop(turn);
                 publish(&locked, &mut record)?;
             } else {
                 issued = now;
@@ -156,23 +199,14 @@ impl Issuance<'_> {
         Err(Failure::of_agent("other programs take the ports of 127.0.0.1 before it can"))
     }
 
-    /// Reserves a port that no other job has or has reserved. The agent listens there only later, so jobs that start at
-    /// the same time would find the same port free.
-    fn new_port(
-        &self,
-        locked: &LockedJob<'_>,
-        record: &mut JobRecord,
-        given_up: &BTreeSet<u16>,
-    ) -> Result<Port, Failure> {
-        let _turn = self.runtime.turn(LOCK)?;
+    /// A port that no other job has. The caller keeps the turn until the job's record has the port: the agent listens
+    /// there only later, so jobs that start at the same time would find the same port free.
+    fn new_port(&self, _: &Turn, record: &JobRecord, given_up: &BTreeSet<u16>) -> Result<Port, Failure> {
         let jobs = self.runtime.jobs().into_iter().filter(|job| *job != self.facts.job);
         let others = jobs.filter_map(|job| JobRecord::parse(&self.runtime.peek_record(job)?));
         let mut taken: BTreeSet<u16> = others.flat_map(|other| other.ports().collect::<Vec<_>>()).collect();
         taken.extend(record.ports().chain(given_up.iter().copied()));
-        let port = self.node.processes.new_port(&taken)?;
-        record.reserved.push(port.number);
-        save(locked, record)?;
-        Ok(port)
+        self.node.processes.new_port(&taken)
     }
 
     fn credentials(
@@ -210,19 +244,18 @@ impl Issuance<'_> {
         }
     }
 
-    /// Remembers why there are no newer credentials: in the record for the next steps, in the status file for people.
-    fn remember_failure(&self, identity: &Identity, before: Option<UnixSeconds>, failure: &Failure) {
-        // A job that is over needs no status. If nothing can be written, the next step asks Google again.
-        let Ok((locked, mut record)) = self.lock() else { return };
-        if token_time(&record, identity) > before {
+    /// Says in the status file why there is no newer token.
+    fn tell_status(&self, identity: &Identity, before: Option<UnixSeconds>, failure: &Failure) {
+        // A job that is over needs no status.
+        let Ok((locked, record)) = self.lock() else { return };
+        let Some(old) = record.issued_for(identity) else { return };
+        if Some(old.token.issued_at) > before {
             // Another process has got a newer token meanwhile.
             return;
         }
-        record.remember_failure(identity, failure.clone(), self.node.clock.now());
-        let _ = save(&locked, &record);
-        let Some(old) = record.issued_for(identity) else { return };
         let status = environment::status(old, Some(failure));
         let file = NewFile { name: STATUS_FILE, content: &status, is_users: false };
+        // If it cannot be written, the log has told it.
         let _ = locked.publish(&old.place, record.owner(), &[file]);
     }
 
@@ -267,10 +300,6 @@ impl Issuance<'_> {
     fn over(&self) -> FileError {
         FileError::new(&self.runtime.path_of_job(self.facts.job), FileProblem::Over)
     }
-}
-
-fn token_time(record: &JobRecord, identity: &Identity) -> Option<UnixSeconds> {
-    record.issued_for(identity).map(|issued| issued.token.issued_at)
 }
 
 pub(super) fn save(locked: &LockedJob<'_>, record: &JobRecord) -> Result<(), Failure> {
@@ -322,12 +351,23 @@ fn is_whole_for(runtime: &RuntimeDirectory, issued: &Issued) -> bool {
 }
 
 /// The line in the log for each issuance.
-fn line(facts: &JobFacts, identity: &Identity, result: &Result<Issued, Failure>, duration: Duration) -> String {
+fn line(
+    facts: &JobFacts,
+    identity: &Identity,
+    source: Source,
+    result: &Result<Issued, Failure>,
+    duration: Duration,
+) -> String {
     let seconds = duration.as_secs_f64();
     let outcome = match result {
         Ok(issued) => format!("outcome=issued duration={seconds:.3}s expiry={}", rfc3339(issued.token.expires_at)),
         Err(failure) => format!("outcome=failed duration={seconds:.3}s expiry=none {failure}"),
     };
     let identity = identity.service_account().map_or("federated", |email| email.as_str());
-    format!("gcp-wif: issuance job={} uid={} identity={identity} {outcome}", facts.job, facts.uid)
+    let source = match source {
+        Source::Google => "google",
+        Source::Kept => "kept",
+        Source::None => "none",
+    };
+    format!("gcp-wif: issuance job={} uid={} identity={identity} source={source} {outcome}", facts.job, facts.uid)
 }

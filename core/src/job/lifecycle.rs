@@ -20,9 +20,10 @@ use std::time::Duration;
 
 use crate::job::issuance::{Issuance, LEAST, LOCK, TellEnded, save};
 use crate::job::node::{Host, Log, Node, Outcome, StepDirectory};
+use crate::job::obtain::{self, Looked, Need};
 use crate::job::{places, sweep};
 use crate::plan::environment::{self, Change, Environment};
-use crate::plan::record::JobRecord;
+use crate::plan::record::{Issued, JobRecord};
 use crate::plan::report::Failure;
 use crate::policy::config::{Config, ConfigError};
 use crate::policy::facts::JobFacts;
@@ -62,6 +63,7 @@ impl Node<'_> {
         let generation = self.processes.generation();
         for other in places::all(self.default_dir, Some(&site.config.runtime_dir)) {
             sweep::sweep(&other, job, &generation, self.processes, self.clock.now());
+            obtain::sweep(self.clock, &other);
             if other.path() != runtime.path() {
                 // An earlier run of this job, which began before the configuration was edited.
                 self.remove(host, &other, job);
@@ -81,22 +83,44 @@ impl Node<'_> {
         let issuance = Issuance { node: self, log: host, runtime: &runtime, facts: &record.facts, run: record.run };
         // The step tells a denial.
         let Ok(grant) = Grant::decide(site, &record.facts, asked(&request)) else { return Ok(()) };
-        // The worker inherits the right to the exchange and holds it until it ends.
-        let _in_flight = issuance.in_flight(&grant, Duration::ZERO)?;
+        let (key, begun) = (issuance.key(site, &grant), issuance.begin(&grant));
+        let mut lock = match issuance.at(&key, Need::Begin(grant.delivery())).look(Duration::ZERO)? {
+            Looked::Known(answer) => {
+                let is_served = |issued: &Issued| issued.port.is_none() || self.processes.poke_agent(runtime.path());
+                if issuance.take(Some(site), &grant, begun, answer).is_ok_and(|issued| !is_served(&issued)) {
+                    drop(told);
+                    self.leave_worker(&issuance, &mut || drop(self.processes.wake_agent(&site.config, runtime.path())));
+                }
+                return Ok(());
+            }
+            // The worker inherits the lock and has it until it has asked Google.
+            Looked::Ask(lock) => Some(lock),
+            Looked::Busy => None,
+        };
         // Told once, by this process or by the worker.
         drop(told);
-        self.processes.detach(&mut || {
-            let _told = TellEnded(host, &runtime);
-            // Without a record of the worker, the epilog could not end it.
-            if issuance.remember_worker().is_err() {
-                return;
-            }
-            if issuance.issue(site, &grant, budget(site)).is_ok_and(|issued| issued.port.is_some()) {
+        self.leave_worker(&issuance, &mut || {
+            let issued = match lock.take() {
+                Some(lock) => issuance.ask(site, &grant, &key, lock, budget(site)),
+                None => issuance.obtain(site, &grant, budget(site)),
+            };
+            if issued.is_ok_and(|issued| issued.port.is_some()) {
                 // An agent that starts here is outside of the job's cgroup. If it cannot start, the step says why.
                 let _ = self.processes.wake_agent(&site.config, runtime.path());
             }
         });
         Ok(())
+    }
+
+    /// Leaves a process behind that outlives the prolog.
+    fn leave_worker(&self, issuance: &Issuance<'_>, work: &mut dyn FnMut()) {
+        self.processes.detach(&mut || {
+            let _told = TellEnded(issuance.log, issuance.runtime);
+            // Without a record of the worker, the epilog could not end it.
+            if issuance.remember_worker().is_ok() {
+                work();
+            }
+        });
     }
 
     /// The start of a step, as root, before its tasks are forked.

@@ -42,7 +42,9 @@ pub trait Processes {
     /// # Errors
     /// When it does not answer.
     fn wake_agent(&self, config: &Config, runtime_dir: &Path) -> Result<BTreeSet<u16>, Failure>;
-    /// Tells the agent, if it runs, to look at the records again.
+    /// Has the agent look at the records again and does not wait for that. Tells whether there is one.
+    fn poke_agent(&self, runtime_dir: &Path) -> bool;
+    /// Has the agent, if it runs, look at the records again, and waits for that.
     fn tell_agent(&self, runtime_dir: &Path);
     /// Runs work in a process that has become the job's user, and brings what it returns.
     ///
@@ -114,6 +116,10 @@ impl Processes for Proc {
 
     fn wake_agent(&self, config: &Config, runtime_dir: &Path) -> Result<BTreeSet<u16>, Failure> {
         wake::wake(&config.command, &self.config_path, runtime_dir)
+    }
+
+    fn poke_agent(&self, runtime_dir: &Path) -> bool {
+        wake::poke(runtime_dir)
     }
 
     fn tell_agent(&self, runtime_dir: &Path) {

@@ -6,13 +6,16 @@ use std::time::Duration;
 
 use crate::job::issuance::{Issuance, TellEnded};
 use crate::job::node::{Log, Node};
+use crate::job::obtain::{Answer, Looked, Need};
 use crate::plan::record::{JobRecord, RunId};
 use crate::plan::report::Failure;
+use crate::policy::facts::JobFacts;
+use crate::policy::grant::Grant;
 use crate::policy::site::Site;
 use crate::words::google::Identity;
 use crate::words::names::JobId;
 use crate::words::time::UnixSeconds;
-use crate::world::fs::{FileProblem, RuntimeDirectory};
+use crate::world::fs::RuntimeDirectory;
 
 /// What is to be refreshed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,19 +54,32 @@ pub fn refresh(node: &Node<'_>, log: &dyn Log, runtime_dir: &Path, due: &Due) ->
     if issued.token.issued_at != due.issued_at {
         return Ok(Refreshed::NotDue);
     }
-    let issuance = Issuance { node, log, runtime: &runtime, facts: &record.facts, run: record.run };
-    // The right to the exchange is only tried and not kept: Google may hang, and a step that starts meanwhile must not
-    // wait for that, but try by itself.
-    match issuance.in_flight(&issued.grant, Duration::ZERO) {
-        Err(error) if error.problem == FileProblem::Locked => return Ok(Refreshed::Busy),
-        _ => {}
-    }
-    let exchange = || {
-        let site = Site::load(node.config_path)?;
-        issued.grant.still_holds(&site, &record.facts)?;
-        node.exchanger.exchange(&site, &issued.grant, &record.facts, site.config.timeout())
+    let (grant, facts) = (&issued.grant, &record.facts);
+    let issuance = Issuance { node, log, runtime: &runtime, facts, run: record.run };
+    let begun = issuance.begin(grant);
+    let answer = match may_refresh(node, grant, facts) {
+        Ok(site) => {
+            let key = issuance.key(&site, grant);
+            let obtain = issuance.at(&key, Need::Replace(&issued.token));
+            // A refresh does not wait: the agent looks again soon.
+            match obtain.look(Duration::ZERO) {
+                Ok(Looked::Busy) => return Ok(Refreshed::Busy),
+                Ok(Looked::Known(answer)) => answer,
+                Ok(Looked::Ask(lock)) => obtain
+                    .ask(lock, site.config.timeout(), |budget| node.exchanger.exchange(&site, grant, facts, budget)),
+                Err(error) => Answer::of_nobody(error.into()),
+            }
+        }
+        Err(failure) => Answer::of_nobody(failure),
     };
-    issuance.issue_by(&issued.grant, None, exchange).map(|_| Refreshed::Done)
+    issuance.take(None, grant, begun, answer).map(|_| Refreshed::Done)
+}
+
+/// The site as it is now, if it still grants what the job was granted.
+fn may_refresh(node: &Node<'_>, grant: &Grant, facts: &JobFacts) -> Result<Site, Failure> {
+    let site = Site::load(node.config_path)?;
+    grant.still_holds(&site, facts)?;
+    Ok(site)
 }
 
 /// Publishes again what of a job is incomplete: a hook or an agent was killed, the disk was full, or the user changed a

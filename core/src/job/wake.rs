@@ -50,6 +50,11 @@ pub fn wake(command: &Path, config_path: &Path, runtime_dir: &Path) -> Result<BT
     Err(Failure::of_agent("the agent does not answer"))
 }
 
+/// Has an agent look at the records, without waiting for that. Tells whether there is one.
+pub fn poke(runtime_dir: &Path) -> bool {
+    connect(&socket(runtime_dir), Duration::ZERO).is_ok()
+}
+
 /// Whether an agent runs and answers; it has then looked at the records.
 pub fn is_running(runtime_dir: &Path) -> bool {
     ask(&socket(runtime_dir)).is_ok()
@@ -63,7 +68,7 @@ pub fn answer(ports: impl Iterator<Item = u16>) -> String {
 
 /// Connects, which is all that the agent waits for, and reads its answer.
 fn ask(socket: &Path) -> io::Result<BTreeSet<u16>> {
-    let stream = connect(socket)?;
+    let stream = connect(socket, ANSWER)?;
     stream.set_read_timeout(Some(ANSWER))?;
     let mut answer = String::new();
     stream.take(LONGEST_ANSWER).read_to_string(&mut answer)?;
@@ -74,11 +79,11 @@ fn ask(socket: &Path) -> io::Result<BTreeSet<u16>> {
 
 /// Connects without waiting for long: to a socket whose queue is full, because its agent hangs, a plain connect waits
 /// for ever.
-fn connect(socket: &Path) -> io::Result<UnixStream> {
+fn connect(socket: &Path, limit: Duration) -> io::Result<UnixStream> {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let stream = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    let (address, end) = (SocketAddrUnix::new(socket)?, Instant::now() + ANSWER);
+    let (address, end) = (SocketAddrUnix::new(socket)?, Instant::now() + limit);
     loop {
         match connect(&stream, &address) {
             Ok(()) => break,
@@ -101,7 +106,7 @@ mod tests {
         let path = socket(&directory);
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
         // Nobody accepts, until the queue is full.
-        let queue: Vec<_> = std::iter::from_fn(|| connect(&path).ok()).collect();
+        let queue: Vec<_> = std::iter::from_fn(|| connect(&path, ANSWER).ok()).collect();
         assert!(queue.len() > 1 && !is_running(&directory));
         drop(listener);
     }

@@ -1,12 +1,9 @@
 //! What root remembers of a job on this node, from the prolog to the epilog.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
 use crate::plan::enroot::source::Size;
-use crate::plan::report::Failure;
 use crate::policy::facts::JobFacts;
 use crate::policy::grant::Grant;
 use crate::policy::request::Options;
@@ -18,9 +15,6 @@ use crate::words::secret::{Secret, exposed};
 use crate::words::time::UnixSeconds;
 use crate::world::fs::{Owner, Place};
 
-/// A failure is good for this many seconds: the step that follows the prolog, and five hundred steps at once, do
-/// not ask Google again for what it just refused.
-const FAILURE_HOLDS: UnixSeconds = 10;
 /// The record.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct JobRecord {
@@ -38,14 +32,10 @@ pub struct JobRecord {
     pub started_by: Generation,
     /// What was issued to it. The first identity's files are in the job's directory itself.
     pub issued: Vec<Issued>,
-    /// Ports of what is about to be issued.
-    pub reserved: Vec<u16>,
     /// The process that the prolog left to exchange, while it works.
     pub worker: Option<ProcessId>,
     /// Whether the user was told that plugstack.conf has pyxis before this plugin.
     pub told_order: bool,
-    /// The last failure for an identity.
-    failures: BTreeMap<String, FailureAt>,
 }
 
 /// A slurmd process within a boot of the machine.
@@ -166,12 +156,6 @@ impl StepPart {
     }
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct FailureAt {
-    at: UnixSeconds,
-    failure: Failure,
-}
-
 impl Issued {
     /// The identity that they are for.
     pub fn identity(&self) -> &Identity {
@@ -189,10 +173,8 @@ impl JobRecord {
             options_are_jobs: false,
             started_by,
             issued: Vec::new(),
-            reserved: Vec::new(),
             worker: None,
             told_order: false,
-            failures: BTreeMap::new(),
         }
     }
 
@@ -240,29 +222,15 @@ impl JobRecord {
 
     /// The ports that are this job's.
     pub fn ports(&self) -> impl Iterator<Item = u16> {
-        let issued = self.issued.iter().filter_map(|issued| Some(issued.port.as_ref()?.number));
-        issued.chain(self.reserved.iter().copied())
+        self.issued.iter().filter_map(|issued| Some(issued.port.as_ref()?.number))
     }
 
     /// Remembers what was issued, in place of what was before.
     pub fn remember(&mut self, issued: Issued) {
-        self.reserved.clear();
-        self.failures.remove(&issued.identity().to_string());
         match self.issued.iter_mut().find(|old| old.identity() == issued.identity()) {
             Some(old) => *old = issued,
             None => self.issued.push(issued),
         }
-    }
-
-    /// Remembers a failure.
-    pub fn remember_failure(&mut self, identity: &Identity, failure: Failure, at: UnixSeconds) {
-        self.failures.insert(identity.to_string(), FailureAt { at, failure });
-    }
-
-    /// A failure for an identity that is so recent that it holds.
-    pub fn recent_failure(&self, identity: &Identity, now: UnixSeconds) -> Option<&Failure> {
-        let failed = self.failures.get(&identity.to_string())?;
-        (0..FAILURE_HOLDS).contains(&now.saturating_sub(failed.at)).then_some(&failed.failure)
     }
 
     /// Whether every token in it has expired.

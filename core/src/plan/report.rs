@@ -115,6 +115,12 @@ impl Failure {
         Self::new(Stage::Agent, Blame::Site, problem, "see agent.log in the runtime directory")
     }
 
+    /// Another process asks Google for the same token, and does not finish in time.
+    pub fn of_wait() -> Self {
+        let problem = "another process that asks Google for the same token did not finish in time";
+        Self::new(Stage::TokenExchange, Blame::Google { is_final: false }, problem, "try again")
+    }
+
     /// The subject token cannot be read.
     pub fn of_subject_token(problem: impl fmt::Display) -> Self {
         Self::new(Stage::SubjectToken, Blame::Site, problem, "the node's projected token is not usable")
@@ -289,7 +295,10 @@ impl From<FileError> for Failure {
 
 impl From<ChildError> for Failure {
     fn from(error: ChildError) -> Self {
-        let blame = Blame::Google { is_final: false };
-        Self::new(Stage::TokenExchange, blame, error, "try again, and see slurmd's log")
+        let (blame, advice) = match error {
+            ChildError::Timeout => (Blame::Google { is_final: false }, "try again, and see slurmd's log"),
+            ChildError::Start(_) | ChildError::Threads(_) | ChildError::Died(_) => (Blame::Site, "try again"),
+        };
+        Self::new(Stage::TokenExchange, blame, error, advice)
     }
 }

@@ -148,7 +148,7 @@ impl Audience {
 }
 
 /// An OAuth scope as Google has them: an `https` URL without blanks.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Scope(String);
 

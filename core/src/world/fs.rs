@@ -21,7 +21,7 @@ use rustix::fs::{Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 pub use links::{forget_link, links, remember_link};
-pub use runtime::{InFlight, LockedJob, NewFile, NewTree, Owner, Place, RuntimeDirectory, Turn};
+pub use runtime::{KeptLock, KeptPlace, LockedJob, NewFile, NewTree, Owner, Place, RuntimeDirectory, TryLock, Turn};
 pub use users::read_users;
 
 /// Configurations and certificate bundles are small.

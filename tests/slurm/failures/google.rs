@@ -112,6 +112,7 @@ fn a_fault_that_passes_is_not_noticed() {
     ];
     for fault in faults {
         for endpoint in [Endpoint::Sts, Endpoint::Impersonation] {
+            site.forget();
             site.google.inject(endpoint, fault.clone(), Times::Once);
             let run = site
                 .cluster

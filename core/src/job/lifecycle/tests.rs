@@ -1,6 +1,7 @@
 //! Whole jobs, hook by hook, on a real runtime directory with a fake Slurm and a fake Google.
 
 mod fakes;
+mod kept;
 mod moved;
 mod pulls;
 mod refresh;
@@ -14,7 +15,7 @@ use std::path::Path;
 use super::*;
 use crate::job::refresh::Refreshed;
 use crate::plan::environment::{ACCESS_TOKEN_FILE, CREDENTIALS_FILE};
-use crate::plan::report::Stage;
+use crate::plan::report::{Blame, Stage};
 use crate::testing::{FakeProcesses, SITE, facts};
 use crate::world::clock::Clock;
 use fakes::{FakeGoogle, FakeHost, Machine};
@@ -166,9 +167,10 @@ fn what_fails_under_auto_leaves_the_job_running_with_one_line() {
 fn a_requeued_job_starts_afresh() {
     let machine = Machine::new("");
     machine.prolog(&wanted());
+    let run = machine.record().run;
     machine.epilog();
     machine.prolog(&wanted());
-    assert_eq!(token(&machine.step(&wanted(), &wanted()).1), Some("site@p.iam.gserviceaccount.com-2"));
+    assert!(machine.record().run != run && is_issued(&machine.step(&wanted(), &wanted()).0));
     // Also where the epilog did not run.
     machine.prolog(&nothing());
     assert_eq!(machine.file("access_token"), None);
@@ -322,15 +324,25 @@ fn each_issuance_is_one_line_of_the_log() {
     let machine = Machine::new("");
     let host = FakeHost { options: wanted(), ..FakeHost::default() };
     machine.serve(|node| node.prolog(&host, facts()));
+    machine.serve(|node| node.prolog(&host, facts()));
+    machine.end_locks();
     machine.google.fails.set(true);
     machine.serve(|node| node.prolog(&host, facts()));
+    // The step tells the user and not the log.
+    assert!(machine.serve(|node| node.step(&host, &facts(), STEP)).ends_tasks());
+    // Another job's failure is of the same moment.
+    machine.serve(|node| node.prolog(&host, JobFacts { job: JobId(8), ..facts() }));
     assert_eq!(
         *host.log.borrow(),
         [
-            "gcp-wif: issuance job=7 uid=61001 identity=site@p.iam.gserviceaccount.com outcome=issued duration=0.000s \
-             expiry=1970-01-12T14:46:40Z",
-            "gcp-wif: issuance job=7 uid=61001 identity=site@p.iam.gserviceaccount.com outcome=failed duration=0.000s \
-             expiry=none gcp-wif: token exchange: no answer",
+            "gcp-wif: issuance job=7 uid=61001 identity=site@p.iam.gserviceaccount.com source=google outcome=issued \
+             duration=0.000s expiry=1970-01-12T14:46:40Z",
+            "gcp-wif: issuance job=7 uid=61001 identity=site@p.iam.gserviceaccount.com source=kept outcome=issued \
+             duration=0.000s expiry=1970-01-12T14:46:40Z",
+            "gcp-wif: issuance job=7 uid=61001 identity=site@p.iam.gserviceaccount.com source=google outcome=failed \
+             duration=0.000s expiry=none gcp-wif: token exchange: no answer",
+            "gcp-wif: issuance job=8 uid=61001 identity=site@p.iam.gserviceaccount.com source=kept outcome=failed \
+             duration=0.000s expiry=none gcp-wif: token exchange: no answer",
         ]
     );
 }

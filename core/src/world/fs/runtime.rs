@@ -7,7 +7,10 @@
 //!     JOBID/             the directory itself is the job's lock
 //!       record           0600 root; what root remembers of the job
 //!       step-STEP        the user's part of a step's enroot configuration
-//!       exchange-NAME    locked while a process exchanges for this identity
+//!   tokens/              0700 root
+//!     KEY/               what is kept for a user and a grant. The directory itself is the right to ask Google
+//!       token            0600 root; the access token, and the last failure
+//!       until            when the holder of that right is done at the latest
 //!   jobs/                0711 root
 //!     JOBID/             0700 root, and an ACL entry that lets the job's user in, read-only
 //!       access_token     0400 user
@@ -20,6 +23,7 @@
 //! read it by name. Nobody can list them.
 #![forbid(unsafe_code)]
 
+mod kept;
 mod locked;
 mod room;
 #[cfg(test)]
@@ -32,7 +36,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +45,7 @@ use super::held::{directory_flags, lock_within, make_directory, read_file, remov
 use crate::words::google::ServiceAccountEmail;
 use crate::words::names::JobId;
 
+pub use kept::{KeptLock, KeptPlace, TryLock};
 pub use locked::LockedJob;
 use locked::read_parts;
 pub use turn::Turn;
@@ -99,16 +104,11 @@ pub struct RuntimeDirectory {
     path: PathBuf,
     jobs: OwnedFd,
     records: OwnedFd,
+    tokens: OwnedFd,
     owner: u32,
     /// Which processes were ended for room, and why.
     ended: RefCell<Vec<String>>,
 }
-
-/// The right to exchange for one identity of a job. Other processes wait for it instead of asking Google as well. It
-/// ends when the last process that has it drops it or dies: a worker inherits it from its prolog.
-#[derive(Debug)]
-#[must_use]
-pub struct InFlight(#[expect(dead_code, reason = "held, not used")] OwnedFd);
 
 type Result<T> = std::result::Result<T, FileError>;
 
@@ -126,7 +126,8 @@ impl RuntimeDirectory {
         let root = make_directory(&parent_fd, name, path, Some(0o711), owner)?;
         let jobs = make_directory(&root, OsStr::new("jobs"), &path.join("jobs"), Some(0o711), owner)?;
         let records = make_directory(&root, OsStr::new("records"), &path.join("records"), Some(0o700), owner)?;
-        Ok(Self { path: path.to_owned(), jobs, records, owner, ended: RefCell::default() })
+        let tokens = make_directory(&root, OsStr::new("tokens"), &path.join("tokens"), Some(0o700), owner)?;
+        Ok(Self { path: path.to_owned(), jobs, records, tokens, owner, ended: RefCell::default() })
     }
 
     /// Opens a runtime directory. Returns none if there is none, or if it is not one that only root can change.
@@ -199,28 +200,6 @@ impl RuntimeDirectory {
             Err(Errno::NOENT) => Ok(Some(None)),
             Err(errno) => Err(FileError::system(&path, "open it", errno)),
         })
-    }
-
-    /// Waits for the right to exchange for an identity, by its name, of a job that has a record.
-    ///
-    /// # Errors
-    /// When another process keeps it for longer than `limit`.
-    pub fn in_flight(&self, job: JobId, name: &str, limit: Duration) -> Result<InFlight> {
-        let path = self.record_path(job).join(format!("exchange-{name}"));
-        let problem = |action: &'static str| move |errno| (action, errno);
-        let open = || {
-            let directory = self.record_directory(job).map_err(problem("open it"))?;
-            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            rustix::fs::openat(&directory, &*format!("exchange-{name}"), flags, Mode::from_raw_mode(0o600))
-                .map_err(problem("make it"))
-        };
-        let file = self.with_room(|| open().map_err(|(action, errno)| FileError::system(&path, action, errno)))?;
-        lock_within(&path, limit, || match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(())),
-            Err(Errno::WOULDBLOCK | Errno::INTR) => Ok(None),
-            Err(errno) => Err(FileError::system(&path, "lock it", errno)),
-        })?;
-        Ok(InFlight(file))
     }
 
     /// Reads a job's record without its lock. Another process may replace it at any time, always by a complete one.

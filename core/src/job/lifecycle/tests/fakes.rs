@@ -19,7 +19,7 @@ use crate::testing::{self, Directory, FakeProcesses, SITE, facts};
 use crate::tokens::Token;
 use crate::words::names::StepId;
 use crate::words::secret::Secret;
-use crate::words::time::UnixSeconds;
+use crate::words::time::{Moment, UnixSeconds};
 use crate::world::clock::Clock;
 use crate::world::fs::RuntimeDirectory;
 
@@ -68,12 +68,35 @@ impl Host for FakeHost {
     }
 }
 
+impl Default for FakeGoogle {
+    fn default() -> Self {
+        Self {
+            exchanges: Cell::default(),
+            now: Cell::default(),
+            fails: Cell::default(),
+            blame: Cell::new(Blame::Google { is_final: false }),
+            behind: Cell::default(),
+            grants: RefCell::default(),
+        }
+    }
+}
+
+impl FakeGoogle {
+    pub(super) fn set_clock(&self, now: Moment) {
+        self.now.set(now.unix);
+        self.behind.set(now.unix - now.since_boot);
+    }
+}
+
 /// Hands out `IDENTITY-1`, `IDENTITY-2` and so on; fails while told to.
-#[derive(Default)]
 pub(super) struct FakeGoogle {
     pub(super) exchanges: Cell<u32>,
     pub(super) now: Cell<UnixSeconds>,
     pub(super) fails: Cell<bool>,
+    /// Whose fault it is then.
+    pub(super) blame: Cell<Blame>,
+    /// How far the machine's own clock is behind the time of day.
+    behind: Cell<i64>,
     /// What it was asked for.
     pub(super) grants: RefCell<Vec<Grant>>,
 }
@@ -87,7 +110,7 @@ impl Exchanger for FakeGoogle {
                 stage: Stage::TokenExchange,
                 cause: "no answer".to_owned(),
                 advice: String::new(),
-                blame: Blame::Google { is_final: false },
+                blame: self.blame.get(),
             });
         }
         let name = grant.identity().to_string();
@@ -104,7 +127,7 @@ impl Clock for FakeGoogle {
     }
 
     fn elapsed(&self) -> Duration {
-        Duration::from_secs(self.now.get().unsigned_abs())
+        Duration::from_secs((self.now.get() - self.behind.get()).unsigned_abs())
     }
 
     fn sleep(&self, _: Duration) {}
@@ -240,6 +263,11 @@ impl Machine {
 
     pub(super) fn epilog(&self) {
         self.serve(|node| node.epilog(&FakeHost::default(), JOB));
+    }
+
+    /// Ends the locks of those who are asking Google, as if they were late, and forgets what is kept.
+    pub(super) fn end_locks(&self) {
+        std::fs::remove_dir_all(self.directory.join("run/tokens")).unwrap();
     }
 
     pub(super) fn runtime(&self) -> RuntimeDirectory {

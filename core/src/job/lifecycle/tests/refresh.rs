@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::job::refresh::Due;
+use crate::world::fs::TryLock;
 
 /// How long a token is fresh enough for a step; a step that comes later gets a new one.
 const FRESH: i64 = 3300;
@@ -96,7 +97,7 @@ fn a_refresh_of_an_earlier_run_changes_nothing_of_the_later_one() {
     // It began in the same second, so that only the run tells them apart.
     assert_eq!(Due { run: new.0.run, ..old.clone() }, new.0);
     assert_eq!(machine.refresh(&host, &old), Ok(Refreshed::NotDue));
-    assert_eq!((machine.google.exchanges.get(), host.log.borrow().len()), (2, 0));
+    assert_eq!((machine.google.exchanges.get(), host.log.borrow().len()), (1, 0));
     assert_eq!((machine.due(), access_token(&machine), status(&machine)), new);
 }
 
@@ -108,6 +109,7 @@ fn a_refresh_whose_job_is_requeued_meanwhile_changes_nothing_of_the_later_run() 
         let host = FakeHost::default();
         let mut new = None;
         let refreshed = machine.refresh_while(&host, &machine.due(), || {
+            machine.end_locks();
             machine.epilog();
             machine.prolog(&wanted());
             new = Some((machine.due(), access_token(&machine), status(&machine)));
@@ -115,8 +117,6 @@ fn a_refresh_whose_job_is_requeued_meanwhile_changes_nothing_of_the_later_run() 
         });
         assert!(refreshed.is_err());
         assert_eq!(Some((machine.due(), access_token(&machine), status(&machine))), new);
-        let identity = machine.due().identity;
-        assert_eq!(machine.record().recent_failure(&identity, machine.google.now.get()), None);
     }
 }
 
@@ -138,27 +138,29 @@ fn a_refresh_whose_job_ends_meanwhile_leaves_nothing() {
 #[test]
 fn a_step_does_not_wait_for_the_exchange_of_a_refresh() {
     let machine = running("", &wanted());
-    machine.wait(FRESH + 1);
+    machine.wait(1800);
     let refreshed = machine.refresh_while(&FakeHost::default(), &machine.due(), || {
         let begun = std::time::Instant::now();
         let (outcome, environment) = machine.step(&wanted(), &wanted());
         assert!(is_issued(&outcome), "{outcome:?}");
-        assert_eq!(token(&environment), Some(&*format!("{SITE}-2")));
+        assert_eq!(token(&environment), Some(&*format!("{SITE}-1")));
         // A wait for a lock that nobody gives back would take seconds.
         assert!(begun.elapsed() < LEAST, "{:?}", begun.elapsed());
     });
-    assert_eq!((refreshed, access_token(&machine)), (Ok(Refreshed::Done), format!("{SITE}-3")));
+    assert_eq!((refreshed, access_token(&machine)), (Ok(Refreshed::Done), format!("{SITE}-2")));
 }
 
 #[test]
-fn a_refresh_is_busy_while_somebody_else_gets_a_token_for_the_same_identity() {
+fn a_refresh_is_busy_while_somebody_else_gets_a_token_for_the_same_user_and_identity() {
     let machine = running("", &wanted());
     let (host, due, runtime) = (FakeHost::default(), machine.due(), machine.runtime());
-    let theirs = runtime.in_flight(JOB, SITE, Duration::ZERO).unwrap();
+    let [name] = &runtime.kept()[..] else { panic!("{:?}", runtime.kept()) };
+    let theirs = runtime.kept_place(name).unwrap().try_lock().unwrap();
+    assert!(matches!(theirs, TryLock::Locked(_)));
+    machine.wait(1800);
     assert_eq!(machine.refresh(&host, &due), Ok(Refreshed::Busy));
     assert_eq!((machine.google.exchanges.get(), host.log.borrow().len()), (1, 0));
     drop(theirs);
-    let _another = runtime.in_flight(JOB, OTHER, Duration::ZERO).unwrap();
     assert_eq!(machine.refresh(&host, &due), Ok(Refreshed::Done));
 }
 
@@ -179,12 +181,11 @@ fn a_refresh_that_fails_does_not_hide_a_token_that_a_step_got_meanwhile() {
     let machine = running("", &wanted());
     machine.wait(FRESH + 1);
     let refreshed = machine.refresh_while(&FakeHost::default(), &machine.due(), || {
+        machine.end_locks();
         assert!(is_issued(&machine.step(&wanted(), &wanted()).0));
         machine.google.fails.set(true);
     });
     assert_eq!(refreshed.unwrap_err().stage, Stage::TokenExchange);
-    let identity = machine.due().identity;
-    assert_eq!(machine.record().recent_failure(&identity, machine.google.now.get()), None);
     assert!(status(&machine).starts_with("state=fresh\n"), "{}", status(&machine));
     assert_eq!(access_token(&machine), format!("{SITE}-2"));
     assert!(is_issued(&machine.step(&wanted(), &wanted()).0));

@@ -97,16 +97,50 @@ fn a_lock_proves_itself_at_each_write() {
     assert!(runtime.lock_existing(JOB, Duration::ZERO).unwrap().is_none());
 }
 
+/// The lock of a name that is free.
+fn locked<'a>(runtime: &'a RuntimeDirectory, name: &str) -> KeptLock<'a> {
+    match runtime.kept_place(name).unwrap().try_lock().unwrap() {
+        TryLock::Locked(lock) => lock,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
-fn who_gets_a_token_is_waited_for_and_does_not_hold_the_job() {
+fn one_process_at_a_time_asks_for_what_is_kept_under_a_name() {
     let (_directory, runtime) = opened();
-    drop(runtime.lock(JOB, Duration::ZERO).unwrap());
-    let first = runtime.in_flight(JOB, "a", Duration::ZERO).unwrap();
-    assert_eq!(runtime.in_flight(JOB, "a", Duration::ZERO).unwrap_err().problem, FileProblem::Locked);
-    drop(runtime.in_flight(JOB, "b", Duration::ZERO).unwrap());
-    drop(runtime.lock(JOB, Duration::ZERO).unwrap());
-    drop(first);
-    drop(runtime.in_flight(JOB, "a", Duration::ZERO).unwrap());
+    let lock = locked(&runtime, "a");
+    let place = runtime.kept_place("a").unwrap();
+    let TryLock::Busy(place) = place.try_lock().unwrap() else { panic!("it is locked twice") };
+    drop(locked(&runtime, "b"));
+    assert_eq!(place.read().unwrap(), None);
+    lock.write("one").unwrap();
+    assert_eq!(place.read().unwrap().as_deref(), Some(&b"one"[..]));
+    drop(lock);
+    assert!(matches!(place.try_lock().unwrap(), TryLock::Locked(_)));
+    assert_eq!(runtime.kept().len(), 2);
+}
+
+#[test]
+fn a_lock_ends_for_whoever_is_late_and_its_later_writes_fail() {
+    let (_directory, runtime) = opened();
+    let late = locked(&runtime, "a");
+    late.say_until(100).unwrap();
+    let place = runtime.kept_place("a").unwrap();
+    place.end_late_lock(100).unwrap();
+    let TryLock::Busy(place) = place.try_lock().unwrap() else { panic!("it is not late yet") };
+    place.end_late_lock(101).unwrap();
+    let next = locked(&runtime, "a");
+    next.write("next").unwrap();
+    assert_eq!(late.write("late").unwrap_err().problem, FileProblem::Over);
+    // Who has waited for the same lock ends no other.
+    next.say_until(200).unwrap();
+    place.end_late_lock(101).unwrap();
+    assert!(matches!(place.try_lock().unwrap(), TryLock::Gone));
+    assert!(matches!(runtime.kept_place("a").unwrap().try_lock().unwrap(), TryLock::Busy(_)));
+    assert_eq!(next.read().unwrap().as_deref(), Some(&b"next"[..]));
+    drop((late, next));
+    locked(&runtime, "a").remove().unwrap();
+    assert!(runtime.kept().is_empty());
 }
 
 #[test]
