@@ -1,7 +1,6 @@
 //! Slurm as the job's life sees it.
 
 use std::env;
-use std::error::Error;
 use std::ffi::OsStr;
 
 use slurm_spank::{LogLevel, SpankError, SpankHandle, spank_log};
@@ -9,6 +8,7 @@ use slurm_spank::{LogLevel, SpankError, SpankHandle, spank_log};
 use crate::options;
 use gcp_wif_core::job::node::{Host, Log};
 use gcp_wif_core::plan::environment::Change;
+use gcp_wif_core::plan::report::Failure;
 use gcp_wif_core::policy::facts::{JobFacts, Placement};
 use gcp_wif_core::policy::request::Options;
 use gcp_wif_core::words::names::JobId;
@@ -69,13 +69,13 @@ pub(crate) fn job_id(spank: &SpankHandle) -> Result<JobId, SpankError> {
 
 /// The job's facts in the prolog, whose own environment slurmd builds from the signed job credential
 /// (`prep_script_slurmd.c`, `_build_env`).
-pub(crate) fn prolog_facts(spank: &SpankHandle) -> Result<JobFacts, Box<dyn Error>> {
+pub(crate) fn prolog_facts(spank: &SpankHandle) -> Result<JobFacts, Failure> {
     let variable = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
     let placement = Placement { account: variable("SLURM_JOB_ACCOUNT"), partition: variable("SLURM_JOB_PARTITION") };
-    let (uid, gid) = (spank.job_uid()?, spank.job_gid()?);
+    let (uid, gid) = (spank.job_uid().map_err(unknown)?, spank.job_gid().map_err(unknown)?);
     let user = variable("SLURM_JOB_USER").or_else(|| sys::user_name(uid));
     Ok(JobFacts {
-        job: job_id(spank)?,
+        job: job_id(spank).map_err(unknown)?,
         uid,
         gid,
         groups: sys::groups(user.as_deref(), gid),
@@ -85,10 +85,15 @@ pub(crate) fn prolog_facts(spank: &SpankHandle) -> Result<JobFacts, Box<dyn Erro
 }
 
 /// The job's facts at a step's start, without account and partition: the step's environment is the user's.
-pub(crate) fn step_facts(spank: &SpankHandle) -> Result<JobFacts, Box<dyn Error>> {
-    let (uid, gid) = (spank.job_uid()?, spank.job_gid()?);
-    let mut groups = spank.job_supplementary_gids()?;
+pub(crate) fn step_facts(spank: &SpankHandle) -> Result<JobFacts, Failure> {
+    let (uid, gid) = (spank.job_uid().map_err(unknown)?, spank.job_gid().map_err(unknown)?);
+    let mut groups = spank.job_supplementary_gids().map_err(unknown)?;
     groups.push(gid);
     let groups = sys::named_groups(groups);
-    Ok(JobFacts { job: job_id(spank)?, uid, gid, user: sys::user_name(uid), groups, placement: None })
+    Ok(JobFacts { job: job_id(spank).map_err(unknown)?, uid, gid, user: sys::user_name(uid), groups, placement: None })
+}
+
+/// Slurm does not tell what it always tells.
+fn unknown(_: SpankError) -> Failure {
+    Failure::internal()
 }

@@ -17,7 +17,7 @@ use once_cell::unsync::OnceCell;
 use slurm_spank::{Context, LogLevel, Plugin, SPANK_PLUGIN, SpankHandle, slurm_spank_log, spank_log};
 
 use gcp_wif_core::job::lifecycle;
-use gcp_wif_core::job::node::{Node, Outcome};
+use gcp_wif_core::job::node::{Job, Node, Outcome};
 use gcp_wif_core::job::processes::Proc;
 use gcp_wif_core::job::worker::Worker;
 use gcp_wif_core::plan::environment::Change;
@@ -75,8 +75,9 @@ unsafe impl Plugin for GcpWif {
 
     fn job_prolog(&mut self, spank: &mut SpankHandle) -> HookResult {
         self.guard(|plugin| {
-            let facts = host::prolog_facts(spank)?;
-            plugin.node(spank)?.serve(|node| node.prolog(&SpankHost(spank), facts));
+            let facts = || host::prolog_facts(spank);
+            let job = Job { id: host::job_id(spank)?, uid: spank.job_uid()?, facts: &facts };
+            plugin.node(spank)?.serve(|node| node.prolog(&SpankHost(spank), &job));
             Ok(())
         })
     }
@@ -180,9 +181,11 @@ impl GcpWif {
         let failed = |failure| if is_explicit { Outcome::Failed { failure, explicit: true } } else { Outcome::None };
         self.outcome = failed(Failure::internal());
         options::forget_given(spank);
-        let (facts, step) = (host::step_facts(spank)?, StepId(spank.job_stepid()?));
+        let facts = || host::step_facts(spank);
+        let job = Job { id: host::job_id(spank)?, uid: spank.job_uid()?, facts: &facts };
+        let step = StepId(spank.job_stepid()?);
         let node = self.node(spank).inspect_err(|failure| self.outcome = failed(failure.clone()))?;
-        self.outcome = node.serve(|node| node.step(&SpankHost(spank), &facts, step));
+        self.outcome = node.serve(|node| node.step(&SpankHost(spank), &job, step));
         Ok(())
     }
 

@@ -73,6 +73,9 @@
 //!   looks there again. A holder that is later than it said loses the lock.
 //! - **No process asks Google under a job's lock**, which is for some writes. A step with a token that is fresh waits for
 //!   nobody.
+//! - **A job that asks for nothing costs nothing**, where the site gives nothing by itself: no record, no directory, no
+//!   process, no look at the user database, and no file is read but the site configuration. Only where rules name accounts
+//!   or partitions does each job have a record, because no later hook can learn them.
 //! - **Late results are dropped.** Each run of a job has a number of its own. What an exchange brings is remembered
 //!   under the lock, and only if the record is still there and has the same number: not after the epilog, and not for a
 //!   requeued job.

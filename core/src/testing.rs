@@ -2,7 +2,8 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a test ends with a panic")]
 
-use std::collections::BTreeSet;
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -120,7 +121,9 @@ pub struct FakeProcesses {
     /// The slurmd.
     pub generation: Generation,
     /// Jobs with a living slurmstepd.
-    pub living: BTreeSet<JobId>,
+    pub living: BTreeMap<JobId, ProcessId>,
+    /// How often somebody has looked for them.
+    pub walks: Cell<u32>,
     /// Ports that other programs take.
     pub foreign: BTreeSet<u16>,
 }
@@ -130,7 +133,8 @@ impl Default for FakeProcesses {
         let slurmd = ProcessId { pid: 1, start: 1 };
         Self {
             generation: Generation { boot: "boot".to_owned(), slurmd },
-            living: BTreeSet::new(),
+            living: BTreeMap::new(),
+            walks: Cell::default(),
             foreign: BTreeSet::new(),
         }
     }
@@ -141,8 +145,13 @@ impl Processes for FakeProcesses {
         self.generation.clone()
     }
 
-    fn living(&self) -> BTreeSet<JobId> {
+    fn living(&self) -> BTreeMap<JobId, ProcessId> {
+        self.walks.set(self.walks.get() + 1);
         self.living.clone()
+    }
+
+    fn runs(&self, process: ProcessId) -> bool {
+        self.living.values().any(|living| *living == process)
     }
 
     fn this(&self) -> ProcessId {

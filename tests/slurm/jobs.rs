@@ -298,3 +298,21 @@ fn the_same_under_required() {
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
 }
+
+#[test]
+fn a_job_that_asks_for_nothing_leaves_nothing_on_its_node() {
+    let site = Site::start();
+    // With a credential configuration that cannot be used nothing changes: it is not read.
+    site.write_credential_configuration("{");
+    let script = "#!/bin/bash\n#SBATCH -w n1\nsrun true && salloc -Q -w n1 --overlap true; srun hostname\n";
+    for line in [script.to_owned(), script.replace("#SBATCH -w n1", "#SBATCH -w n1 --no-gcp-wif")] {
+        site.cluster.run_batch("alice", &line, &[]);
+    }
+    site.cluster.as_user("bob").command(["srun", "-N2", "true"]).run().ok();
+    site.cluster.assert_healthy();
+    for node in site.cluster.nodes() {
+        assert!(!node.run_dir().join("gcp-wif").exists(), "{} has a runtime directory", node.name());
+        assert!(!node.log().contains("gcp-wif: "), "{}", node.log());
+    }
+    site.finish();
+}

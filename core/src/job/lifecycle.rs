@@ -19,7 +19,7 @@
 use std::time::Duration;
 
 use crate::job::issuance::{Issuance, LEAST, LOCK, TellEnded, save};
-use crate::job::node::{Host, Log, Node, Outcome, StepDirectory};
+use crate::job::node::{Host, Job, Log, Node, Outcome, StepDirectory};
 use crate::job::obtain::{self, Looked, Need};
 use crate::job::{places, sweep};
 use crate::plan::environment::{self, Change, Environment};
@@ -42,47 +42,81 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 impl Node<'_> {
     /// The job's prolog.
-    pub fn prolog(&self, host: &dyn Host, facts: JobFacts) {
-        let job = facts.job;
-        match Site::load(self.config_path) {
-            Err(ConfigError::Absent(_)) => {}
-            Err(error) => host.log(&Failure::from(error).to_string()),
-            Ok(site) => {
-                let result = self.begin(host, &site, facts);
-                if let Err(failure) = result {
-                    host.log(&format!("{failure} (job {job})"));
-                }
-            }
+    pub fn prolog(&self, host: &dyn Host, job: &Job<'_>) {
+        let result = match Config::load(self.config_path) {
+            Err(ConfigError::Absent(_)) => return,
+            Err(error) => Err(error.into()),
+            Ok(config) => self.begin(host, config, job),
+        };
+        if let Err(failure) = result {
+            host.log(&format!("{failure} (job {})", job.id));
         }
     }
 
-    fn begin(&self, host: &dyn Host, site: &Site, facts: JobFacts) -> Result<(), Failure> {
-        let (job, options) = (facts.job, host.options());
-        let runtime = places::open(self.default_dir, &site.config.runtime_dir)?;
-        let told = TellEnded(host, &runtime);
-        let generation = self.processes.generation();
-        for other in places::all(self.default_dir, Some(&site.config.runtime_dir)) {
-            sweep::sweep(&other, job, &generation, self.processes, self.clock.now());
+    fn begin(&self, host: &dyn Host, config: Config, job: &Job<'_>) -> Result<(), Failure> {
+        let options = host.options();
+        // A step's --no-gcp-wif within `salloc --gcp-wif` shows here as both: the step itself decides then.
+        let request = options.request().unwrap_or(Request::Refused);
+        // Only the prolog knows account and partition, and which options the job was submitted with.
+        let changes_nothing = matches!(options.request(), Ok(Request::Unstated | Request::Refused)) && !config.auto;
+        let is_remembered = config.names_placements() || !changes_nothing;
+        let has_rest = || places::knows(self.default_dir, Some(&config.runtime_dir), job.id);
+        let is_idle = !is_remembered && !has_rest();
+        for runtime in places::used(self.default_dir, Some(&config.runtime_dir)) {
+            let _told = TellEnded(host, &runtime);
+            sweep::sweep(&runtime, job.id, self.processes, self.clock.now());
+        }
+        if is_idle {
+            return Ok(());
+        }
+        let runtime = places::open(self.default_dir, &config.runtime_dir)?;
+        let record = self.remember(host, &config, &runtime, options, (job.facts)()?)?;
+        if wants(&config, &request) {
+            self.issue(host, &Site::of(config)?, &runtime, &record, &request)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Begins a new run of a job, whose earlier ones leave nothing.
+    fn remember(
+        &self,
+        host: &dyn Host,
+        config: &Config,
+        runtime: &RuntimeDirectory,
+        options: Options,
+        facts: JobFacts,
+    ) -> Result<JobRecord, Failure> {
+        let _told = TellEnded(host, runtime);
+        let job = facts.job;
+        for other in places::all(self.default_dir, Some(&config.runtime_dir)) {
             obtain::sweep(self.clock, &other);
             if other.path() != runtime.path() {
-                // An earlier run of this job, which began before the configuration was edited.
+                // An earlier run may have begun before the configuration was edited.
                 self.remove(host, &other, job);
             }
         }
         places::forget_gone(self.default_dir);
-        let record = JobRecord::new(facts, options.clone(), generation);
+        let record = JobRecord::new(facts, options, self.processes.generation());
         let locked = runtime.lock(job, LOCK)?;
         runtime.remove_files(job)?;
         save(&locked, &record)?;
-        drop(locked);
-        // A step's --no-gcp-wif within `salloc --gcp-wif` shows here as both: the step itself decides then.
-        let request = options.request().unwrap_or(Request::Refused);
-        if !wants(site, &request) {
-            return Ok(());
-        }
-        let issuance = Issuance { node: self, log: host, runtime: &runtime, facts: &record.facts, run: record.run };
+        Ok(record)
+    }
+
+    /// Gives a job the token that is kept for its user, or leaves a worker behind that gets one.
+    fn issue(
+        &self,
+        host: &dyn Host,
+        site: &Site,
+        runtime: &RuntimeDirectory,
+        record: &JobRecord,
+        request: &Request,
+    ) -> Result<(), Failure> {
+        let told = TellEnded(host, runtime);
+        let issuance = Issuance { node: self, log: host, runtime, facts: &record.facts, run: record.run };
         // The step tells a denial.
-        let Ok(grant) = Grant::decide(site, &record.facts, asked(&request)) else { return Ok(()) };
+        let Ok(grant) = Grant::decide(site, &record.facts, asked(request)) else { return Ok(()) };
         let (key, begun) = (issuance.key(site, &grant), issuance.begin(&grant));
         let mut lock = match issuance.at(&key, Need::Begin(grant.delivery())).look(Duration::ZERO)? {
             Looked::Known(answer) => {
@@ -124,11 +158,11 @@ impl Node<'_> {
     }
 
     /// The start of a step, as root, before its tasks are forked.
-    pub fn step(&self, host: &dyn Host, facts: &JobFacts, step: StepId) -> Outcome {
+    pub fn step(&self, host: &dyn Host, job: &Job<'_>, step: StepId) -> Outcome {
         if step == StepId::EXTERN {
             return Outcome::None;
         }
-        let (outcome, changes) = match self.step_outcome(host, facts, step) {
+        let (outcome, changes) = match self.step_outcome(host, job, step) {
             Ok((directory, warning, changes)) => (Outcome::Issued { directory, warning }, changes),
             Err(outcome) => (outcome, plan(host, &Environment::new(), false)),
         };
@@ -138,11 +172,11 @@ impl Node<'_> {
         outcome
     }
 
-    fn step_outcome(&self, host: &dyn Host, facts: &JobFacts, step: StepId) -> Result<Given, Outcome> {
-        let site = Site::load(self.config_path);
-        let configured = site.as_ref().ok().map(|site| site.config.runtime_dir.as_path());
-        let runtime = places::of_job(self.default_dir, configured, facts.job);
-        let submitted = runtime.as_ref().and_then(|runtime| self.submitted(host, runtime, facts));
+    fn step_outcome(&self, host: &dyn Host, job: &Job<'_>, step: StepId) -> Result<Given, Outcome> {
+        let config = Config::load(self.config_path);
+        let configured = config.as_ref().ok().map(|config| config.runtime_dir.as_path());
+        let runtime = places::of_job(self.default_dir, configured, job.id);
+        let submitted = runtime.as_ref().and_then(|runtime| self.submitted(host, runtime, job));
         let request = Request::of_step(&host.options(), &host.inherited_options(), submitted.as_ref())
             .map_err(|error| Outcome::Failed { failure: error.into(), explicit: true })?;
         if request == Request::Refused {
@@ -150,30 +184,32 @@ impl Node<'_> {
         }
         let explicit = request.is_explicit();
         let failed = |failure| Outcome::Failed { failure, explicit };
-        let site = match site {
-            Ok(site) => site,
+        let config = match config {
+            Ok(config) => config,
             Err(error) => {
                 let absent = matches!(error, ConfigError::Absent(_));
                 let is_told = explicit || (!absent && Config::refused_but_auto(self.config_path));
                 return Err(if is_told { failed(error.into()) } else { Outcome::None });
             }
         };
-        if !wants(&site, &request) {
+        if !wants(&config, &request) {
             return Err(Outcome::None);
         }
+        let site = Site::of(config).map_err(|error| failed(error.into()))?;
         let runtime = match runtime {
             Some(runtime) => runtime,
             None => places::open(self.default_dir, &site.config.runtime_dir).map_err(|error| failed(error.into()))?,
         };
-        self.step_credentials(host, &site, &runtime, facts, step, &request).map_err(failed)
+        let facts = (job.facts)().map_err(failed)?;
+        self.step_credentials(host, &site, &runtime, &facts, step, &request).map_err(failed)
     }
 
     /// The options that a job was submitted with, if its prolog saw them. If the prolog ran with the first step, it saw
     /// that step's options as well, and the step that has exactly these takes its own out.
-    fn submitted(&self, host: &dyn Host, runtime: &RuntimeDirectory, facts: &JobFacts) -> Option<Options> {
+    fn submitted(&self, host: &dyn Host, runtime: &RuntimeDirectory, job: &Job<'_>) -> Option<Options> {
         let parse =
-            |text: Option<Vec<u8>>| JobRecord::parse(&text?).filter(|record: &JobRecord| record.facts.uid == facts.uid);
-        let record = parse(runtime.peek_record(facts.job))?;
+            |text: Option<Vec<u8>>| JobRecord::parse(&text?).filter(|record: &JobRecord| record.facts.uid == job.uid);
+        let record = parse(runtime.peek_record(job.id))?;
         if record.options_are_jobs || record.options == Options::default() {
             return Some(record.options);
         }
@@ -183,7 +219,7 @@ impl Node<'_> {
             // These may be another step's or the job's. A step with options of its own need not know.
             return (own == Options::default()).then_some(record.options);
         }
-        let locked = runtime.lock_existing(facts.job, LOCK).ok()??;
+        let locked = runtime.lock_existing(job.id, LOCK).ok()??;
         let mut record = parse(locked.read_record().ok()?)?;
         if !record.options_are_jobs {
             record.options = record.options.without(&own);
@@ -264,7 +300,7 @@ impl Node<'_> {
     pub fn epilog(&self, log: &dyn Log, job: JobId) {
         let config = Config::load(self.config_path).ok();
         let configured = config.as_ref().map(|config| config.runtime_dir.as_path());
-        for runtime in places::all(self.default_dir, configured) {
+        for runtime in places::with(self.default_dir, configured, job) {
             self.remove(log, &runtime, job);
         }
     }
@@ -330,8 +366,8 @@ fn asked(request: &Request) -> Option<&ServiceAccountEmail> {
     }
 }
 
-fn wants(site: &Site, request: &Request) -> bool {
-    request.is_explicit() || (site.config.auto && *request == Request::Unstated)
+fn wants(config: &Config, request: &Request) -> bool {
+    request.is_explicit() || (config.auto && *request == Request::Unstated)
 }
 
 /// What an exchange may take of the site's budget.

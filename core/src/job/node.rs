@@ -37,6 +37,17 @@ pub trait Host: Log {
     fn pyxis_is_earlier(&self) -> bool;
 }
 
+/// The job that a hook is about.
+#[derive(Clone, Copy)]
+pub struct Job<'a> {
+    /// Its number.
+    pub id: JobId,
+    /// Its user's number.
+    pub uid: u32,
+    /// All that Slurm and the user database know of it. Looked up only for a job that wants credentials.
+    pub facts: &'a dyn Fn() -> Result<JobFacts, Failure>,
+}
+
 /// Gets an access token for a grant.
 pub trait Exchanger {
     /// Reads the subject token and exchanges it, within `budget`.

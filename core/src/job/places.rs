@@ -13,6 +13,37 @@ const ELSEWHERE: &str = "elsewhere";
 
 /// The runtime directories that there are: the configured one first, then those of earlier configurations.
 pub fn all(default_dir: &Path, configured: Option<&Path>) -> Vec<RuntimeDirectory> {
+    paths(default_dir, configured).iter().filter_map(|path| RuntimeDirectory::existing(path)).collect()
+}
+
+/// Those in which there is something of any job.
+pub fn used(default_dir: &Path, configured: Option<&Path>) -> Vec<RuntimeDirectory> {
+    let paths = paths(default_dir, configured);
+    paths
+        .iter()
+        .filter(|path| RuntimeDirectory::is_used(path))
+        .filter_map(|path| RuntimeDirectory::existing(path))
+        .collect()
+}
+
+/// Whether something of a job is in any of them.
+pub fn knows(default_dir: &Path, configured: Option<&Path>, job: JobId) -> bool {
+    paths(default_dir, configured).iter().any(|path| RuntimeDirectory::knows(path, job))
+}
+
+/// Those in which there is something of a job.
+pub fn with(default_dir: &Path, configured: Option<&Path>, job: JobId) -> Vec<RuntimeDirectory> {
+    let paths = paths(default_dir, configured);
+    let known = paths.iter().filter(|path| RuntimeDirectory::knows(path, job));
+    known.filter_map(|path| RuntimeDirectory::existing(path)).collect()
+}
+
+/// The runtime directory that has a job's record; none if no hook has seen the job.
+pub fn of_job(default_dir: &Path, configured: Option<&Path>, job: JobId) -> Option<RuntimeDirectory> {
+    with(default_dir, configured, job).into_iter().find(|runtime| runtime.has_record(job))
+}
+
+fn paths(default_dir: &Path, configured: Option<&Path>) -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> = configured.into_iter().map(Path::to_owned).collect();
     paths.push(default_dir.to_owned());
     paths.extend(fs::links(&default_dir.join(ELSEWHERE)).into_iter().map(|(_, target)| target));
@@ -23,12 +54,7 @@ pub fn all(default_dir: &Path, configured: Option<&Path>) -> Vec<RuntimeDirector
             true
         }
     });
-    paths.iter().filter_map(|path| RuntimeDirectory::existing(path)).collect()
-}
-
-/// The runtime directory that has a job's record; none if no hook has seen the job.
-pub fn of_job(default_dir: &Path, configured: Option<&Path>, job: JobId) -> Option<RuntimeDirectory> {
-    all(default_dir, configured).into_iter().find(|runtime| runtime.has_record(job))
+    paths
 }
 
 /// Opens the configured runtime directory for a new job, and remembers it where it is not the default one.

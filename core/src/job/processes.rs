@@ -1,7 +1,7 @@
 //! The node's processes: which jobs live, and the worker that a prolog leaves behind.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,8 +23,10 @@ const USERS_TIME: Duration = Duration::from_secs(5);
 pub trait Processes {
     /// The slurmd that runs this prolog.
     fn generation(&self) -> Generation;
-    /// Jobs with a living slurmstepd.
-    fn living(&self) -> BTreeSet<JobId>;
+    /// Jobs with a living slurmstepd, and one of each. Looks at every process of the node.
+    fn living(&self) -> BTreeMap<JobId, ProcessId>;
+    /// Whether a process runs, and is not a later one of its number.
+    fn runs(&self, process: ProcessId) -> bool;
     /// This process.
     fn this(&self) -> ProcessId;
     /// Ends a process, if it is still the same one.
@@ -71,11 +73,6 @@ impl Proc {
         Self { proc: ProcFs::default(), parent, config_path }
     }
 
-    /// Whether a process runs, and is not a later one of its number.
-    pub fn runs(&self, process: ProcessId) -> bool {
-        self.proc.start(process.pid) == Some(process.start)
-    }
-
     /// A process as it is now.
     pub fn process(&self, pid: u32) -> ProcessId {
         ProcessId { pid, start: self.proc.start(pid).unwrap_or(0) }
@@ -87,11 +84,15 @@ impl Processes for Proc {
         Generation { boot: self.proc.boot_id(), slurmd: self.process(self.parent) }
     }
 
-    fn living(&self) -> BTreeSet<JobId> {
+    fn living(&self) -> BTreeMap<JobId, ProcessId> {
         let pids = self.proc.pids().into_iter();
         // A user can give a process any name, and root's ownership by a setuid program, but not root as its real user.
         let of_root = pids.filter(|pid| self.proc.real_uid(*pid) == Some(0));
-        of_root.filter_map(|pid| stepd_job(&self.proc.command_line(pid)?)).collect()
+        of_root.filter_map(|pid| Some((stepd_job(&self.proc.command_line(pid)?)?, self.process(pid)))).collect()
+    }
+
+    fn runs(&self, process: ProcessId) -> bool {
+        self.proc.start(process.pid) == Some(process.start)
     }
 
     fn this(&self) -> ProcessId {

@@ -14,37 +14,55 @@ use crate::world::fs::RuntimeDirectory;
 /// A job without a slurmstepd loses its files and tokens if another boot or another slurmd started it, or if its tokens
 /// have ended. Such a job is over, or it waits for its next step and gets new ones then. Its facts are kept within the
 /// boot, because only the prolog can learn them.
-pub fn sweep(
-    runtime: &RuntimeDirectory,
-    current: JobId,
-    generation: &Generation,
-    processes: &dyn Processes,
-    now: UnixSeconds,
-) {
-    let jobs = runtime.jobs();
-    if jobs.iter().all(|job| *job == current) {
+///
+/// Whether a job has a slurmstepd takes a walk through /proc. It is taken only if some job may be over, and what it finds
+/// is remembered, so that the next sweep need not take it for the same jobs.
+pub fn sweep(runtime: &RuntimeDirectory, current: JobId, processes: &dyn Processes, now: UnixSeconds) {
+    let others: Vec<JobId> = runtime.jobs().into_iter().filter(|job| *job != current).collect();
+    if others.is_empty() {
+        return;
+    }
+    let generation = processes.generation();
+    let is_in_use = |job: &JobId| {
+        let record = runtime.peek_record(*job).as_deref().and_then(JobRecord::parse);
+        record.is_some_and(|record| {
+            is_sound(&record, &generation, now) || record.seen.is_some_and(|stepd| processes.runs(stepd))
+        })
+    };
+    let suspects: Vec<JobId> = others.into_iter().filter(|job| !is_in_use(job)).collect();
+    if suspects.is_empty() {
         return;
     }
     let living = processes.living();
-    for job in jobs.into_iter().filter(|job| *job != current && !living.contains(job)) {
+    for job in suspects {
         // A job that another process works on is alive. If something here fails, the next sweep tries it again.
         let Ok(locked) = runtime.lock(job, Duration::ZERO) else { continue };
         let record = locked.read_record().ok().flatten().as_deref().and_then(JobRecord::parse);
-        match record {
-            Some(record) if record.started_by == *generation && !record.is_spent(now) => {}
-            Some(record) if record.started_by.boot == generation.boot => {
+        match (record, living.get(&job)) {
+            (Some(mut record), Some(stepd)) => {
+                record.seen = Some(*stepd);
+                let _ = locked.write_record(record.to_text().expose());
+            }
+            (None, Some(_)) => {}
+            (Some(record), None) if is_sound(&record, &generation, now) => {}
+            (Some(record), None) if record.started_by.boot == generation.boot => {
                 let _ = runtime.remove_files(job);
                 if !record.issued.is_empty() {
                     let kept = JobRecord::new(record.facts, record.options, record.started_by);
                     let _ = locked.write_record(kept.to_text().expose());
                 }
             }
-            _ => {
+            (_, None) => {
                 let _ = runtime.remove_files(job);
                 let _ = runtime.remove_record(job);
             }
         }
     }
+}
+
+/// Whether a job that this slurmd started has nothing that has ended.
+fn is_sound(record: &JobRecord, generation: &Generation, now: UnixSeconds) -> bool {
+    record.started_by == *generation && (record.issued.is_empty() || !record.is_spent(now))
 }
 
 #[cfg(test)]

@@ -34,6 +34,8 @@ pub struct JobRecord {
     pub issued: Vec<Issued>,
     /// The process that the prolog left to exchange, while it works.
     pub worker: Option<ProcessId>,
+    /// A slurmstepd of the job's that a sweep has seen.
+    pub seen: Option<ProcessId>,
     /// Whether the user was told that plugstack.conf has pyxis before this plugin.
     pub told_order: bool,
 }
@@ -174,6 +176,7 @@ impl JobRecord {
             started_by,
             issued: Vec::new(),
             worker: None,
+            seen: None,
             told_order: false,
         }
     }

@@ -220,6 +220,12 @@ impl Config {
         }
     }
 
+    /// Whether a rule asks for account or partition, which only a job's prolog knows.
+    pub fn names_placements(&self) -> bool {
+        let names = |rule: &Rule| rule.accounts.is_some() || rule.partitions.is_some();
+        self.rules.as_ref().is_some_and(|rules| rules.iter().any(names))
+    }
+
     /// Budget of one exchange, retries included.
     pub fn timeout(&self) -> Duration {
         Duration::from_secs(self.timeout_seconds)

@@ -22,7 +22,14 @@ impl Site {
     /// # Errors
     /// When one of them is refused.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let config = Config::load(path)?;
+        Self::of(Config::load(path)?)
+    }
+
+    /// Reads Google's for a site configuration.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub fn of(config: Config) -> Result<Self, ConfigError> {
         let configuration = config.load_credential_configuration()?;
         Ok(Self { config, configuration })
     }

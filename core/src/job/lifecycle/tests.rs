@@ -1,6 +1,7 @@
 //! Whole jobs, hook by hook, on a real runtime directory with a fake Slurm and a fake Google.
 
 mod fakes;
+mod idle;
 mod kept;
 mod moved;
 mod pulls;
@@ -18,7 +19,7 @@ use crate::plan::environment::{ACCESS_TOKEN_FILE, CREDENTIALS_FILE};
 use crate::plan::report::{Blame, Stage};
 use crate::testing::{FakeProcesses, SITE, facts};
 use crate::world::clock::Clock;
-use fakes::{FakeGoogle, FakeHost, Machine};
+use fakes::{FakeGoogle, FakeHost, Machine, run_prolog, start_step};
 
 const JOB: JobId = JobId(7);
 const STEP: StepId = StepId(0);
@@ -182,7 +183,7 @@ fn another_users_record_of_the_same_number_is_not_believed() {
     machine.prolog(&wanted());
     let host = FakeHost { options: wanted(), ..FakeHost::default() };
     let bob = JobFacts { uid: 61002, placement: None, ..facts() };
-    let outcome = machine.serve(|node| node.step(&host, &bob, STEP));
+    let outcome = machine.serve(|node| start_step(node, &host, &bob, STEP));
     assert!(outcome.ends_tasks() && host.environment.borrow().is_empty());
 }
 
@@ -190,7 +191,7 @@ fn another_users_record_of_the_same_number_is_not_believed() {
 fn the_extern_step_is_left_alone() {
     let machine = Machine::new(r#", "auto": true"#);
     let host = FakeHost::default();
-    assert_eq!(machine.serve(|node| node.step(&host, &facts(), StepId::EXTERN)), Outcome::None);
+    assert_eq!(machine.serve(|node| start_step(node, &host, &facts(), StepId::EXTERN)), Outcome::None);
     assert_eq!(machine.google.exchanges.get(), 0);
 }
 
@@ -272,7 +273,7 @@ fn jobs_that_start_together_have_ports_of_their_own() {
                 let (google, processes) = (FakeGoogle::default(), FakeProcesses::default());
                 let default_dir = Path::new("/nonexistent");
                 let node = Node { config_path, default_dir, exchanger: &google, clock: &google, processes: &processes };
-                node.prolog(&host, JobFacts { job: JobId(number), ..facts() });
+                run_prolog(&node, &host, &JobFacts { job: JobId(number), ..facts() });
             });
         }
     });
@@ -291,14 +292,14 @@ fn a_step_gives_up_a_port_that_another_program_took() {
         (FakeHost { options: wanted(), ..FakeHost::default() }, machine.directory.join("site.json"));
     let step = |foreign: std::ops::RangeInclusive<u16>| {
         let processes = FakeProcesses { foreign: foreign.collect(), ..FakeProcesses::default() };
-        Node {
+        let node = Node {
             config_path: &config_path,
             default_dir: &machine.directory.join("default"),
             exchanger: &machine.google,
             clock: &machine.google,
             processes: &processes,
-        }
-        .step(&host, &facts(), STEP)
+        };
+        start_step(&node, &host, &facts(), STEP)
     };
     assert!(is_issued(&step(20_001..=20_003)));
     assert_eq!(host.environment.borrow()["GCE_METADATA_HOST"], "127.0.0.1:20004");
@@ -323,15 +324,15 @@ fn the_files_belong_to_the_jobs_user() {
 fn each_issuance_is_one_line_of_the_log() {
     let machine = Machine::new("");
     let host = FakeHost { options: wanted(), ..FakeHost::default() };
-    machine.serve(|node| node.prolog(&host, facts()));
-    machine.serve(|node| node.prolog(&host, facts()));
+    machine.serve(|node| run_prolog(node, &host, &facts()));
+    machine.serve(|node| run_prolog(node, &host, &facts()));
     machine.end_locks();
     machine.google.fails.set(true);
-    machine.serve(|node| node.prolog(&host, facts()));
+    machine.serve(|node| run_prolog(node, &host, &facts()));
     // The step tells the user and not the log.
-    assert!(machine.serve(|node| node.step(&host, &facts(), STEP)).ends_tasks());
+    assert!(machine.serve(|node| start_step(node, &host, &facts(), STEP)).ends_tasks());
     // Another job's failure is of the same moment.
-    machine.serve(|node| node.prolog(&host, JobFacts { job: JobId(8), ..facts() }));
+    machine.serve(|node| run_prolog(node, &host, &JobFacts { job: JobId(8), ..facts() }));
     assert_eq!(
         *host.log.borrow(),
         [

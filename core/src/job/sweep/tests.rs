@@ -8,6 +8,7 @@ use crate::world::fs::{NewFile, Owner, Place};
 const NOW: UnixSeconds = 1_000_000;
 const OLD: JobId = JobId(1);
 const NEW: JobId = JobId(2);
+const STEPD: ProcessId = ProcessId { pid: 77, start: 7 };
 
 fn generation(boot: &str, slurmd: u32) -> Generation {
     Generation { boot: boot.to_owned(), slurmd: ProcessId { pid: slurmd, start: 0 } }
@@ -33,10 +34,10 @@ fn swept(started_by: Generation, expires_at: UnixSeconds, living: &[JobId]) -> (
     let (directory, runtime) = leftover(started_by, expires_at);
     let fake = FakeProcesses {
         generation: generation("this boot", 1),
-        living: living.iter().copied().collect(),
+        living: living.iter().map(|job| (*job, STEPD)).collect(),
         ..FakeProcesses::default()
     };
-    sweep(&runtime, NEW, &fake.generation, &fake, NOW);
+    sweep(&runtime, NEW, &fake, NOW);
     let run = directory.join("run");
     (run.join("jobs/1/access_token").exists(), run.join("records/1/record").exists())
 }
@@ -61,6 +62,35 @@ fn a_job_without_a_readable_record_goes() {
     let (directory, runtime) = leftover(generation("this boot", 1), NOW + 60);
     std::fs::write(directory.join("run/records/1/record"), "{").unwrap();
     let fake = FakeProcesses { generation: generation("this boot", 1), ..FakeProcesses::default() };
-    sweep(&runtime, NEW, &fake.generation, &fake, NOW);
+    sweep(&runtime, NEW, &fake, NOW);
     assert_eq!(runtime.jobs(), []);
+}
+
+#[test]
+fn a_walk_through_all_processes_is_taken_only_for_a_job_that_may_be_over() {
+    let (ours, before_restart) = (generation("this boot", 1), generation("this boot", 9));
+    for (name, started_by, expires_at, walks) in [
+        ("a job in order", ours.clone(), NOW + 60, 0),
+        ("one whose token ended", ours.clone(), NOW, 1),
+        ("one that another slurmd started", before_restart, NOW + 60, 1),
+    ] {
+        let (_directory, runtime) = leftover(started_by, expires_at);
+        let mut fake =
+            FakeProcesses { generation: ours.clone(), living: [(OLD, STEPD)].into(), ..FakeProcesses::default() };
+        // The first walk has seen its slurmstepd.
+        for _ in 0..3 {
+            sweep(&runtime, NEW, &fake, NOW);
+        }
+        assert_eq!((fake.walks.get(), runtime.has_record(OLD)), (walks, true), "{name}");
+        // Until that one has ended.
+        fake.living = [(OLD, ProcessId { pid: 78, ..STEPD })].into();
+        sweep(&runtime, NEW, &fake, NOW);
+        assert_eq!((fake.walks.get(), runtime.has_record(OLD)), (2 * walks, true), "{name}");
+    }
+    let (_directory, runtime) = leftover(ours.clone(), NOW + 60);
+    runtime.remove_files(OLD).unwrap();
+    runtime.remove_record(OLD).unwrap();
+    let fake = FakeProcesses { generation: ours, ..FakeProcesses::default() };
+    sweep(&runtime, NEW, &fake, NOW);
+    assert_eq!(fake.walks.get(), 0, "without any job");
 }

@@ -33,6 +33,7 @@ mod turn;
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -133,6 +134,18 @@ impl RuntimeDirectory {
     /// Opens a runtime directory. Returns none if there is none, or if it is not one that only root can change.
     pub fn existing(path: &Path) -> Option<Self> {
         path.join("records").is_dir().then(|| Self::open(path).ok())?
+    }
+
+    /// Whether the runtime directory at a path has a record or files of a job. Opens nothing.
+    pub fn knows(path: &Path, job: JobId) -> bool {
+        ["records", "jobs"].iter().any(|below| path.join(below).join(job.to_string()).symlink_metadata().is_ok())
+    }
+
+    /// Whether the runtime directory at a path has anything of any job. Opens nothing: a directory has a link for each
+    /// directory in it, where the file system counts them.
+    pub fn is_used(path: &Path) -> bool {
+        let links = |below: &str| path.join(below).symlink_metadata().map_or(2, |metadata| metadata.nlink());
+        ["records", "jobs"].into_iter().any(|below| links(below) != 2)
     }
 
     /// Its path.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{JOB, STEP};
 use crate::exchange::AccessToken;
-use crate::job::node::{Exchanged, Exchanger, Host, Log, Node, Outcome};
+use crate::job::node::{Exchanged, Exchanger, Host, Job, Log, Node, Outcome};
 use crate::job::refresh::{Due, Refreshed, refresh};
 use crate::plan::environment::Change;
 use crate::plan::record::JobRecord;
@@ -152,6 +152,16 @@ impl<F: FnOnce()> Exchanger for SlowGoogle<'_, F> {
     }
 }
 
+/// The prolog of a job.
+pub(super) fn run_prolog(node: &Node<'_>, host: &FakeHost, facts: &JobFacts) {
+    node.prolog(host, &Job { id: facts.job, uid: facts.uid, facts: &|| Ok(facts.clone()) });
+}
+
+/// The start of a step.
+pub(super) fn start_step(node: &Node<'_>, host: &FakeHost, facts: &JobFacts, step: StepId) -> Outcome {
+    node.step(host, &Job { id: facts.job, uid: facts.uid, facts: &|| Ok(facts.clone()) }, step)
+}
+
 /// A node with a site configuration.
 pub(super) struct Machine {
     pub(super) directory: Directory,
@@ -238,7 +248,7 @@ impl Machine {
 
     pub(super) fn prolog(&self, options: &Options) {
         let host = FakeHost { options: options.clone(), ..FakeHost::default() };
-        self.serve(|node| node.prolog(&host, facts()));
+        self.serve(|node| run_prolog(node, &host, &facts()));
     }
 
     /// Starts a step; brings its outcome and environment.
@@ -257,7 +267,7 @@ impl Machine {
         let environment = RefCell::new(environment);
         let host =
             FakeHost { options: options.clone(), inherited: inherited.clone(), environment, ..FakeHost::default() };
-        let outcome = self.serve(|node| node.step(&host, &JobFacts { placement: None, ..facts() }, step));
+        let outcome = self.serve(|node| start_step(node, &host, &JobFacts { placement: None, ..facts() }, step));
         (outcome, host.environment.into_inner())
     }
 

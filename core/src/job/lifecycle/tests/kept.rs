@@ -11,8 +11,8 @@ const BOB: u32 = 61002;
 fn begin(machine: &Machine, job: JobId, uid: u32) -> Option<String> {
     let host = FakeHost { options: wanted(), ..FakeHost::default() };
     let facts = JobFacts { job, uid, ..facts() };
-    machine.serve(|node| node.prolog(&host, facts.clone()));
-    let outcome = machine.serve(|node| node.step(&host, &facts, STEP));
+    machine.serve(|node| run_prolog(node, &host, &facts));
+    let outcome = machine.serve(|node| start_step(node, &host, &facts, STEP));
     assert!(is_issued(&outcome), "{outcome:?}");
     token(&host.environment.borrow()).map(str::to_owned)
 }
@@ -86,7 +86,7 @@ fn a_failure_holds_for_ten_seconds_and_for_one_user() {
     machine.google.fails.set(false);
     let fails = |job| {
         let host = FakeHost { options: wanted(), ..FakeHost::default() };
-        machine.serve(|node| node.step(&host, &JobFacts { job, ..facts() }, STEP)).ends_tasks()
+        machine.serve(|node| start_step(node, &host, &JobFacts { job, ..facts() }, STEP)).ends_tasks()
     };
     assert!(fails(SECOND) && exchanges(&machine) == 1);
     assert_eq!(begin(&machine, JobId(9), BOB), Some(format!("{SITE}-2")));

@@ -18,7 +18,7 @@ fn moved() -> Machine {
 
 fn start(machine: &Machine, job: JobId) {
     let host = FakeHost { options: wanted(), ..FakeHost::default() };
-    machine.serve(|node| node.prolog(&host, JobFacts { job, ..facts() }));
+    machine.serve(|node| run_prolog(node, &host, &JobFacts { job, ..facts() }));
 }
 
 /// The jobs in a runtime directory.

@@ -33,7 +33,7 @@ impl Case {
         let host = FakeHost { options: wanted(), inherited: wanted(), ..FakeHost::default() };
         host.environment.borrow_mut().insert("ENROOT_CONFIG_PATH".to_owned(), path.to_owned());
         let step = StepId(self.next.replace(self.next.get() + 1));
-        let outcome = self.machine.serve(|node| node.step(&host, &facts, step));
+        let outcome = self.machine.serve(|node| start_step(node, &host, &facts, step));
         assert!(matches!(outcome, Outcome::Issued { .. }), "{outcome:?}");
         assert!(token(&host.environment.borrow()).is_some());
         let has_copy = host.environment.borrow()["ENROOT_CONFIG_PATH"] != path;

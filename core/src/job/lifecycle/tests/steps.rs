@@ -133,5 +133,5 @@ fn another_users_record_says_nothing_about_a_steps_options() {
     machine.prolog(&wanted());
     let host = FakeHost::default();
     let bob = JobFacts { uid: 61002, placement: None, ..facts() };
-    assert_eq!(machine.serve(|node| node.step(&host, &bob, STEP)), Outcome::None);
+    assert_eq!(machine.serve(|node| start_step(node, &host, &bob, STEP)), Outcome::None);
 }

@@ -13,7 +13,7 @@ use rustix::fs::{Dir, FlockOperation};
 use rustix::io::Errno;
 
 use super::{Result, RuntimeDirectory};
-use crate::world::fs::held::{Access, make_directory, read_file, remove, write_file};
+use crate::world::fs::held::{Access, lock_within, make_directory, read_file, remove, write_file};
 use crate::world::fs::{FileError, FileProblem};
 
 /// The token and the last failure.
@@ -55,8 +55,14 @@ impl RuntimeDirectory {
     /// When it cannot be made.
     pub fn kept_place(&self, name: &str) -> Result<KeptPlace<'_>> {
         let path = self.path.join("tokens").join(name);
-        let made = || make_directory(&self.tokens, OsStr::new(name), &path, Some(0o700), self.owner);
-        Ok(KeptPlace { runtime: self, name: name.to_owned(), directory: self.with_room(made)? })
+        let make = || make_directory(&self.tokens, OsStr::new(name), &path, Some(0o700), self.owner);
+        let directory = lock_within(&path, TURN, || match self.with_room(make) {
+            Ok(directory) => Ok(Some(directory)),
+            // A sweep has found it empty and removes it at this moment.
+            Err(error) if error.is_absent() && self.is_there() => Ok(None),
+            Err(error) => Err(error),
+        })?;
+        Ok(KeptPlace { runtime: self, name: name.to_owned(), directory })
     }
 
     /// Everything that is kept here, by name.
