@@ -6,10 +6,15 @@
 //! ```text
 //! idle.rs      srun true: with the plugin, with an empty one, with none
 //!   empty.c      the empty one
+//! first.rs     the first exchange, against the script that operators run today
+//!   seed.sh      that script
 //! second.rs    the second job of a user on a node
+//! crowd.rs     many jobs of one user at once
 //! samples.rs   medians; measurements that take turns
 //! shell.rs     times commands inside of a cluster
 //! sites.rs     clusters as sites run them
+//! distant.rs   Google as a node sees it, some milliseconds away
+//!   relay.rs     what makes it so
 //! rows.rs      the table, the JSON and the README's table
 //! machine.rs   where and when
 //! ```
@@ -26,8 +31,16 @@ mod google;
 #[path = "../slurm/site.rs"]
 mod site;
 
+#[allow(dead_code, reason = "the tests use all of it")]
+#[path = "../slurm/agent/processes.rs"]
+mod processes;
+
+mod crowd;
+mod distant;
+mod first;
 mod idle;
 mod machine;
+mod relay;
 mod rows;
 mod samples;
 mod second;
@@ -39,19 +52,27 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use machine::Machine;
 use rows::Row;
 
+/// How long anything but a measurement may take.
+const LIMIT: Duration = Duration::from_secs(100);
+
 /// A line of the bench by its name.
 type Line = (&'static str, fn() -> Vec<Row>);
 
-const LINES: [Line; 2] = [("idle", idle::run), ("second", second::run)];
+const LINES: [Line; 4] = [("first", first::run), ("second", second::run), ("crowd", crowd::run), ("idle", idle::run)];
 
 const USAGE: &str = "ci/bench [--readme] [LINE...]";
 
 fn main() -> ExitCode {
     let (flags, names): (Vec<String>, Vec<String>) = env::args().skip(1).partition(|word| word.starts_with("--"));
+    if let Some(config) = flags.iter().find_map(|flag| flag.strip_prefix(first::EXCHANGES)) {
+        first::exchanges(Path::new(config));
+        return ExitCode::SUCCESS;
+    }
     let known = |name: &String| LINES.iter().any(|(line, _)| line == name);
     let unknown = names.iter().find(|name| !known(name)).or_else(|| {
         // cargo itself appends --bench.

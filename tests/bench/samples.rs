@@ -14,6 +14,10 @@ impl Samples {
         self.0.push(value);
     }
 
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     pub fn median(&self) -> f64 {
         self.quantile(0.5)
     }
