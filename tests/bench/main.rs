@@ -10,6 +10,10 @@
 //!   seed.sh      that script
 //! second.rs    the second job of a user on a node
 //! crowd.rs     many jobs of one user at once
+//! simulation.rs thousands of nodes against Google's quota
+//!   time.rs      simulated time
+//!   google.rs    the quotas
+//!   job.rs       jobs that exchange by the plugin's own code
 //! samples.rs   medians; measurements that take turns
 //! shell.rs     times commands inside of a cluster
 //! sites.rs     clusters as sites run them
@@ -45,6 +49,7 @@ mod rows;
 mod samples;
 mod second;
 mod shell;
+mod simulation;
 mod sites;
 
 use std::env;
@@ -63,7 +68,14 @@ const LIMIT: Duration = Duration::from_secs(100);
 /// A line of the bench by its name.
 type Line = (&'static str, fn() -> Vec<Row>);
 
-const LINES: [Line; 4] = [("first", first::run), ("second", second::run), ("crowd", crowd::run), ("idle", idle::run)];
+const LINES: [Line; 6] = [
+    ("first", first::run),
+    ("second", second::run),
+    ("crowd", crowd::run),
+    ("idle", idle::run),
+    ("shared", simulation::shared),
+    ("wide", simulation::wide),
+];
 
 const USAGE: &str = "ci/bench [--readme] [LINE...]";
 
