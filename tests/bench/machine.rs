@@ -33,6 +33,13 @@ impl Machine {
         }
     }
 
+    /// What to think of the figures, where other programs are at work.
+    pub fn warning(&self) -> Option<String> {
+        let load: f64 = self.load.parse().ok()?;
+        (load > 0.5)
+            .then(|| format!("the machine is busy (load {load}): medians and ratios may be worse than they are"))
+    }
+
     /// One line for people.
     pub fn text(&self) -> String {
         let Self { processor, cores, kernel, slurm, commit, date, .. } = self;

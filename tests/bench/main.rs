@@ -14,6 +14,8 @@
 //!   time.rs      simulated time
 //!   google.rs    the quotas
 //!   job.rs       jobs that exchange by the plugin's own code
+//! agent.rs     the agent under load, and its memory
+//!   load.rs      requests from one thread
 //! samples.rs   medians; measurements that take turns
 //! shell.rs     times commands inside of a cluster
 //! sites.rs     clusters as sites run them
@@ -39,10 +41,12 @@ mod site;
 #[path = "../slurm/agent/processes.rs"]
 mod processes;
 
+mod agent;
 mod crowd;
 mod distant;
 mod first;
 mod idle;
+mod load;
 mod machine;
 mod relay;
 mod rows;
@@ -68,13 +72,15 @@ const LIMIT: Duration = Duration::from_secs(100);
 /// A line of the bench by its name.
 type Line = (&'static str, fn() -> Vec<Row>);
 
-const LINES: [Line; 6] = [
+const LINES: [Line; 8] = [
     ("first", first::run),
     ("second", second::run),
     ("crowd", crowd::run),
     ("idle", idle::run),
     ("shared", simulation::shared),
     ("wide", simulation::wide),
+    ("agent", agent::speed),
+    ("size", agent::size),
 ];
 
 const USAGE: &str = "ci/bench [--readme] [LINE...]";
@@ -97,6 +103,7 @@ fn main() -> ExitCode {
     }
     let machine = Machine::look();
     println!("{}", machine.text());
+    machine.warning().inspect(|warning| eprintln!("{warning}"));
     let mut rows = Vec::new();
     for (name, run) in LINES {
         if names.is_empty() || names.iter().any(|wanted| wanted == name) {
