@@ -1,21 +1,16 @@
 //! What every job of a cluster pays for the plugin, also those that never ask for credentials.
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
-use object::{Object, ObjectSymbol};
 use serde_json::json;
 
-use crate::cluster::{Plugin, Settings, command_path, plugin_path};
+use crate::cluster::{Plugin, Settings, command_path};
+use crate::compiled::empty_plugin;
 use crate::rows::Row;
 use crate::samples::{Rounds, Samples, in_turns};
 use crate::shell::Shell;
 use crate::site::Site;
 use crate::sites::{self, Prolog};
-use crate::target;
 
 const ROUNDS: Rounds = Rounds { warm_up: 8, counted: 120, pause: Duration::from_millis(70) };
 const JOB: &str = "srun -w n1 true";
@@ -44,25 +39,4 @@ fn with(prolog: Prolog) -> Vec<Row> {
         // Slurm starts `slurmstepd spank prolog` and `slurmstepd spank epilog` wherever a plugin has these hooks.
         row("an empty plugin against none, which is Slurm's own price", &empty, &none, ""),
     ]
-}
-
-/// Builds the plugin that does nothing.
-fn empty_plugin() -> PathBuf {
-    let path = target().join("bench/empty.so");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bench/empty.c");
-    fs::create_dir_all(target().join("bench")).expect("target is writable");
-    let status =
-        Command::new("gcc").args(["-O2", "-Wall", "-Wextra", "-shared", "-fPIC", "-o"]).arg(&path).arg(source).status();
-    assert!(status.is_ok_and(|status| status.success()), "gcc builds tests/bench/empty.c");
-    assert_eq!(hooks(&path), hooks(&plugin_path()), "tests/bench/empty.c has the plugin's hooks");
-    path
-}
-
-/// The hooks that a plugin has.
-fn hooks(plugin: &Path) -> BTreeSet<String> {
-    let bytes = fs::read(plugin).expect("the plugin is there");
-    let file = object::File::parse(&*bytes).expect("the plugin is an ELF file");
-    let defined = file.dynamic_symbols().filter(ObjectSymbol::is_definition);
-    let names = defined.filter_map(|symbol| symbol.name().ok().map(str::to_owned));
-    names.filter(|name| name.starts_with("slurm_spank_")).collect()
 }

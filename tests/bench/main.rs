@@ -16,6 +16,9 @@
 //!   job.rs       jobs that exchange by the plugin's own code
 //! agent.rs     the agent under load, and its memory
 //!   load.rs      requests from one thread
+//! instructions.rs instructions of the hooks, which repeat
+//!   host.c       a Slurm for them
+//! compiled.rs  what is in C
 //! samples.rs   medians; measurements that take turns
 //! shell.rs     times commands inside of a cluster
 //! sites.rs     clusters as sites run them
@@ -42,10 +45,12 @@ mod site;
 mod processes;
 
 mod agent;
+mod compiled;
 mod crowd;
 mod distant;
 mod first;
 mod idle;
+mod instructions;
 mod load;
 mod machine;
 mod relay;
@@ -72,7 +77,7 @@ const LIMIT: Duration = Duration::from_secs(100);
 /// A line of the bench by its name.
 type Line = (&'static str, fn() -> Vec<Row>);
 
-const LINES: [Line; 8] = [
+const LINES: [Line; 9] = [
     ("first", first::run),
     ("second", second::run),
     ("crowd", crowd::run),
@@ -81,9 +86,11 @@ const LINES: [Line; 8] = [
     ("wide", simulation::wide),
     ("agent", agent::speed),
     ("size", agent::size),
+    ("instructions", instructions::run),
 ];
 
-const USAGE: &str = "ci/bench [--readme] [LINE...]";
+const FLAGS: [&str; 3] = ["--bench", "--keep", "--readme"];
+const USAGE: &str = "ci/bench [--readme] [--keep] [LINE...]";
 
 fn main() -> ExitCode {
     let (flags, names): (Vec<String>, Vec<String>) = env::args().skip(1).partition(|word| word.starts_with("--"));
@@ -94,7 +101,7 @@ fn main() -> ExitCode {
     let known = |name: &String| LINES.iter().any(|(line, _)| line == name);
     let unknown = names.iter().find(|name| !known(name)).or_else(|| {
         // cargo itself appends --bench.
-        flags.iter().find(|flag| !["--bench", "--readme"].contains(&flag.as_str()))
+        flags.iter().find(|flag| !FLAGS.contains(&flag.as_str()))
     });
     if let Some(word) = unknown {
         let lines = LINES.map(|(line, _)| line).join(" ");
@@ -113,20 +120,28 @@ fn main() -> ExitCode {
             rows.extend(measured);
         }
     }
-    write(&rows, &machine, flags.iter().any(|flag| flag == "--readme"));
+    write(&rows, &machine);
+    let has = |name: &str| flags.iter().any(|flag| flag == name);
+    if has("--keep") {
+        instructions::keep(&rows);
+    }
+    if has("--readme") {
+        write_readme(&rows, &machine);
+    }
     ExitCode::SUCCESS
 }
 
-fn write(rows: &[Row], machine: &Machine, readme: bool) {
+fn write(rows: &[Row], machine: &Machine) {
     let path = target().join("bench.json");
     let text = serde_json::to_string_pretty(&rows::json(rows, machine)).expect("JSON");
     fs::write(&path, text + "\n").expect("target is writable");
     println!("{}", path.display());
-    if readme {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-        let old = fs::read_to_string(&path).expect("there is a README");
-        fs::write(&path, rows::readme(&old, rows, machine)).expect("the README is writable");
-    }
+}
+
+fn write_readme(rows: &[Row], machine: &Machine) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let old = fs::read_to_string(&path).expect("there is a README");
+    fs::write(&path, rows::readme(&old, rows, machine)).expect("the README is writable");
 }
 
 /// cargo's directory of what it builds.
