@@ -83,14 +83,14 @@ fn speed_row(connections: Connections, loads: &[(f64, Loaded)]) -> Row {
     Row {
         line: "agent",
         what: format!("the agent's token endpoint, {CONNECTIONS} connections, {how}"),
-        measured: format!(
-            "{:.0} requests a second (best {:.0}), 99 % in {:.1} ms (best {:.1}), {:.1} us of a processor each",
-            each_second.median(),
+        measured: format!("{:.0} requests a second, 99 % in {:.1} ms", each_second.median(), longest.median()),
+        spread: format!(
+            "best {:.0} a second and {:.1} ms; {:.1} us of a processor each",
             each_second.quantile(1.0),
-            longest.median(),
             longest.quantile(0.0),
             used.median()
         ),
+        is_told: true,
         to_reach,
         numbers: json!({"each_second": each_second.json(), "p99_ms": longest.json(), "processor_us": used.json()}),
     }
@@ -119,8 +119,10 @@ pub fn size() -> Vec<Row> {
         line: "size",
         what: what.to_owned(),
         measured,
+        spread: String::new(),
         to_reach,
         numbers,
+        is_told: true,
     };
     vec![
         row("the plugin's file", format!("{size:.2} MB"), "2.0 MB", json!({"bytes": rounded(size * 1e6)})),

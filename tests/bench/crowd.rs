@@ -49,6 +49,8 @@ pub fn run() -> Vec<Row> {
             slowest.median(),
             alone.median()
         ),
+        spread: format!("slowest {:.0} to {:.0} ms", slowest.quantile(0.0), slowest.quantile(1.0)),
+        is_told: true,
         to_reach: "1 exchange, 1.2 times",
         numbers: json!({
             "exchanges": exchanges.json(),

@@ -30,8 +30,9 @@ fn with(prolog: Prolog) -> Vec<Row> {
     let [ours, empty, none] =
         in_turns(ROUNDS, [&mut || first.time(JOB), &mut || second.time(JOB), &mut || third.time(JOB)]);
     let row = |what: &str, own: &Samples, other: &Samples, to_reach| {
-        let (measured, numbers) = own.against(other);
-        Row { line: "idle", what: format!("srun true, {what}{}", prolog.text()), measured, to_reach, numbers }
+        let (measured, spread, numbers) = own.against(other);
+        let what = format!("srun true, {what}{}", prolog.text());
+        Row { line: "idle", what, measured, spread, to_reach, numbers, is_told: prolog == Prolog::AtFirstStep }
     };
     vec![
         row("plugin idle, against an empty plugin with the same hooks", &ours, &empty, "+1.0 ms"),

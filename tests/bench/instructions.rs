@@ -46,6 +46,8 @@ pub fn run() -> Vec<Row> {
             line: "instructions",
             what: format!("instructions, {name}"),
             measured: format!("{:.3} million, {text}", now / 1e6),
+            spread: String::new(),
+            is_told: false,
             to_reach: "",
             numbers: json!({"least": now, "count": samples.json(), "kept": before, "change_percent": change.map(rounded)}),
         }

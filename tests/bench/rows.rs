@@ -11,10 +11,14 @@ pub struct Row {
     pub line: &'static str,
     pub what: String,
     pub measured: String,
+    /// How sure that is, for the terminal.
+    pub spread: String,
     /// What is to be reached; empty where the figure is for information.
     pub to_reach: &'static str,
     /// The numbers behind it.
     pub numbers: Value,
+    /// Whether the README has it.
+    pub is_told: bool,
 }
 
 /// The table for a terminal.
@@ -24,7 +28,8 @@ pub fn table(rows: &[Row]) -> String {
     let mut text = String::new();
     for row in rows {
         let reach = if row.to_reach.is_empty() { String::new() } else { format!("to reach: {}", row.to_reach) };
-        let line = format!("{:what$}  {:measured$}  {reach}", row.what, row.measured);
+        let spread = if row.spread.is_empty() { String::new() } else { format!("  ({})", row.spread) };
+        let line = format!("{:what$}  {:measured$}  {reach}{spread}", row.what, row.measured);
         text.push_str(line.trim_end());
         text.push('\n');
     }
@@ -37,6 +42,7 @@ pub fn json(rows: &[Row], machine: &Machine) -> Value {
             "line": row.line,
             "what": row.what,
             "measured": row.measured,
+            "spread": row.spread,
             "to_reach": row.to_reach,
             "numbers": row.numbers,
         })
@@ -51,8 +57,8 @@ const END: &str = "<!-- to here -->";
 pub fn readme(old: &str, rows: &[Row], machine: &Machine) -> String {
     let place = old.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
     let (before, after) = place.expect("the README has both marks");
-    let mut table = format!("Measured on {}.\n\n| what | measured | to reach |\n|---|---|---|\n", machine.text());
-    for row in rows {
+    let mut table = format!("{}.\n\n| what | measured | to reach |\n|---|---|---|\n", machine.text());
+    for row in rows.iter().filter(|row| row.is_told) {
         table.push_str(&format!("| {} | {} | {} |\n", row.what, row.measured, row.to_reach));
     }
     format!("{before}{BEGIN}\n{table}{END}{after}")

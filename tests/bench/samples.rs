@@ -44,13 +44,14 @@ impl Samples {
         Self(self.0.iter().zip(&other.0).map(|(own, other)| own - other).collect())
     }
 
-    /// What it has more than another, for the table: the median over the rounds, its bounds, and the difference of the
-    /// tenths below. What other programs do on the machine only ever adds to a sample, so the last one is the steadiest.
-    pub fn against(&self, other: &Self) -> (String, Value) {
+    /// What it has more than another: the median over the rounds, as text; its bounds and the difference of the tenths
+    /// below, as text; all of it as numbers. What other programs do on the machine only ever adds to a sample, so the
+    /// tenths are the steadiest.
+    pub fn against(&self, other: &Self) -> (String, String, Value) {
         let more = self.minus(other);
         let ((low, high), best) = (more.bounds_of_median(), self.quantile(0.1) - other.quantile(0.1));
-        let text =
-            format!("{:+.2} ms ({low:+.2} to {high:+.2}; p10 {best:+.2}) on {:.1} ms", more.median(), other.median());
+        let text = format!("{:+.1} ms on {:.1} ms", more.median(), other.median());
+        let spread = format!("median {low:+.2} to {high:+.2}, p10 {best:+.2}");
         let numbers = json!({
             "own_ms": self.json(),
             "other_ms": other.json(),
@@ -60,7 +61,7 @@ impl Samples {
             "difference_of_p10_ms": rounded(best),
             "ratio": rounded(self.median() / other.median()),
         });
-        (text, numbers)
+        (text, spread, numbers)
     }
 
     pub fn json(&self) -> Value {

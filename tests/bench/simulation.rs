@@ -29,6 +29,8 @@ pub fn shared() -> Vec<Row> {
             line: "shared",
             what: format!("simulated: 1,000 nodes x 5 jobs of a user within a minute, {}", text(kept)),
             measured: played.text(),
+            spread: format!("seed {SEED}"),
+            is_told: true,
             to_reach: "no job fails",
             numbers: played.numbers(),
         }
@@ -43,7 +45,15 @@ pub fn wide() -> Vec<Row> {
 
 fn wide_with(kept: Kept) -> Vec<Row> {
     let what = |rest: &str| format!("simulated: 10,000 nodes x 1 job within a minute, {}{rest}", text(kept));
-    let row = |what, measured, to_reach, numbers| Row { line: "wide", what, measured, to_reach, numbers };
+    let row = |what, measured, numbers| Row {
+        line: "wide",
+        what,
+        measured,
+        spread: format!("seed {SEED}"),
+        to_reach: "",
+        numbers,
+        is_told: true,
+    };
     let (mut rows, mut enough) = (Vec::new(), Vec::new());
     let mut failed = Vec::new();
     for endpoints in 1..=MOST_ENDPOINTS {
@@ -51,7 +61,7 @@ fn wide_with(kept: Kept) -> Vec<Row> {
             let played = play(kept, endpoints, 10_000, 1, timeout);
             failed.push(json!({"endpoints": endpoints, "timeout_seconds": timeout, "failed": played.failed}));
             if endpoints == 1 && timeout == TIMEOUTS[0] {
-                rows.push(row(what(""), played.text(), "", played.numbers()));
+                rows.push(row(what(""), played.text(), played.numbers()));
             }
             if played.failed == 0 {
                 enough
@@ -64,7 +74,7 @@ fn wide_with(kept: Kept) -> Vec<Row> {
         }
     }
     let enough = if enough.is_empty() { "nothing that was tried".to_owned() } else { enough.join(", ") };
-    rows.push(row(what(": timeout_seconds with which none fails"), enough, "", json!({ "tried": failed })));
+    rows.push(row(what(": timeout_seconds with which none fails"), enough, json!({ "tried": failed })));
     rows
 }
 
