@@ -64,6 +64,7 @@ mod sites;
 use std::env;
 use std::ffi::OsString;
 use std::fs;
+use std::panic;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -115,13 +116,18 @@ fn main() -> ExitCode {
     let machine = Machine::look();
     println!("{}", machine.text());
     machine.warning().inspect(|warning| eprintln!("{warning}"));
-    let mut rows = Vec::new();
+    let (mut rows, mut broken) = (Vec::new(), Vec::new());
     for (name, run) in LINES {
         if names.is_empty() || names.iter().any(|wanted| wanted == name) {
             eprintln!("... {name}");
-            let measured = run();
-            print!("{}", rows::table(&measured));
-            rows.extend(measured);
+            // What is broken in one line says nothing of the others.
+            match panic::catch_unwind(run) {
+                Ok(measured) => {
+                    print!("{}", rows::table(&measured));
+                    rows.extend(measured);
+                }
+                Err(_) => broken.push(name),
+            }
         }
     }
     write(&rows, &machine);
@@ -132,7 +138,11 @@ fn main() -> ExitCode {
     if has("--readme") {
         write_readme(&rows, &machine);
     }
-    ExitCode::SUCCESS
+    if broken.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("ci/bench: not measured: {}", broken.join(" "));
+    ExitCode::FAILURE
 }
 
 fn write(rows: &[Row], machine: &Machine) {
