@@ -95,6 +95,11 @@ impl ExchangeError {
         }
     }
 
+    /// Whether the server is well and only asks to come later, because a quota is used up.
+    pub fn is_throttled(&self) -> bool {
+        matches!(&self.problem, Problem::Refused(refusal) if refusal.is_throttled())
+    }
+
     /// Seconds that the server asks to wait.
     pub fn retry_after(&self) -> Option<u64> {
         match &self.problem {

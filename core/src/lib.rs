@@ -112,7 +112,7 @@
 //! | What decides that a token is due, or too old for a new job or step? | `core/src/tokens.rs` | `due`, `can_begin`, `is_fresh` |
 //! | Who shares a token? | `core/src/tokens.rs` | `new` |
 //! | How long does a failure hold? | `core/src/plan/kept.rs` | `failure` |
-//! | Where are retries of a request decided? | `core/src/exchange/run.rs` | `send` |
+//! | Where are retries of a request decided? | `core/src/exchange/run.rs` | `pause` |
 //! | Which errors may pass? | `core/src/exchange.rs` | `is_transient` |
 //! | When is a failed refresh tried again? | `command/src/agent/run.rs` | `refresh` |
 //! | Where is the subject token read? | `core/src/job/worker.rs` | `read_subject_token` |

@@ -176,12 +176,19 @@ pub fn invalid_client() -> Response {
     oauth_with(401, "invalid_client", "The OAuth client was not found.")
 }
 
+/// As STS answers today, with status 429, or as it did with others.
 pub fn throttled(status: u16) -> Response {
+    if status != 429 {
+        return oauth_with(
+            status,
+            "rate_limit_exceeded",
+            "[Security Token Service] The request was throttled due to rate limit. Please retry after a few seconds.",
+        );
+    }
     oauth_with(
         status,
-        "rate_limit_exceeded",
-        "[Security Token Service] The request was throttled due to rate limit. Please retry after \
-         a few seconds.",
+        "quota_exceeded",
+        "The request was throttled due to rate limit: sts.googleapis.com/requests. Please retry after a few seconds.",
     )
 }
 

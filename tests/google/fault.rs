@@ -159,7 +159,7 @@ fn error(code: u16, body: Body) -> Response {
         403 => ("access_denied", "PERMISSION_DENIED", "The caller does not have permission"),
         404 => ("invalid_target", "NOT_FOUND", "Requested entity was not found."),
         408 => ("temporarily_unavailable", "DEADLINE_EXCEEDED", "The request timed out."),
-        429 => ("rate_limit_exceeded", "RESOURCE_EXHAUSTED", "Resource has been exhausted (e.g. check quota)."),
+        429 => ("quota_exceeded", "RESOURCE_EXHAUSTED", "Resource has been exhausted (e.g. check quota)."),
         503 => ("internal_failure", "UNAVAILABLE", "The service is currently unavailable."),
         504 => ("internal_failure", "DEADLINE_EXCEEDED", "Deadline expired before operation could complete."),
         _ => ("internal_failure", "INTERNAL", "Internal error encountered."),

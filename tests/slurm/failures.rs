@@ -27,6 +27,8 @@ fn case(name: &'static str, sabotage: impl Fn(&Site) + 'static) -> Case {
 /// Seconds that an exchange gets here, and where the fault is that Google hangs.
 const BUDGET: u64 = 30;
 const SHORT_BUDGET: u64 = 1;
+/// As much as the shortest pause of a throttled client, which therefore does not wait.
+const SHORTER_THAN_PAUSES: u64 = 2;
 
 /// Runs every case under both requirements and both kinds of request.
 #[track_caller]

@@ -11,7 +11,7 @@ use crate::world::http::Response;
 
 /// The most that a message quotes of Google's text, in characters.
 const QUOTED: usize = 500;
-/// STS throttles in these words, with status 400 or 403.
+/// STS throttles in these words. Today the status is 429 and the code `quota_exceeded`; there were 400 and 403, too.
 const THROTTLED: [&str; 2] = ["throttled due to rate limit", "Please retry after"];
 
 /// A refusal, in Google's own words.
@@ -43,9 +43,15 @@ impl Refusal {
 
     /// Whether asking again may help: timeouts, quotas, a server's trouble.
     pub fn is_transient(&self) -> bool {
-        matches!(self.status, 408 | 429 | 500 | 502 | 503 | 504)
+        matches!(self.status, 408 | 500 | 502 | 503 | 504)
             || self.code.as_deref() == Some("internal_failure")
-            || THROTTLED.iter().any(|throttled| self.text.contains(throttled))
+            || self.is_throttled()
+    }
+
+    /// Whether a quota is used up, which it is for seconds: quotas are by the minute. IAM Credentials says so by the
+    /// status alone (`RESOURCE_EXHAUSTED`), STS by its words as well.
+    pub fn is_throttled(&self) -> bool {
+        self.status == 429 || THROTTLED.iter().any(|throttled| self.text.contains(throttled))
     }
 }
 
@@ -156,9 +162,20 @@ mod tests {
             assert!(!transient(status, ""), "{status}");
         }
         assert!(transient(400, r#"{"error":"internal_failure"}"#));
-        assert!(transient(
-            400,
-            r#"{"error":"invalid_request","error_description":"[Security Token Service] The request was throttled due to rate limit. Please retry after a few seconds."}"#
-        ));
+    }
+
+    #[test]
+    fn a_quota_is_known_by_status_or_words() {
+        let older = r#"{"error":"invalid_request","error_description":"[Security Token Service] The request was throttled due to rate limit. Please retry after a few seconds."}"#;
+        let iam = r#"{"error":{"code":429,"message":"Quota exceeded.","status":"RESOURCE_EXHAUSTED"}}"#;
+        for (status, body) in [(429, ""), (429, iam), (429, "<html>"), (400, older), (403, older)] {
+            let refusal = refusal(status, body);
+            assert!(refusal.is_throttled() && refusal.is_transient(), "{status} {body}");
+        }
+        for (status, body) in
+            [(503, ""), (403, r#"{"error":"access_denied"}"#), (400, r#"{"error":"internal_failure"}"#)]
+        {
+            assert!(!refusal(status, body).is_throttled(), "{status} {body}");
+        }
     }
 }

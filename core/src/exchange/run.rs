@@ -1,4 +1,4 @@
-//! Drives an exchange: retries with full jitter, all within one deadline.
+//! Drives an exchange over a transport: one decision after each error, and a driver that follows it.
 #![forbid(unsafe_code)]
 
 use std::time::Duration;
@@ -11,9 +11,11 @@ use crate::world::http::{Transport, TransportError};
 const TRIES: u32 = 4;
 /// The first pause is up to this long; each further one up to twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(4);
-/// A try takes at most this part of the budget, so that a server that hangs can be asked again.
-const PART_OF_BUDGET: u32 = 2;
+/// Google counts requests by the minute and asks a throttled client to come back "after a few seconds". That a quota
+/// is used up says nothing about the service, so these requests are not counted as tries.
+const THROTTLED_PAUSE: Duration = Duration::from_secs(2);
+/// The pauses of throttled clients differ by up to this much.
+const THROTTLED_SPREAD: Duration = Duration::from_secs(3);
 
 /// Carries an exchange out.
 ///
@@ -30,7 +32,7 @@ pub fn run(
         if let Next::Done(token) = exchange.next() {
             return Ok(token);
         }
-        send(exchange, transport, clock, budget, end)?;
+        send(exchange, transport, clock, end)?;
     }
 }
 
@@ -39,38 +41,51 @@ fn send(
     exchange: &mut Exchange<'_>,
     transport: &dyn Transport,
     clock: &dyn Clock,
-    budget: Duration,
     end: Duration,
 ) -> Result<(), ExchangeError> {
-    let mut longest_pause = FIRST_PAUSE;
-    for attempt in 1.. {
-        let Next::Send(_, request) = exchange.next() else { break };
+    let mut tries = 0;
+    let mut limit = None;
+    while let Next::Send(_, request) = exchange.next() {
         let left = end.saturating_sub(clock.elapsed());
         if left.is_zero() {
             return Err(exchange.error(Problem::Transport(TransportError::Timeout)));
         }
-        let limit = if attempt < TRIES { left.min(budget / PART_OF_BUDGET) } else { left };
-        let result = match transport.send(&request, limit) {
+        let this = if tries + 1 == TRIES { left } else { limit.take().unwrap_or(left / 2).min(left) };
+        let result = match transport.send(&request, this) {
             Ok(response) => exchange.receive(&response, clock.now()),
             Err(error) => Err(exchange.error(Problem::Transport(error))),
         };
         let Err(error) = result else { break };
-        let pause = pause(&error, longest_pause, clock);
-        longest_pause = (longest_pause * 2).min(LONGEST_PAUSE);
-        let in_time = clock.elapsed() + pause < end;
-        if attempt == TRIES || !error.is_transient() || !in_time {
-            return Err(error);
+        if !error.is_throttled() {
+            tries += 1;
         }
+        // A server that hangs is asked again, for as long as before.
+        limit = matches!(error.problem, Problem::Transport(_)).then_some(this);
+        let Some(pause) = pause(&error, tries, clock.jitter(), end.saturating_sub(clock.elapsed())) else {
+            return Err(error);
+        };
         clock.sleep(pause);
     }
     Ok(())
 }
 
-/// Full jitter spreads the retries of a thousand nodes that begin at the same moment; the server's own wish is
-/// a lower bound.
-fn pause(error: &ExchangeError, longest: Duration, clock: &dyn Clock) -> Duration {
-    let jittered = longest.mul_f64(clock.jitter());
-    error.retry_after().map_or(jittered, |seconds| Duration::from_secs(seconds) + jittered)
+/// How long to wait after an error until the same request is sent again; none if the error is final. `tries` counts
+/// the failed ones so far, throttled ones excepted, `jitter` is from 0 to 1, `left` is what remains of the budget: a
+/// pause that would use it up is not begun, so that the user hears of the error at once.
+///
+/// The jitter spreads the retries of a thousand nodes that begin at the same moment. A server's own wish (Retry-After)
+/// is a lower bound.
+fn pause(error: &ExchangeError, tries: u32, jitter: f64, left: Duration) -> Option<Duration> {
+    let (shortest, spread) = if error.is_throttled() {
+        (THROTTLED_PAUSE, THROTTLED_SPREAD)
+    } else if error.is_transient() && tries < TRIES {
+        (Duration::ZERO, FIRST_PAUSE * 2_u32.pow(tries.saturating_sub(1)))
+    } else {
+        return None;
+    };
+    let asked = Duration::from_secs(error.retry_after().unwrap_or(0));
+    let pause = shortest.max(asked).saturating_add(spread.mul_f64(jitter));
+    (pause < left).then_some(pause)
 }
 
 #[cfg(test)]

@@ -51,7 +51,8 @@ fn faults_happen_as_often_as_asked_and_in_order() {
     let reply = exchange_claims(&google, &Claims::default());
     assert_eq!(reply.status, 429);
     assert!(reply.headers.contains("\r\nRetry-After: 1"));
-    assert!(reply.text().contains("[Security Token Service] The request was throttled due to rate limit."));
+    let expected = r#"{"error":"quota_exceeded","error_description":"The request was throttled due to rate limit: sts.googleapis.com/requests. Please retry after a few seconds."}"#;
+    assert_eq!(reply.text(), expected);
     assert_eq!(status(), 200);
     for _ in 0..3 {
         assert_eq!(get(&google, "/storage/v1/b/demo-bucket/o", "x").status, 500);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{BUDGET, Case, SHORT_BUDGET, case, check, edit_config, edit_credential, with_key};
+use super::{BUDGET, Case, SHORT_BUDGET, SHORTER_THAN_PAUSES, case, check, edit_config, edit_credential, with_key};
 use crate::google::{Body, Certificate, Endpoint, Fault, Format, Google, Options, Source, Times};
 use crate::site::{Site, TOKEN_FILE};
 
@@ -19,7 +19,7 @@ fn faults_of(endpoint: Endpoint) -> Vec<Case> {
         case("401", fault(status(401))),
         case("403", fault(status(403))),
         case("404", fault(status(404))),
-        case("429", fault(status(429))),
+        case("429", throttled(endpoint, status(429))),
         case("500", fault(status(500))),
         case("503", fault(status(503))),
         case("502 with a page", fault(Fault::status_with(502, Body::Html))),
@@ -39,8 +39,17 @@ fn faults_of(endpoint: Endpoint) -> Vec<Case> {
 
 /// A fault that keeps the client waiting, and a budget that is soon used up.
 fn hangs(endpoint: Endpoint, fault: Fault) -> impl Fn(&Site) {
+    within(SHORT_BUDGET, endpoint, fault)
+}
+
+/// A fault after which the client would wait longer than it may.
+fn throttled(endpoint: Endpoint, fault: Fault) -> impl Fn(&Site) {
+    within(SHORTER_THAN_PAUSES, endpoint, fault)
+}
+
+fn within(budget: u64, endpoint: Endpoint, fault: Fault) -> impl Fn(&Site) {
     move |site| {
-        let (long, short) = (format!("\"timeout_seconds\":{BUDGET}"), format!("\"timeout_seconds\":{SHORT_BUDGET}"));
+        let (long, short) = (format!("\"timeout_seconds\":{BUDGET}"), format!("\"timeout_seconds\":{budget}"));
         edit_config(site, |text| text.replace(&long, &short));
         site.google.inject(endpoint, fault.clone(), Times::Forever);
     }
@@ -49,7 +58,8 @@ fn hangs(endpoint: Endpoint, fault: Fault) -> impl Fn(&Site) {
 #[test]
 fn token_exchange() {
     let mut cases = faults_of(Endpoint::Sts);
-    cases.push(case("throttled", |site| site.google.inject(Endpoint::Sts, Fault::throttled(None), Times::Forever)));
+    cases.push(case("throttled", throttled(Endpoint::Sts, Fault::throttled(None))));
+    // Within the whole budget, because the answer itself says that no pause would do.
     cases.push(case("throttled for an hour", |site| {
         site.google.inject(Endpoint::Sts, Fault::throttled(Some("3600")), Times::Forever)
     }));

@@ -22,8 +22,10 @@ type Reply = Result<(u16, &'static str, Option<&'static str>), TransportError>;
 struct Script {
     replies: RefCell<VecDeque<Reply>>,
     requests: RefCell<Vec<Request>>,
+    limits: RefCell<Vec<Duration>>,
     clock: Ticks,
     takes: Duration,
+    jitter: f64,
 }
 
 #[derive(Default)]
@@ -47,13 +49,14 @@ impl Clock for Script {
     }
 
     fn jitter(&self) -> f64 {
-        0.5
+        self.jitter
     }
 }
 
 impl Transport for Script {
     fn send(&self, request: &Request, limit: Duration) -> Result<Response, TransportError> {
         self.clock.elapsed.set(self.clock.elapsed.get() + self.takes.min(limit));
+        self.limits.borrow_mut().push(limit);
         let copy = Request {
             endpoint: request.endpoint.clone(),
             bearer: request.bearer.clone(),
@@ -77,8 +80,10 @@ fn script(replies: &[Reply]) -> Script {
     Script {
         replies: RefCell::new(replies.iter().cloned().collect()),
         requests: RefCell::default(),
+        limits: RefCell::default(),
         clock: Ticks::default(),
         takes: Duration::ZERO,
+        jitter: 0.5,
     }
 }
 
@@ -175,7 +180,6 @@ fn an_id_token_is_asked_for_at_its_own_method() {
 fn what_may_pass_is_tried_four_times_with_growing_pauses() {
     for reply in [
         Ok((503, "", None)),
-        Ok((429, "", None)),
         Err(TransportError::Connection("refused".to_owned())),
         Err(TransportError::Timeout),
         Err(TransportError::Protocol("it ends too early".to_owned())),
@@ -209,14 +213,66 @@ fn what_will_not_pass_is_asked_once() {
     }
 }
 
+/// What STS answers when the quota of a minute is used up.
+const THROTTLED: &str = r#"{"error":"quota_exceeded","error_description":"The request was throttled due to rate limit: sts.googleapis.com/requests. Please retry after a few seconds."}"#;
+
+fn seconds(pauses: &[f64]) -> Vec<Duration> {
+    pauses.iter().copied().map(Duration::from_secs_f64).collect()
+}
+
+#[test]
+fn a_throttled_request_is_sent_again_after_seconds_however_often() {
+    let older = r#"{"error":"x","error_description":"[Security Token Service] The request was throttled due to rate limit. Please retry after a few seconds."}"#;
+    for throttled in [Ok((429, THROTTLED, None)), Ok((429, "", None)), Ok((400, older, None)), Ok((403, older, None))] {
+        let [first, second, third, fourth, fifth] = std::array::from_fn(|_| throttled.clone());
+        let script = script(&[first, second, third, fourth, fifth, ok(STS), ok(IAM)]);
+        assert!(run_script(&script, &service_account()).is_ok(), "{throttled:?}");
+        assert_eq!(*script.clock.pauses.borrow(), seconds(&[3.5; 5]), "{throttled:?}");
+    }
+}
+
+#[test]
+fn who_is_throttled_for_ever_hears_it_within_the_budget() {
+    let script = script(&[Ok((429, THROTTLED, None))]);
+    let error = run_script(&script, &service_account()).unwrap_err();
+    assert!(error.to_string().contains("HTTP 429 quota_exceeded: The request was throttled"), "{error}");
+    // A sixth pause would end after 21 seconds: it is not begun.
+    assert_eq!((script.requests.borrow().len(), script.clock.elapsed.get()), (6, Duration::from_millis(17_500)));
+}
+
+#[test]
+fn pauses_of_throttled_clients_are_from_two_to_five_seconds() {
+    for (jitter, expected) in [(0.0, 2.0), (0.25, 2.75), (1.0, 5.0)] {
+        let script = Script { jitter, ..script(&[Ok((429, "", None)), ok(STS), ok(IAM)]) };
+        assert!(run_script(&script, &service_account()).is_ok());
+        assert_eq!(*script.clock.pauses.borrow(), seconds(&[expected]));
+    }
+}
+
+#[test]
+fn throttled_requests_use_no_tries_up() {
+    let busy = || Ok((429, "", None));
+    let down = || Ok((503, "", None));
+    let passes = script(&[down(), busy(), down(), busy(), down(), ok(STS), ok(IAM)]);
+    assert!(run_script(&passes, &service_account()).is_ok());
+    assert_eq!(*passes.clock.pauses.borrow(), seconds(&[0.1, 3.5, 0.2, 3.5, 0.4]));
+    let fails = script(&[busy(), down(), down(), busy(), down(), down()]);
+    assert!(run_script(&fails, &service_account()).unwrap_err().to_string().contains("HTTP 503"));
+    assert_eq!(*fails.clock.pauses.borrow(), seconds(&[3.5, 0.1, 0.2, 3.5, 0.4]));
+}
+
 #[test]
 fn retry_after_is_honoured_where_it_fits_the_budget() {
-    let short = script(&[Ok((429, "", Some("3"))), ok(STS), ok(IAM)]);
-    assert!(run_script(&short, &service_account()).is_ok());
-    assert_eq!(*short.clock.pauses.borrow(), [Duration::from_millis(3100)]);
-    let long = script(&[Ok((429, "", Some("60")))]);
-    assert!(run_script(&long, &service_account()).is_err());
-    assert_eq!((long.requests.borrow().len(), long.clock.pauses.borrow().len()), (1, 0));
+    for (status, asked, expected) in
+        [(503, "3", Some(3.1)), (429, "1", Some(3.5)), (429, "3", Some(4.5)), (429, "60", None), (503, "60", None)]
+    {
+        let script = script(&[Ok((status, "", Some(asked))), ok(STS), ok(IAM)]);
+        assert_eq!(run_script(&script, &service_account()).is_ok(), expected.is_some(), "{status} {asked}");
+        assert_eq!(*script.clock.pauses.borrow(), seconds(expected.as_slice()), "{status} {asked}");
+    }
+    // More than can be counted.
+    let longest = script(&[Ok((429, "", Some("18446744073709551615")))]);
+    assert!(run_script(&longest, &service_account()).is_err());
 }
 
 #[test]
@@ -225,6 +281,16 @@ fn a_server_that_hangs_leaves_time_for_a_second_try_and_the_budget_holds() {
     assert!(run_script(&hanging, &service_account()).is_err());
     assert_eq!(hanging.requests.borrow().len(), 2);
     assert!(hanging.clock.elapsed.get() <= Duration::from_secs(20));
+}
+
+#[test]
+fn a_server_that_hangs_late_leaves_time_for_a_second_try_as_well() {
+    // The third of these is sent after 7 seconds, so 13 are left.
+    let replies = [Ok((429, "", None)), Ok((429, "", None)), Err(TransportError::Timeout), ok(STS), ok(IAM)];
+    let script = script(&replies);
+    assert!(run_script(&script, &service_account()).is_ok());
+    let expected = seconds(&[10.0, 8.25, 6.5, 6.5]);
+    assert_eq!(script.limits.borrow()[..4], expected);
 }
 
 #[test]
