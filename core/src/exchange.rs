@@ -208,6 +208,14 @@ impl<'a> Exchange<'a> {
         }
     }
 
+    /// The endpoint of the request after the next one, if there is one: a connection to it can be opened meanwhile.
+    pub fn afterwards(&self) -> Option<Endpoint> {
+        match &self.state {
+            State::Start => self.configuration.impersonation_url(self.wanted.identity.service_account()?).ok(),
+            State::Federated { .. } | State::Done(_) => None,
+        }
+    }
+
     /// Takes the answer to the request that [`Exchange::next`] gave; `now` is when it came.
     ///
     /// # Errors

@@ -69,6 +69,8 @@ pub enum Fault {
     Status { code: u16, body: Body, retry_after: Option<String> },
     /// The right answer, but late.
     Delay(Duration),
+    /// The right answer as soon as clients have opened so many connections in all, TLS included.
+    AfterConnections { count: usize, closes_others: bool },
     /// The connection is closed without an answer.
     Hangup,
     /// The right answer's first half under the whole one's `Content-Length`, then the end.
@@ -104,6 +106,16 @@ impl Fault {
         Self::Status { code: 429, body: Body::Throttled, retry_after }
     }
 
+    /// The right answer once so many connections are open.
+    pub fn after_connections(count: usize) -> Self {
+        Self::AfterConnections { count, closes_others: false }
+    }
+
+    /// The same, and all connections but the answer's own are closed before it.
+    pub fn closing_others_after_connections(count: usize) -> Self {
+        Self::AfterConnections { count, closes_others: true }
+    }
+
     /// 200 with this body as JSON.
     pub fn answer(body: impl Into<Vec<u8>>) -> Self {
         Self::answer_as("application/json; charset=UTF-8", body)
@@ -116,7 +128,7 @@ impl Fault {
 
     /// Whether the request is still handled, and only its answer changed.
     pub fn needs_right_answer(&self) -> bool {
-        matches!(self, Self::Delay(_) | Self::Truncated | Self::Drip(_) | Self::Edit(_))
+        matches!(self, Self::Delay(_) | Self::AfterConnections { .. } | Self::Truncated | Self::Drip(_) | Self::Edit(_))
     }
 
     /// What goes over the wire; `right` is the right answer where the fault needs it.
@@ -130,6 +142,9 @@ impl Fault {
                 })
             }
             Self::Delay(time) => Answer::Late(time, right),
+            Self::AfterConnections { count, closes_others } => {
+                Answer::Afterwards { connections: count, closes_others, response: right }
+            }
             Self::Hangup => Answer::Nothing,
             Self::Truncated => Answer::Truncated(right),
             Self::Endless { chunked } => Answer::Endless { chunked },

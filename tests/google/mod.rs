@@ -54,6 +54,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rustls::HandshakeKind;
+
 #[allow(unused_imports)]
 pub use self::{
     credential_configuration::{Format, Source},
@@ -155,6 +157,11 @@ impl Google {
     /// Waits until `count` requests have arrived; false if the limit passed first.
     pub fn wait_for_requests(&self, count: usize, limit: Duration) -> bool {
         self.state.wait_for_requests(count, limit)
+    }
+
+    /// The connections over which requests can come or could: how TLS began, nothing where there is none.
+    pub fn connections(&self) -> Vec<Option<HandshakeKind>> {
+        self.state.connections()
     }
 
     /// Every secret ever minted or handed out: subject, federated, access, identity and registry

@@ -17,6 +17,9 @@ use super::state::{Recorded, State};
 use super::wire::{self, Request, Response, Stream};
 use super::{errors, iam, registry, storage, sts};
 
+/// How long a client may take to open the connections that an answer waits for.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// What a listener speaks.
 #[derive(Clone)]
 pub enum Port {
@@ -28,6 +31,7 @@ pub enum Port {
 pub enum Answer {
     Response(Response),
     Late(Duration, Response),
+    Afterwards { connections: usize, closes_others: bool, response: Response },
     Nothing,
     Truncated(Response),
     Endless { chunked: bool },
@@ -40,6 +44,7 @@ impl Answer {
         match self {
             Self::Response(response)
             | Self::Late(_, response)
+            | Self::Afterwards { response, .. }
             | Self::Truncated(response)
             | Self::Drip(_, response) => Some(response.status),
             Self::Endless { .. } => Some(200),
@@ -60,27 +65,32 @@ pub fn accept(listener: TcpListener, port: Port, state: Arc<State>) -> JoinHandl
             thread::spawn(move || {
                 let number = state.connected(&stream);
                 // A client that leaves in the middle is none of the server's business.
-                let _ = serve(stream, port, &state);
+                let _ = serve(stream, port, number, &state);
                 state.disconnected(number);
             });
         }
     })
 }
 
-fn serve(stream: TcpStream, port: Port, state: &State) -> io::Result<()> {
+fn serve(stream: TcpStream, port: Port, connection: u64, state: &State) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let (secure, stream): (bool, Box<dyn Stream>) = match port {
-        Port::Http => (false, Box::new(stream)),
+        Port::Http => {
+            state.opened(None);
+            (false, Box::new(stream))
+        }
         Port::Https(config) => {
-            let connection = ServerConnection::new(config).map_err(io::Error::other)?;
-            (true, Box::new(StreamOwned::new(connection, stream)))
+            let mut session = ServerConnection::new(config).map_err(io::Error::other)?;
+            session.complete_io(&mut &stream)?;
+            state.opened(session.handshake_kind());
+            (true, Box::new(StreamOwned::new(session, stream)))
         }
     };
     let mut stream = BufReader::new(stream);
     while let Some(request) = wire::read(&mut stream, secure)? {
         let (number, answer) = answer(&request, state);
         let close = request.header("connection").is_some_and(|v| v.eq_ignore_ascii_case("close"));
-        if !send(stream.get_mut(), answer, number, state)? || close {
+        if !send(stream.get_mut(), answer, (connection, number), state)? || close {
             return Ok(());
         }
     }
@@ -130,7 +140,12 @@ pub fn http_date(seconds: i64) -> String {
 }
 
 /// Sends an answer; false if the connection ends with it.
-fn send(stream: &mut dyn Stream, answer: Answer, number: usize, state: &State) -> io::Result<bool> {
+fn send(
+    stream: &mut dyn Stream,
+    answer: Answer,
+    (connection, number): (u64, usize),
+    state: &State,
+) -> io::Result<bool> {
     if let Some(status) = answer.status() {
         state.answered(number, status);
     }
@@ -139,6 +154,17 @@ fn send(stream: &mut dyn Stream, answer: Answer, number: usize, state: &State) -
         Answer::Late(time, response) => {
             if state.pause(time) {
                 return Ok(false);
+            }
+            stream.write_all(&response.bytes())?;
+        }
+        Answer::Afterwards { connections, closes_others, response } => {
+            let response = if state.wait_for_connections(connections, PATIENCE) {
+                response
+            } else {
+                errors::oauth("invalid_request", format!("There are no {connections} connections."))
+            };
+            if closes_others {
+                state.close_others(connection);
             }
             stream.write_all(&response.bytes())?;
         }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::rand::{SecureRandom, SystemRandom};
+use rustls::HandshakeKind;
 
 use super::fault::{Endpoint, Fault, Faults, Times};
 use super::jwt::Signer;
@@ -91,6 +92,7 @@ struct Memory {
     clock: i64,
     stopping: bool,
     next_connection: u64,
+    opened: Vec<Option<HandshakeKind>>,
     connections: HashMap<u64, TcpStream>,
 }
 
@@ -198,9 +200,27 @@ impl State {
     }
 
     pub fn wait_for_requests(&self, count: usize, limit: Duration) -> bool {
+        self.wait_until(limit, |memory| memory.requests.len() >= count)
+    }
+
+    /// Records a connection over which requests can come now.
+    pub fn opened(&self, kind: Option<HandshakeKind>) {
+        self.memory().opened.push(kind);
+        self.changed.notify_all();
+    }
+
+    pub fn connections(&self) -> Vec<Option<HandshakeKind>> {
+        self.memory().opened.clone()
+    }
+
+    pub fn wait_for_connections(&self, count: usize, limit: Duration) -> bool {
+        self.wait_until(limit, |memory| memory.opened.len() >= count)
+    }
+
+    fn wait_until(&self, limit: Duration, is_done: impl Fn(&Memory) -> bool) -> bool {
         let deadline = Instant::now() + limit;
         let mut memory = self.memory();
-        while memory.requests.len() < count {
+        while !is_done(&memory) {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else {
                 return false;
             };
@@ -226,18 +246,7 @@ impl State {
 
     /// Waits, unless the instance stops first; true if it is to stop.
     pub fn pause(&self, time: Duration) -> bool {
-        let deadline = Instant::now() + time;
-        let mut memory = self.memory();
-        while !memory.stopping {
-            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
-                return false;
-            };
-            memory = match self.changed.wait_timeout(memory, left) {
-                Ok((memory, _)) => memory,
-                Err(poison) => poison.into_inner().0,
-            };
-        }
-        true
+        self.wait_until(time, |memory| memory.stopping)
     }
 
     pub fn is_stopping(&self) -> bool {
@@ -257,6 +266,13 @@ impl State {
 
     pub fn disconnected(&self, number: u64) {
         if let Some(stream) = self.memory().connections.remove(&number) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Closes all connections but this one.
+    pub fn close_others(&self, number: u64) {
+        for (_, stream) in self.memory().connections.iter().filter(|(own, _)| **own != number) {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }

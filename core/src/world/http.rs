@@ -1,12 +1,16 @@
-//! Plain requests and responses, the trait [`Transport`], and the one that speaks HTTP: ureq with rustls.
+//! Plain requests and responses, the trait [`Transport`], and the one that speaks HTTP: ureq, over connections and TLS
+//! of its own.
 //!
 //! The process's environment has no influence: no proxy variable is read and no certificate variable. Redirects are not
 //! followed, bodies are capped, and each call has a time limit that includes the look-up of the name.
 #![forbid(unsafe_code)]
 
+mod connections;
+mod tls;
+
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,13 +18,14 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 use ureq::Agent;
 use ureq::config::RedirectAuthHeaders;
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
+use ureq::unversioned::resolver::DefaultResolver;
 use zeroize::Zeroizing;
 
 use crate::words::google::Endpoint;
 use crate::words::names::clip;
 use crate::words::secret::Secret;
 use crate::world::fs::{self, FileError};
+use connections::Connections;
 
 /// Google's answers are short; tokens are at most 12 KiB.
 const LONGEST_BODY: u64 = 64 << 10;
@@ -131,6 +136,10 @@ pub trait Transport {
     /// # Errors
     /// When there is no answer. An answer with an error status is an answer.
     fn send(&self, request: &Request, limit: Duration) -> Result<Response, TransportError>;
+
+    /// Begins to open a connection to the server of an endpoint that is asked next, and returns at once. A failure is
+    /// nobody's concern: the request opens its own connection then. Takes at most `limit`.
+    fn open_ahead(&self, _endpoint: &Endpoint, _limit: Duration) {}
 }
 
 /// Why no client could be made.
@@ -139,9 +148,11 @@ pub enum ClientError {
     /// The certificate file cannot be read.
     File(FileError),
     /// It holds no certificate.
-    NoCertificates(std::path::PathBuf),
+    NoCertificates(PathBuf),
     /// None of the system's usual files is there.
     NoSystemCertificates,
+    /// TLS cannot be had at all.
+    Tls(rustls::Error),
     /// The proxy's URL is not valid.
     Proxy(String),
 }
@@ -154,6 +165,7 @@ impl fmt::Display for ClientError {
             Self::NoSystemCertificates => {
                 f.write_str("the system has no certificate store; install ca-certificates or set ca_certificates")
             }
+            Self::Tls(problem) => write!(f, "TLS: {problem}"),
             Self::Proxy(problem) => write!(f, "proxy: {problem}"),
         }
     }
@@ -164,6 +176,7 @@ impl std::error::Error for ClientError {}
 /// The HTTP client of one exchange.
 pub struct Client {
     agent: Agent,
+    connections: Connections,
 }
 
 impl Client {
@@ -177,22 +190,20 @@ impl Client {
             Some(url) => Some(ureq::Proxy::new(url).map_err(|e| ClientError::Proxy(e.to_string()))?),
             None => None,
         };
-        let tls = TlsConfig::builder()
-            .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .root_certs(RootCerts::new_with_certs(&certificates(ca_certificates)?))
-            .build();
-        let agent = Agent::config_builder()
+        let (path, pem) = certificates(ca_certificates)?;
+        let tls = tls::config(&pem).map_err(ClientError::Tls)?.ok_or_else(|| ClientError::NoCertificates(path))?;
+        let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
             .redirect_auth_headers(RedirectAuthHeaders::Never)
             .proxy(proxy)
-            .tls_config(tls)
             .user_agent(concat!("gcp-wif/", env!("CARGO_PKG_VERSION")))
             .max_response_header_size(LONGEST_HEADERS)
-            .build()
-            .new_agent();
-        Ok(Self { agent })
+            .build();
+        let connections = Connections::new(Arc::new(tls));
+        let agent = Agent::with_parts(config, connections.clone(), DefaultResolver::default());
+        Ok(Self { agent, connections })
     }
 }
 
@@ -229,6 +240,12 @@ impl Transport for Client {
         let body = response.body_mut().with_config().limit(LONGEST_BODY).read_to_vec().map_err(transport_error)?;
         Ok(Response { status, content_type, retry_after, body: Body::new(body) })
     }
+
+    fn open_ahead(&self, endpoint: &Endpoint, limit: Duration) {
+        if let Ok(uri) = endpoint.as_str().parse() {
+            self.connections.open_ahead(self.agent.config(), uri, limit);
+        }
+    }
 }
 
 /// The header Retry-After: seconds, or a date (RFC 9110 section 10.2.3).
@@ -249,24 +266,16 @@ pub(crate) fn check_proxy(url: &str) -> Result<(), String> {
     ureq::Proxy::new(url).map(drop).map_err(|_| refused())
 }
 
-fn certificates(path: Option<&Path>) -> Result<Vec<Certificate<'static>>, ClientError> {
-    let (path, pem) = match path {
-        Some(path) => (path, fs::read_trusted(path).map_err(ClientError::File)?),
+/// The PEM file with the authorities, and its content.
+fn certificates(path: Option<&Path>) -> Result<(PathBuf, Vec<u8>), ClientError> {
+    match path {
+        Some(path) => Ok((path.to_owned(), fs::read_trusted(path).map_err(ClientError::File)?)),
         None => SYSTEM_CERTIFICATES
             .iter()
-            .find_map(|path| Some((Path::new(*path), fs::read_trusted(Path::new(path)).ok()?)))
-            .ok_or(ClientError::NoSystemCertificates)?,
-    };
-    let certificates: Vec<_> = ureq::tls::parse_pem(&pem)
-        .filter_map(|item| match item {
-            Ok(PemItem::Certificate(certificate)) => Some(certificate),
-            _ => None,
-        })
-        .collect();
-    if certificates.is_empty() {
-        return Err(ClientError::NoCertificates(path.to_owned()));
+            .map(Path::new)
+            .find_map(|path| Some((path.to_owned(), fs::read_trusted(path).ok()?)))
+            .ok_or(ClientError::NoSystemCertificates),
     }
-    Ok(certificates)
 }
 
 fn transport_error(error: ureq::Error) -> TransportError {

@@ -96,7 +96,7 @@ pub(super) fn certificates(report: &mut Report<'_, '_>, config: Option<&Config>)
                 ClientError::File(_) | ClientError::NoCertificates(_) => {
                     Some("name a PEM file of root's, or leave the key out".to_owned())
                 }
-                ClientError::NoSystemCertificates | ClientError::Proxy(_) => None,
+                ClientError::NoSystemCertificates | ClientError::Tls(_) | ClientError::Proxy(_) => None,
             };
             report.failure(NAME, error, &fix.unwrap_or_default());
             None

@@ -1,0 +1,128 @@
+//! TLS over a connection.
+//!
+//! ureq has a connector of its own, which makes a new configuration for each request that has a time limit: the
+//! authorities are parsed each time and no session is resumed.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::io::{Read, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use ureq::unversioned::transport::{
+    Buffers, ConnectionDetails, LazyBuffers, NextTimeout, Transport, TransportAdapter, time,
+};
+
+/// How long a connection that was not used yet may take to tell what came over it.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// A configuration that trusts the authorities in a PEM file's content; none if there are no authorities in it.
+///
+/// # Errors
+/// When the TLS provider has no version of TLS.
+pub(super) fn config(pem: &[u8]) -> Result<Option<ClientConfig>, rustls::Error> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(CertificateDer::pem_slice_iter(pem).filter_map(Result::ok));
+    if roots.is_empty() {
+        return Ok(None);
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    Ok(Some(config.with_root_certificates(roots).with_no_client_auth()))
+}
+
+/// Shakes hands with the server that `transport` leads to.
+///
+/// # Errors
+/// When the server does not show the right certificate, the connection breaks, or the time is over.
+pub(super) fn connect(
+    config: &Arc<ClientConfig>,
+    details: &ConnectionDetails<'_>,
+    transport: Box<dyn Transport>,
+) -> Result<Tls, ureq::Error> {
+    let host = details.uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let name = ServerName::try_from(host).map_err(|_| ureq::Error::Tls("its host is no DNS name"))?.to_owned();
+    let mut session = ClientConnection::new(Arc::clone(config), name)?;
+    let mut socket = TransportAdapter::new(transport, Arc::clone(&details.current_time));
+    socket.set_timeout(remaining(details));
+    session.complete_io(&mut socket)?;
+    let buffers = LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
+    Ok(Tls { buffers, stream: StreamOwned::new(session, socket), is_new: true })
+}
+
+/// What remains of the time to connect.
+pub(super) fn remaining(details: &ConnectionDetails<'_>) -> NextTimeout {
+    let passed = match ((details.current_time)(), details.now) {
+        (time::Instant::Exact(now), time::Instant::Exact(then)) => now.saturating_duration_since(then),
+        _ => Duration::ZERO,
+    };
+    let after = match details.timeout.after {
+        time::Duration::Exact(limit) => limit.saturating_sub(passed).into(),
+        never @ time::Duration::NotHappening => never,
+    };
+    NextTimeout { after, ..details.timeout }
+}
+
+/// A connection with TLS.
+pub(super) struct Tls {
+    buffers: LazyBuffers,
+    stream: StreamOwned<ClientConnection, TransportAdapter>,
+    /// Nothing was sent over it since the handshake.
+    is_new: bool,
+}
+
+impl Tls {
+    /// Reads what came unasked: the tickets of TLS 1.3 follow the handshake. Returns whether the server said nothing
+    /// else and listens.
+    fn takes_tickets(&mut self) -> bool {
+        loop {
+            self.stream.sock.set_timeout(NextTimeout { after: LOOK.into(), ..NextTimeout::default() });
+            match self.stream.conn.read_tls(&mut self.stream.sock) {
+                Ok(0) => return false,
+                Ok(_) => {}
+                Err(error) => return matches!(ureq::Error::from(error), ureq::Error::Timeout(_)),
+            }
+            match self.stream.conn.process_new_packets() {
+                Ok(state) if state.plaintext_bytes_to_read() == 0 && !state.peer_has_closed() => {}
+                _ => return false,
+            }
+        }
+    }
+}
+
+impl Transport for Tls {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
+        self.is_new = false;
+        self.stream.sock.set_timeout(timeout);
+        let output = self.buffers.output().get(..amount).unwrap_or_default();
+        Ok(self.stream.write_all(output)?)
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
+        self.stream.sock.set_timeout(timeout);
+        let amount = self.stream.read(self.buffers.input_append_buf())?;
+        self.buffers.input_appended(amount);
+        Ok(amount > 0)
+    }
+
+    fn is_open(&mut self) -> bool {
+        if self.is_new { self.takes_tickets() } else { self.stream.sock.get_mut().is_open() }
+    }
+
+    fn is_tls(&self) -> bool {
+        true
+    }
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls").field("over", &self.stream.sock.inner()).finish_non_exhaustive()
+    }
+}
