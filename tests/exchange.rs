@@ -9,6 +9,8 @@ mod connections;
 mod google;
 #[path = "exchange/relay.rs"]
 mod relay;
+#[path = "exchange/sessions.rs"]
+mod sessions;
 #[path = "exchange/throttled.rs"]
 mod throttled;
 #[path = "exchange/world.rs"]

@@ -35,7 +35,7 @@
 //!   tokens                       who shares an access token, how long it lives, when it is due
 //! 4 policy    config site request rules facts grant    decide() -> Grant; each exchange for a job needs one
 //! 3 exchange  *                  a state machine without input and output; run drives it
-//! 2 world     fs/* proc http sys/* clock    files, processes, a transport, what only libc offers
+//! 2 world     fs/* proc http/* sys/* clock  files, processes, a transport, what only libc offers
 //! 1 words     names google secret json path time    a value of one of these types has been checked
 //! ```
 //!
@@ -47,9 +47,9 @@
 //!    of the job, its options, and a new run number. If credentials are wanted and granted, it takes the token that the
 //!    node keeps for the user, or leaves a worker behind. slurmd drains a node whose prolog process dies, so that process
 //!    does nothing that takes time.
-//! 3. **worker**: reads the subject token and exchanges it, in a child of its own with a deadline, and keeps the token
-//!    for all jobs of the user. It remembers grant, token and port in the record, publishes the job's files, and wakes
-//!    the agent, or starts it.
+//! 3. **worker**: reads the subject token and exchanges it, in a child of its own with a deadline, which opens the
+//!    connections to both of Google's servers at once, and keeps the token for all jobs of the user. It remembers grant,
+//!    token and port in the record, publishes the job's files, and wakes the agent, or starts it.
 //! 4. **slurmstepd**, `init_post_opt`, root: takes what the record has, or waits for the exchange in flight. An option
 //!    given only now, another identity, a token about to end, a worker that died: the work is done here, in a child
 //!    again. It wakes the agent, which answers with the ports that it serves; the job gets another port for one that
@@ -57,7 +57,7 @@
 //!    environment.
 //! 5. `user_init`: the one line, if something failed. `task_init`: status 1, if what failed was asked for.
 //! 6. **agent**, one for each runtime directory: serves each identity of each job at a loopback port, gets a new token
-//!    at half of the life of the old one, and publishes it.
+//!    at half of the life of the old one over a TLS session that it resumes, and publishes it.
 //! 7. `exit`: the step's enroot configuration goes. **epilog**, root: ends the worker if it still runs, removes files
 //!    and record, and tells the agent.
 //!
@@ -85,9 +85,9 @@
 //!   the agent's next look publishes again.
 //! - **A job stays where its prolog put it**, even if the site configuration names another runtime directory later: the
 //!   default one remembers the others in `elsewhere/`, and epilog and sweep look into all of them.
-//! - **The process that has threads forks nothing.** Hooks exchange in a forked child with a deadline. The agent
-//!   exchanges in threads. Its watcher, which has one thread, forks the serving process, keeps the listening sockets
-//!   for the next one, and ends one whose heartbeat stays away.
+//! - **The process that has threads forks nothing.** Hooks exchange in a forked child with a deadline, whose own
+//!   threads end with it. The agent exchanges in threads. Its watcher, which has one thread, forks the serving process,
+//!   keeps the listening sockets for the next one, and ends one whose heartbeat stays away.
 //! - **No user can take a job's port**, as long as one below `net.ipv4.ip_unprivileged_port_start` is free.
 //!
 //! # Where things are
@@ -113,6 +113,8 @@
 //! | Who shares a token? | `core/src/tokens.rs` | `new` |
 //! | How long does a failure hold? | `core/src/plan/kept.rs` | `failure` |
 //! | Where are retries of a request decided? | `core/src/exchange/run.rs` | `pause` |
+//! | When is a connection opened, and by whom? | `core/src/world/http/connections.rs` | `open_ahead`, `connect` |
+//! | Which TLS sessions are resumed? | `core/src/world/http.rs` | `client` |
 //! | Which errors may pass? | `core/src/exchange.rs` | `is_transient` |
 //! | When is a failed refresh tried again? | `command/src/agent/run.rs` | `refresh` |
 //! | Where is the subject token read? | `core/src/job/worker.rs` | `read_subject_token` |

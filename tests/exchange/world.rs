@@ -1,6 +1,7 @@
 //! A node's side of an exchange, with a clock that waits for nothing.
 
 use std::cell::{Cell, RefCell};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use gcp_wif_core::exchange::credential_configuration::CredentialConfiguration;
@@ -37,7 +38,12 @@ impl World {
 
     /// A client that trusts this Google.
     pub fn client(&self, proxy: Option<&str>) -> Client {
-        Client::new(Some(&self.directory.path().join("ca.pem")), proxy).unwrap()
+        Client::new(Some(&self.authorities()), proxy).unwrap()
+    }
+
+    /// The PEM file of this Google's authority.
+    pub fn authorities(&self) -> PathBuf {
+        self.directory.path().join("ca.pem")
     }
 
     /// One exchange, for the identity of the credential configuration.

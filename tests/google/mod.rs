@@ -164,6 +164,11 @@ impl Google {
         self.state.connections()
     }
 
+    /// Waits until clients have closed all connections; false if the limit passed first.
+    pub fn wait_until_closed(&self, limit: Duration) -> bool {
+        self.state.wait_until_closed(limit)
+    }
+
     /// Every secret ever minted or handed out: subject, federated, access, identity and registry
     /// tokens. None of them may be found in a log.
     pub fn tokens(&self) -> Vec<String> {

@@ -217,6 +217,10 @@ impl State {
         self.wait_until(limit, |memory| memory.opened.len() >= count)
     }
 
+    pub fn wait_until_closed(&self, limit: Duration) -> bool {
+        self.wait_until(limit, |memory| memory.connections.is_empty())
+    }
+
     fn wait_until(&self, limit: Duration, is_done: impl Fn(&Memory) -> bool) -> bool {
         let deadline = Instant::now() + limit;
         let mut memory = self.memory();
@@ -268,6 +272,7 @@ impl State {
         if let Some(stream) = self.memory().connections.remove(&number) {
             let _ = stream.shutdown(Shutdown::Both);
         }
+        self.changed.notify_all();
     }
 
     /// Closes all connections but this one.

@@ -16,6 +16,9 @@ use gcp_wif_core::world::fs::RuntimeDirectory;
 
 use super::journal::Journal;
 
+/// What all threads of the agent ask Google with: they resume each other's TLS sessions.
+pub(super) static GOOGLE: Direct = Direct::new();
+
 /// Refreshes, and tells the journal how it went.
 ///
 /// # Errors
@@ -45,7 +48,7 @@ fn with_node<T>(
 ) -> Result<T, Failure> {
     let processes = Proc::new(config_path.to_owned());
     let default_dir = Path::new(DEFAULT_RUNTIME_DIR);
-    let node = Node { config_path, default_dir, exchanger: &Direct, clock: &SystemClock, processes: &processes };
+    let node = Node { config_path, default_dir, exchanger: &GOOGLE, clock: &SystemClock, processes: &processes };
     let lines = Lines::default();
     let result = work(&node, &lines);
     let level = result.as_ref().err().map_or(LogLevel::Info, level);

@@ -26,10 +26,10 @@ use zeroize::Zeroizing;
 
 use super::caller;
 use super::keep::{Sockets, Watcher};
+use super::refresh::GOOGLE;
 use super::reply::{Call, Reply};
 use super::served::Served;
 use super::{metadata, threads, token};
-use gcp_wif_core::job::worker;
 use gcp_wif_core::plan::report::Stage;
 use gcp_wif_core::policy::site::Site;
 use gcp_wif_core::world::clock::{Clock, SystemClock};
@@ -296,7 +296,7 @@ async fn identity(served: Served, config_path: &Path, audience: String) -> Reply
     let config_path = config_path.to_owned();
     let work = move || {
         let site = Site::load(&config_path)?;
-        worker::id_token(&site, &served.grant, &served.facts, &audience)
+        GOOGLE.id_token(&site, &served.grant, &served.facts, &audience)
     };
     match threads::run(work).await {
         Ok(Ok(token)) => Reply::text(token.expose()),

@@ -18,7 +18,7 @@ use crate::policy::site::Site;
 use crate::tokens::Token;
 use crate::words::secret::Secret;
 use crate::world::clock::{Clock, SystemClock};
-use crate::world::http::Client;
+use crate::world::http::Sessions;
 use crate::world::{fs, sys};
 
 /// How much longer than its budget the child may take until it is killed: the time to read the certificates.
@@ -41,7 +41,7 @@ enum Answer {
 impl Exchanger for Worker {
     fn exchange(&self, site: &Site, grant: &Grant, facts: &JobFacts, budget: Duration) -> Result<Exchanged, Failure> {
         let answer = sys::in_child(budget + GRACE, || {
-            let answer = match exchange(site, grant, facts, budget) {
+            let answer = match exchange(&Sessions::new(), site, grant, facts, budget) {
                 Ok(Exchanged { name, token }) => Answer::Exchanged { name, token },
                 Err(failure) => Answer::Failed(failure),
             };
@@ -56,23 +56,34 @@ impl Exchanger for Worker {
     }
 }
 
-/// Exchanges in the calling thread. For the agent, which has threads and therefore must not fork.
+/// Exchanges in the calling thread, over TLS sessions that later exchanges resume. For the agent, which has threads and
+/// therefore must not fork.
 #[derive(Debug, Default)]
-pub struct Direct;
+pub struct Direct {
+    sessions: Sessions,
+}
 
-impl Exchanger for Direct {
-    fn exchange(&self, site: &Site, grant: &Grant, facts: &JobFacts, budget: Duration) -> Result<Exchanged, Failure> {
-        exchange(site, grant, facts, budget)
+impl Direct {
+    /// Without sessions.
+    pub const fn new() -> Self {
+        Self { sessions: Sessions::new() }
+    }
+
+    /// An OpenID token of a service account.
+    ///
+    /// # Errors
+    /// The failure, ready to be told; the denial, where the rules would not grant the identity any more.
+    pub fn id_token(&self, site: &Site, grant: &Grant, facts: &JobFacts, audience: &str) -> Result<Secret, Failure> {
+        grant.still_holds(site, facts)?;
+        let token = over_network(&self.sessions, site, grant, facts, site.config.timeout(), Some(audience));
+        token.map(|(token, _)| token.token)
     }
 }
 
-/// An OpenID token of a service account, in the calling thread.
-///
-/// # Errors
-/// The failure, ready to be told; the denial, where the rules would not grant the identity any more.
-pub fn id_token(site: &Site, grant: &Grant, facts: &JobFacts, audience: &str) -> Result<Secret, Failure> {
-    grant.still_holds(site, facts)?;
-    over_network(site, grant, facts, site.config.timeout(), Some(audience)).map(|(token, _)| token.token)
+impl Exchanger for Direct {
+    fn exchange(&self, site: &Site, grant: &Grant, facts: &JobFacts, budget: Duration) -> Result<Exchanged, Failure> {
+        exchange(&self.sessions, site, grant, facts, budget)
+    }
 }
 
 /// Reads the subject token where the credential configuration says. It is read anew for each exchange: the kubelet
@@ -91,8 +102,14 @@ pub fn read_subject_token(configuration: &CredentialConfiguration) -> Result<Sub
 ///
 /// # Errors
 /// The failure, ready to be told.
-fn exchange(site: &Site, grant: &Grant, facts: &JobFacts, budget: Duration) -> Result<Exchanged, Failure> {
-    let (token, claims) = over_network(site, grant, facts, budget, None)?;
+fn exchange(
+    sessions: &Sessions,
+    site: &Site,
+    grant: &Grant,
+    facts: &JobFacts,
+    budget: Duration,
+) -> Result<Exchanged, Failure> {
+    let (token, claims) = over_network(sessions, site, grant, facts, budget, None)?;
     let name = match grant.identity().service_account() {
         Some(email) => email.to_string(),
         None => claims.subject.unwrap_or_default(),
@@ -101,6 +118,7 @@ fn exchange(site: &Site, grant: &Grant, facts: &JobFacts, budget: Duration) -> R
 }
 
 fn over_network(
+    sessions: &Sessions,
     site: &Site,
     grant: &Grant,
     facts: &JobFacts,
@@ -108,7 +126,7 @@ fn over_network(
     id_token_for: Option<&str>,
 ) -> Result<(AccessToken, Claims), Failure> {
     let configuration = &site.configuration;
-    let client = Client::new(site.config.ca_certificates.as_deref(), site.config.proxy.as_deref())?;
+    let client = sessions.client(site.config.ca_certificates.as_deref(), site.config.proxy.as_deref())?;
     let subject_token = read_subject_token(configuration)?;
     let reason = format!("slurm job {} of user {}", facts.job, facts.user_text());
     let identity = grant.identity();

@@ -9,9 +9,10 @@ mod connections;
 mod tls;
 
 use std::fmt;
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use time::OffsetDateTime;
@@ -173,6 +174,56 @@ impl fmt::Display for ClientError {
 
 impl std::error::Error for ClientError {}
 
+/// What clients share that are made one after the other: the authorities, parsed, and TLS sessions that the next client
+/// resumes. Connections are not kept, so that a process that waits for half an hour has none open.
+#[derive(Default)]
+pub struct Sessions(Mutex<Option<Trust>>);
+
+/// A TLS configuration, and what it was made of.
+struct Trust {
+    pem: (usize, u64),
+    tls: Arc<rustls::ClientConfig>,
+}
+
+impl Sessions {
+    /// No sessions yet.
+    pub const fn new() -> Self {
+        Self(Mutex::new(None))
+    }
+
+    /// Makes a client that trusts the authorities of a PEM file, or else the system's, and uses a proxy if one is
+    /// given. It resumes sessions of earlier clients, as long as the authorities are the same: nobody checks the
+    /// server's certificate again then.
+    ///
+    /// # Errors
+    /// When the certificates cannot be read.
+    pub fn client(&self, ca_certificates: Option<&Path>, proxy: Option<&str>) -> Result<Client, ClientError> {
+        let proxy = match proxy {
+            Some(url) => Some(ureq::Proxy::new(url).map_err(|e| ClientError::Proxy(e.to_string()))?),
+            None => None,
+        };
+        Ok(Client::over(self.tls(ca_certificates)?, proxy))
+    }
+
+    fn tls(&self, ca_certificates: Option<&Path>) -> Result<Arc<rustls::ClientConfig>, ClientError> {
+        let (path, content) = certificates(ca_certificates)?;
+        // The file is root's, so nobody seeks another one of the same hash.
+        let pem = (content.len(), BuildHasherDefault::<DefaultHasher>::default().hash_one(&content));
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(trust) = kept.as_ref().filter(|trust| trust.pem == pem) {
+            return Ok(Arc::clone(&trust.tls));
+        }
+        let tls = tls::config(&content).map_err(ClientError::Tls)?.ok_or(ClientError::NoCertificates(path))?;
+        Ok(Arc::clone(&kept.insert(Trust { pem, tls: Arc::new(tls) }).tls))
+    }
+}
+
+impl fmt::Debug for Sessions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sessions")
+    }
+}
+
 /// The HTTP client of one exchange.
 pub struct Client {
     agent: Agent,
@@ -180,18 +231,15 @@ pub struct Client {
 }
 
 impl Client {
-    /// Makes a client that trusts the authorities of a PEM file, or else the system's, and uses a proxy if one
-    /// is given.
+    /// Makes a client as [`Sessions::client`] does, which resumes nothing.
     ///
     /// # Errors
     /// When the certificates cannot be read.
     pub fn new(ca_certificates: Option<&Path>, proxy: Option<&str>) -> Result<Self, ClientError> {
-        let proxy = match proxy {
-            Some(url) => Some(ureq::Proxy::new(url).map_err(|e| ClientError::Proxy(e.to_string()))?),
-            None => None,
-        };
-        let (path, pem) = certificates(ca_certificates)?;
-        let tls = tls::config(&pem).map_err(ClientError::Tls)?.ok_or_else(|| ClientError::NoCertificates(path))?;
+        Sessions::new().client(ca_certificates, proxy)
+    }
+
+    fn over(tls: Arc<rustls::ClientConfig>, proxy: Option<ureq::Proxy>) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -201,9 +249,9 @@ impl Client {
             .user_agent(concat!("gcp-wif/", env!("CARGO_PKG_VERSION")))
             .max_response_header_size(LONGEST_HEADERS)
             .build();
-        let connections = Connections::new(Arc::new(tls));
+        let connections = Connections::new(tls);
         let agent = Agent::with_parts(config, connections.clone(), DefaultResolver::default());
-        Ok(Self { agent, connections })
+        Self { agent, connections }
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::time::{Duration, Instant};
 
+use rustls::HandshakeKind;
 use serde_json::json;
 
 use super::processes::{Process, processes, settled};
@@ -155,6 +156,10 @@ fn an_agent_that_has_refreshed_is_small_again() {
     let [serving, watching] = settled(&node, "after three refreshes");
     let resident = serving.resident + watching.private;
     assert!(resident <= MEMORY_AFTER_REFRESH, "{resident} kB");
+    // The refreshes after the first one resume its TLS session, and leave no connection open.
+    let resumed = site.google.connections().iter().filter(|kind| **kind == Some(HandshakeKind::Resumed)).count();
+    assert!(resumed >= 2, "{resumed}");
+    assert!(site.google.wait_until_closed(LIMIT));
     site.cancel(job);
     site.finish();
 }

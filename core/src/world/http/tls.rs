@@ -9,6 +9,7 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
@@ -16,6 +17,8 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, LazyBuffers, NextTimeout, Transport, TransportAdapter, time,
 };
 
+/// Sessions to resume: eight tickets for each of four servers, which are more than an exchange has.
+const SESSIONS: usize = 32;
 /// How long a connection that was not used yet may take to tell what came over it.
 const LOOK: Duration = Duration::from_millis(1);
 
@@ -31,7 +34,9 @@ pub(super) fn config(pem: &[u8]) -> Result<Option<ClientConfig>, rustls::Error> 
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    Ok(Some(config.with_root_certificates(roots).with_no_client_auth()))
+    let mut config = config.with_root_certificates(roots).with_no_client_auth();
+    config.resumption = Resumption::in_memory_sessions(SESSIONS);
+    Ok(Some(config))
 }
 
 /// Shakes hands with the server that `transport` leads to.
