@@ -13,7 +13,7 @@ use gcp_wif_core::exchange::AccessToken;
 use gcp_wif_core::job::node::{Exchanged, Node};
 use gcp_wif_core::job::obtain::{Looked, Need, Obtain};
 use gcp_wif_core::job::processes::Proc;
-use gcp_wif_core::job::worker::Direct;
+use gcp_wif_core::job::worker::Worker;
 use gcp_wif_core::plan::record::RunId;
 use gcp_wif_core::plan::report::Failure;
 use gcp_wif_core::policy::config::Delivery;
@@ -95,7 +95,7 @@ fn obtain(uid: u32, place: &Path) -> String {
     let node = Node {
         config_path: &config_path,
         default_dir: place,
-        exchanger: &Direct,
+        exchanger: &Worker,
         clock: &SystemClock,
         processes: &processes,
     };
