@@ -87,10 +87,15 @@ pub(crate) fn prolog_facts(spank: &SpankHandle) -> Result<JobFacts, Failure> {
 /// The job's facts at a step's start, without account and partition: the step's environment is the user's.
 pub(crate) fn step_facts(spank: &SpankHandle) -> Result<JobFacts, Failure> {
     let (uid, gid) = (spank.job_uid().map_err(unknown)?, spank.job_gid().map_err(unknown)?);
-    let mut groups = spank.job_supplementary_gids().map_err(unknown)?;
-    groups.push(gid);
-    let groups = sys::named_groups(groups);
+    let groups = sys::named_groups(groups(spank)?);
     Ok(JobFacts { job: job_id(spank).map_err(unknown)?, uid, gid, user: sys::user_name(uid), groups, placement: None })
+}
+
+/// The groups of a step's processes.
+pub(crate) fn groups(spank: &SpankHandle) -> Result<Vec<u32>, Failure> {
+    let mut groups = spank.job_supplementary_gids().map_err(unknown)?;
+    groups.push(spank.job_gid().map_err(unknown)?);
+    Ok(groups)
 }
 
 /// Slurm does not tell what it always tells.

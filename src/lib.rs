@@ -75,8 +75,9 @@ unsafe impl Plugin for GcpWif {
 
     fn job_prolog(&mut self, spank: &mut SpankHandle) -> HookResult {
         self.guard(|plugin| {
-            let facts = || host::prolog_facts(spank);
-            let job = Job { id: host::job_id(spank)?, uid: spank.job_uid()?, facts: &facts };
+            let (facts, groups) = (|| host::prolog_facts(spank), || Ok(Vec::new()));
+            let (id, uid, gid) = (host::job_id(spank)?, spank.job_uid()?, spank.job_gid()?);
+            let job = Job { id, uid, gid, groups: &groups, facts: &facts };
             plugin.node(spank)?.serve(|node| node.prolog(&SpankHost(spank), &job));
             Ok(())
         })
@@ -181,8 +182,9 @@ impl GcpWif {
         let failed = |failure| if is_explicit { Outcome::Failed { failure, explicit: true } } else { Outcome::None };
         self.outcome = failed(Failure::internal());
         options::forget_given(spank);
-        let facts = || host::step_facts(spank);
-        let job = Job { id: host::job_id(spank)?, uid: spank.job_uid()?, facts: &facts };
+        let (facts, groups) = (|| host::step_facts(spank), || host::groups(spank));
+        let (id, uid, gid) = (host::job_id(spank)?, spank.job_uid()?, spank.job_gid()?);
+        let job = Job { id, uid, gid, groups: &groups, facts: &facts };
         let step = StepId(spank.job_stepid()?);
         let node = self.node(spank).inspect_err(|failure| self.outcome = failed(failure.clone()))?;
         self.outcome = node.serve(|node| node.step(&SpankHost(spank), &job, step));

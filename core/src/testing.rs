@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::exchange::AccessToken;
-use crate::job::processes::Processes;
+use crate::job::processes::{Processes, User};
+use crate::job::wake::Asked;
 use crate::plan::record::{Generation, Issued, JobRecord, Metadata, Port, ProcessId};
 use crate::plan::report::Failure;
 use crate::policy::config::Config;
@@ -169,17 +170,17 @@ impl Processes for FakeProcesses {
         Ok(Port { number, handle: Secret::new("handle".to_owned()) })
     }
 
-    fn wake_agent(&self, _: &Config, _: &Path) -> Result<BTreeSet<u16>, Failure> {
+    fn wake_agent(&self, _: &Config, _: &Path, _: Option<Asked>) -> Result<BTreeSet<u16>, Failure> {
         Ok((0..=u16::MAX).filter(|port| !self.foreign.contains(port)).collect())
     }
 
-    fn poke_agent(&self, _: &Path) -> bool {
-        true
+    fn ask_agent(&self, _: &Path) -> Option<Asked> {
+        None
     }
 
     fn tell_agent(&self, _: &Path) {}
 
-    fn as_user(&self, _: &JobFacts, answer: &mut Vec<u8>, work: &mut dyn FnMut() -> Vec<u8>) -> Result<(), Failure> {
+    fn as_user(&self, _: &User<'_>, answer: &mut Vec<u8>, work: &mut dyn FnMut() -> Vec<u8>) -> Result<(), Failure> {
         *answer = work();
         Ok(())
     }

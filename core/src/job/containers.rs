@@ -4,7 +4,8 @@
 use std::path::Path;
 
 use crate::job::issuance::{Issuance, LOCK};
-use crate::job::node::Host;
+use crate::job::node::{Host, Job};
+use crate::job::processes::User;
 use crate::plan::enroot::source::{SUBDIRECTORIES, Search, Size, Source};
 use crate::plan::enroot::{Mounts, Overlay, credentials, registries};
 use crate::plan::environment::{self, Change};
@@ -25,13 +26,13 @@ impl Issuance<'_> {
         &self,
         host: &dyn Host,
         site: &Site,
-        facts: &JobFacts,
+        job: &Job<'_>,
         step: &str,
         issued: &Issued,
         changes: &[Change],
     ) -> Result<(), Failure> {
         let Site { config, configuration } = site;
-        let source = self.users_own(host, facts)?;
+        let (source, facts) = (self.users_own(host, job)?, self.facts);
         let hosts = config.registries.clone().unwrap_or_else(registries::of_google);
         let job = self.runtime.path_of_job(facts.job);
         let subject_token = configuration.subject_token_file.parent().filter(|_| config.delivery == Delivery::Direct);
@@ -88,12 +89,13 @@ impl Issuance<'_> {
 
     /// Reads the user's own configuration in a process that has become the user: root may not be able to enter the
     /// home, and must not read anything that the user cannot read.
-    fn users_own(&self, host: &dyn Host, facts: &JobFacts) -> Result<Source, Failure> {
+    fn users_own(&self, host: &dyn Host, job: &Job<'_>) -> Result<Source, Failure> {
         let environment = host.environment();
         let config_path = environment::own_enroot_config_path(&|name| host.variable(name));
-        let search = Search { environment: &environment, config_path, system: Path::new(SYSTEM), uid: facts.uid };
-        let mut answer = Vec::new();
-        self.node.processes.as_user(facts, &mut answer, &mut || {
+        let search = Search { environment: &environment, config_path, system: Path::new(SYSTEM), uid: job.uid };
+        let (groups, mut answer) = ((job.groups)()?, Vec::new());
+        let user = User { uid: job.uid, gid: job.gid, groups: &groups };
+        self.node.processes.as_user(&user, &mut answer, &mut || {
             let source = Source::read(&search).map_err(|error| error.to_string());
             serde_json::to_vec(&source).unwrap_or_default()
         })?;

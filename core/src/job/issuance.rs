@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::job::node::{Exchanged, Log, Node};
 use crate::job::obtain::{Answer, Looked, Need, Obtain, Source};
+use crate::job::wake::Asked;
 use crate::plan::enroot::credentials;
 use crate::plan::environment::{self, ACCESS_TOKEN_FILE, CREDENTIALS_FILE, HANDLE_FILE, STATUS_FILE};
 use crate::plan::record::{Issued, JobRecord, Metadata, Port, RunId, StepPart};
@@ -170,13 +171,13 @@ impl Issuance<'_> {
         Ok((issued, true))
     }
 
-    /// Has the agent serve what was issued. If another program has taken the port first, the job gets another port and
+    /// Has the agent serve what was issued, unless it was asked before. If another program has taken the port first, the job gets another port and
     /// handle: no step starts with a port that another user has.
-    pub(super) fn serve(&self, site: &Site, mut issued: Issued) -> Result<Issued, Failure> {
+    pub(super) fn serve(&self, site: &Site, mut issued: Issued, mut asked: Option<Asked>) -> Result<Issued, Failure> {
         let mut given_up = BTreeSet::new();
         while given_up.len() < PORTS {
             let Some(port) = &issued.port else { return Ok(issued) };
-            if self.node.processes.wake_agent(&site.config, self.runtime.path())?.contains(&port.number) {
+            if self.node.processes.wake_agent(&site.config, self.runtime.path(), asked.take())?.contains(&port.number) {
                 return Ok(issued);
             }
             given_up.insert(port.number);

@@ -120,10 +120,13 @@ impl Node<'_> {
         let (key, begun) = (issuance.key(site, &grant), issuance.begin(&grant));
         let mut lock = match issuance.at(&key, Need::Begin(grant.delivery())).look(Duration::ZERO)? {
             Looked::Known(answer) => {
-                let is_served = |issued: &Issued| issued.port.is_none() || self.processes.poke_agent(runtime.path());
+                let is_served =
+                    |issued: &Issued| issued.port.is_none() || self.processes.ask_agent(runtime.path()).is_some();
                 if issuance.take(Some(site), &grant, begun, answer).is_ok_and(|issued| !is_served(&issued)) {
                     drop(told);
-                    self.leave_worker(&issuance, &mut || drop(self.processes.wake_agent(&site.config, runtime.path())));
+                    self.leave_worker(&issuance, &mut || {
+                        drop(self.processes.wake_agent(&site.config, runtime.path(), None))
+                    });
                 }
                 return Ok(());
             }
@@ -140,7 +143,7 @@ impl Node<'_> {
             };
             if issued.is_ok_and(|issued| issued.port.is_some()) {
                 // An agent that starts here is outside of the job's cgroup. If it cannot start, the step says why.
-                let _ = self.processes.wake_agent(&site.config, runtime.path());
+                let _ = self.processes.wake_agent(&site.config, runtime.path(), None);
             }
         });
         Ok(())
@@ -200,8 +203,7 @@ impl Node<'_> {
             Some(runtime) => runtime,
             None => places::open(self.default_dir, &site.config.runtime_dir).map_err(|error| failed(error.into()))?,
         };
-        let facts = (job.facts)().map_err(failed)?;
-        self.step_credentials(host, &site, &runtime, &facts, step, &request).map_err(failed)
+        self.step_credentials(host, &site, &runtime, job, step, &request).map_err(failed)
     }
 
     /// The options that a job was submitted with, if its prolog saw them. If the prolog ran with the first step, it saw
@@ -235,42 +237,54 @@ impl Node<'_> {
         host: &dyn Host,
         site: &Site,
         runtime: &RuntimeDirectory,
-        facts: &JobFacts,
+        job: &Job<'_>,
         step: StepId,
         request: &Request,
     ) -> Result<Given, Failure> {
         let _told = TellEnded(host, runtime);
-        let record = self.record_of_step(runtime, facts)?;
+        let record = self.record_of_step(runtime, job)?;
         let issuance = Issuance { node: self, log: host, runtime, facts: &record.facts, run: record.run };
         let grant = record.grant_for(site, asked(request))?;
-        let issued = issuance.obtain(site, &grant, budget(site))?;
-        let issued = issuance.serve(site, issued)?;
+        let mut issued = issuance.obtain(site, &grant, budget(site))?;
+        // The agent looks while the user's configuration is read.
+        let asked = issued.port.as_ref().and_then(|_| self.processes.ask_agent(runtime.path()));
         let step = step.to_string();
-        let enroot = runtime.path_of_step(facts.job, &step);
-        let wanted = environment::environment(&site.config, &issued, &runtime.path_of(&issued.place), &enroot);
-        let mut changes = plan(host, &wanted, request.is_explicit());
+        let enroot = runtime.path_of_step(job.id, &step);
+        let wanted =
+            |issued: &Issued| environment::environment(&site.config, issued, &runtime.path_of(&issued.place), &enroot);
+        let prepare = |issued: &Issued| {
+            let changes = plan(host, &wanted(issued), request.is_explicit());
+            (issuance.prepare_containers(host, site, job, &step, issued, &changes), changes)
+        };
+        let (mut prepared, mut changes) = prepare(&issued);
+        let port = issued.port.as_ref().map(|port| port.number);
+        issued = issuance.serve(site, issued, asked)?;
+        if issued.port.as_ref().map(|port| port.number) != port {
+            (prepared, changes) = prepare(&issued);
+        }
         let mut warning = host.pyxis_is_earlier().then(|| issuance.tell_order()).flatten();
-        if let Err(failure) = issuance.prepare_containers(host, site, facts, &step, &issued, &changes) {
-            host.log(&format!("{failure} (job {})", facts.job));
-            changes = plan(host, &environment::without_enroot(wanted), request.is_explicit());
+        if let Err(failure) = prepared {
+            host.log(&format!("{failure} (job {})", job.id));
+            changes = plan(host, &environment::without_enroot(wanted(&issued)), request.is_explicit());
             warning = Some(failure);
         }
-        let directory = StepDirectory { runtime_dir: runtime.path().to_owned(), job: facts.job, step };
+        let directory = StepDirectory { runtime_dir: runtime.path().to_owned(), job: job.id, step };
         Ok((directory, warning, changes))
     }
 
     /// The job's record. Where no prolog has left one, the step makes it.
-    fn record_of_step(&self, runtime: &RuntimeDirectory, facts: &JobFacts) -> Result<JobRecord, Failure> {
-        let is_this = |record: &JobRecord| (record.facts.uid, record.facts.job) == (facts.uid, facts.job);
+    fn record_of_step(&self, runtime: &RuntimeDirectory, job: &Job<'_>) -> Result<JobRecord, Failure> {
+        let is_this = |record: &JobRecord| (record.facts.uid, record.facts.job) == (job.uid, job.id);
         let known = |text: Option<Vec<u8>>| JobRecord::parse(&text?).filter(is_this);
-        if let Some(record) = known(runtime.peek_record(facts.job)) {
+        if let Some(record) = known(runtime.peek_record(job.id)) {
             return Ok(record);
         }
-        let locked = runtime.lock(facts.job, LOCK)?;
+        let facts = (job.facts)()?;
+        let locked = runtime.lock(job.id, LOCK)?;
         if let Some(record) = known(locked.read_record()?) {
             return Ok(record);
         }
-        let record = JobRecord::new(facts.clone(), Options::default(), self.processes.generation());
+        let record = JobRecord::new(facts, Options::default(), self.processes.generation());
         save(&locked, &record)?;
         Ok(record)
     }

@@ -44,6 +44,10 @@ pub struct Job<'a> {
     pub id: JobId,
     /// Its user's number.
     pub uid: u32,
+    /// The number of its primary group.
+    pub gid: u32,
+    /// Those of all groups of its processes.
+    pub groups: &'a dyn Fn() -> Result<Vec<u32>, Failure>,
     /// All that Slurm and the user database know of it. Looked up only for a job that wants credentials.
     pub facts: &'a dyn Fn() -> Result<JobFacts, Failure>,
 }

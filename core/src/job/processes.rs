@@ -7,17 +7,28 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
 
+use crate::job::wake::Asked;
 use crate::job::{ports, wake};
 use crate::plan::record::{Generation, Port, ProcessId};
 use crate::plan::report::Failure;
 use crate::policy::config::Config;
-use crate::policy::facts::JobFacts;
 use crate::words::names::JobId;
 use crate::world::proc::ProcFs;
 use crate::world::sys::{self, ChildError};
 
 /// How long the user's home file system may take.
 const USERS_TIME: Duration = Duration::from_secs(5);
+
+/// Whom a process becomes.
+#[derive(Debug, Clone, Copy)]
+pub struct User<'a> {
+    /// The user's number.
+    pub uid: u32,
+    /// The primary group's.
+    pub gid: u32,
+    /// Those of all groups.
+    pub groups: &'a [u32],
+}
 
 /// What the node's processes tell, and what is done with them.
 pub trait Processes {
@@ -38,22 +49,21 @@ pub trait Processes {
     /// # Errors
     /// When there is no free port or no randomness.
     fn new_port(&self, taken: &BTreeSet<u16>) -> Result<Port, Failure>;
-    /// Tells the agent of a runtime directory to look at the records again; starts it where it does not run. Returns the
-    /// ports that it serves.
+    /// Tells the agent of a runtime directory to look at the records again, unless it was asked before; starts it where
+    /// it does not run. Returns the ports that it serves.
     ///
     /// # Errors
     /// When it does not answer.
-    fn wake_agent(&self, config: &Config, runtime_dir: &Path) -> Result<BTreeSet<u16>, Failure>;
-    /// Has the agent look at the records again and does not wait for that. Tells whether there is one.
-    fn poke_agent(&self, runtime_dir: &Path) -> bool;
+    fn wake_agent(&self, config: &Config, runtime_dir: &Path, asked: Option<Asked>) -> Result<BTreeSet<u16>, Failure>;
+    /// Asks the agent to look at the records again, and does not wait for its answer. Returns none if it does not run.
+    fn ask_agent(&self, runtime_dir: &Path) -> Option<Asked>;
     /// Has the agent, if it runs, look at the records again, and waits for that.
     fn tell_agent(&self, runtime_dir: &Path);
     /// Runs work in a process that has become the job's user, and brings what it returns.
     ///
     /// # Errors
     /// When it does not answer, for example because the user's home file system does not respond.
-    fn as_user(&self, facts: &JobFacts, answer: &mut Vec<u8>, work: &mut dyn FnMut() -> Vec<u8>)
-    -> Result<(), Failure>;
+    fn as_user(&self, user: &User<'_>, answer: &mut Vec<u8>, work: &mut dyn FnMut() -> Vec<u8>) -> Result<(), Failure>;
 }
 
 /// The real processes.
@@ -115,26 +125,20 @@ impl Processes for Proc {
         ports::new_port(taken)
     }
 
-    fn wake_agent(&self, config: &Config, runtime_dir: &Path) -> Result<BTreeSet<u16>, Failure> {
-        wake::wake(&config.command, &self.config_path, runtime_dir)
+    fn wake_agent(&self, config: &Config, runtime_dir: &Path, asked: Option<Asked>) -> Result<BTreeSet<u16>, Failure> {
+        wake::wake(&config.command, &self.config_path, runtime_dir, asked)
     }
 
-    fn poke_agent(&self, runtime_dir: &Path) -> bool {
-        wake::poke(runtime_dir)
+    fn ask_agent(&self, runtime_dir: &Path) -> Option<Asked> {
+        wake::begin(runtime_dir)
     }
 
     fn tell_agent(&self, runtime_dir: &Path) {
         wake::is_running(runtime_dir);
     }
 
-    fn as_user(
-        &self,
-        facts: &JobFacts,
-        answer: &mut Vec<u8>,
-        work: &mut dyn FnMut() -> Vec<u8>,
-    ) -> Result<(), Failure> {
-        let groups: Vec<u32> = facts.groups.iter().map(|group| group.id).collect();
-        let result = sys::in_child_of_user(USERS_TIME, (facts.uid, facts.gid, &groups), work);
+    fn as_user(&self, user: &User<'_>, answer: &mut Vec<u8>, work: &mut dyn FnMut() -> Vec<u8>) -> Result<(), Failure> {
+        let result = sys::in_child_of_user(USERS_TIME, (user.uid, user.gid, user.groups), work);
         *answer = result.map_err(|error| match error {
             ChildError::Timeout => Failure::of_enroot(
                 "the user's enroot configuration cannot be read in time; is the home file system responding?",

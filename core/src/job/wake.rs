@@ -28,9 +28,14 @@ pub fn socket(runtime_dir: &Path) -> PathBuf {
 ///
 /// # Errors
 /// When none answers in time.
-pub fn wake(command: &Path, config_path: &Path, runtime_dir: &Path) -> Result<BTreeSet<u16>, Failure> {
+pub fn wake(
+    command: &Path,
+    config_path: &Path,
+    runtime_dir: &Path,
+    asked: Option<Asked>,
+) -> Result<BTreeSet<u16>, Failure> {
     let socket = socket(runtime_dir);
-    if let Ok(ports) = ask(&socket) {
+    if let Ok(ports) = asked.map_or_else(|| ask(&socket), Asked::answer) {
         return Ok(ports);
     }
     // Root runs nothing that another user can change.
@@ -50,9 +55,13 @@ pub fn wake(command: &Path, config_path: &Path, runtime_dir: &Path) -> Result<BT
     Err(Failure::of_agent("the agent does not answer"))
 }
 
-/// Has an agent look at the records, without waiting for that. Tells whether there is one.
-pub fn poke(runtime_dir: &Path) -> bool {
-    connect(&socket(runtime_dir), Duration::ZERO).is_ok()
+/// An agent that was asked to look at the records, and has not answered yet.
+#[derive(Debug)]
+pub struct Asked(UnixStream);
+
+/// Asks an agent to look at the records, and does not wait for its answer. Returns none if there is no agent.
+pub fn begin(runtime_dir: &Path) -> Option<Asked> {
+    connect(&socket(runtime_dir), Duration::ZERO).ok().map(Asked)
 }
 
 /// Whether an agent runs and answers; it has then looked at the records.
@@ -68,13 +77,18 @@ pub fn answer(ports: impl Iterator<Item = u16>) -> String {
 
 /// Connects, which is all that the agent waits for, and reads its answer.
 fn ask(socket: &Path) -> io::Result<BTreeSet<u16>> {
-    let stream = connect(socket, ANSWER)?;
-    stream.set_read_timeout(Some(ANSWER))?;
-    let mut answer = String::new();
-    stream.take(LONGEST_ANSWER).read_to_string(&mut answer)?;
-    // An agent that dies cuts it off.
-    let ports = answer.strip_suffix('\n').ok_or(io::ErrorKind::UnexpectedEof)?;
-    Ok(ports.split_whitespace().filter_map(|port| port.parse().ok()).collect())
+    Asked(connect(socket, ANSWER)?).answer()
+}
+
+impl Asked {
+    fn answer(self) -> io::Result<BTreeSet<u16>> {
+        self.0.set_read_timeout(Some(ANSWER))?;
+        let mut answer = String::new();
+        self.0.take(LONGEST_ANSWER).read_to_string(&mut answer)?;
+        // An agent that dies cuts it off.
+        let ports = answer.strip_suffix('\n').ok_or(io::ErrorKind::UnexpectedEof)?;
+        Ok(ports.split_whitespace().filter_map(|port| port.parse().ok()).collect())
+    }
 }
 
 /// Connects without waiting for long: to a socket whose queue is full, because its agent hangs, a plain connect waits

@@ -232,7 +232,8 @@ fn read_opened(
         return Err(FileError::new(path, FileProblem::NotAFile));
     }
     check(&stat).map_err(|problem| FileError::new(path, problem))?;
-    let mut content = Vec::new();
+    let size = u64::try_from(stat.st_size).unwrap_or(0).min(longest);
+    let mut content = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
     File::from(file).take(longest + 1).read_to_end(&mut content).map_err(|error| {
         let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
         FileError::system(path, "read it", errno)

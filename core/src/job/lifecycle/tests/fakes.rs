@@ -152,14 +152,18 @@ impl<F: FnOnce()> Exchanger for SlowGoogle<'_, F> {
     }
 }
 
+fn job<'a>(facts: &JobFacts, all: &'a dyn Fn() -> Result<JobFacts, Failure>) -> Job<'a> {
+    Job { id: facts.job, uid: facts.uid, gid: facts.gid, groups: &|| Ok(Vec::new()), facts: all }
+}
+
 /// The prolog of a job.
 pub(super) fn run_prolog(node: &Node<'_>, host: &FakeHost, facts: &JobFacts) {
-    node.prolog(host, &Job { id: facts.job, uid: facts.uid, facts: &|| Ok(facts.clone()) });
+    node.prolog(host, &job(facts, &|| Ok(facts.clone())));
 }
 
 /// The start of a step.
 pub(super) fn start_step(node: &Node<'_>, host: &FakeHost, facts: &JobFacts, step: StepId) -> Outcome {
-    node.step(host, &Job { id: facts.job, uid: facts.uid, facts: &|| Ok(facts.clone()) }, step)
+    node.step(host, &job(facts, &|| Ok(facts.clone())), step)
 }
 
 /// A node with a site configuration.

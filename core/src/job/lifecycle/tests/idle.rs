@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::job::processes::Processes;
+use crate::job::processes::{Processes, User};
+use crate::job::wake::Asked;
 use crate::plan::record::{Generation, Port, ProcessId};
 
 /// The node's processes, none of which anybody may look at or start.
@@ -38,11 +39,11 @@ impl Processes for Untouched {
         unreachable!("it looks for a port")
     }
 
-    fn wake_agent(&self, _: &Config, _: &Path) -> Result<BTreeSet<u16>, Failure> {
+    fn wake_agent(&self, _: &Config, _: &Path, _: Option<Asked>) -> Result<BTreeSet<u16>, Failure> {
         unreachable!("it wakes the agent")
     }
 
-    fn poke_agent(&self, _: &Path) -> bool {
+    fn ask_agent(&self, _: &Path) -> Option<Asked> {
         unreachable!("it wakes the agent")
     }
 
@@ -50,7 +51,7 @@ impl Processes for Untouched {
         unreachable!("it wakes the agent")
     }
 
-    fn as_user(&self, _: &JobFacts, _: &mut Vec<u8>, _: &mut dyn FnMut() -> Vec<u8>) -> Result<(), Failure> {
+    fn as_user(&self, _: &User<'_>, _: &mut Vec<u8>, _: &mut dyn FnMut() -> Vec<u8>) -> Result<(), Failure> {
         unreachable!("it forks")
     }
 }
@@ -62,7 +63,13 @@ fn run(machine: &Machine, options: &Options) -> Outcome {
     let node =
         Node { config_path, default_dir, exchanger: &machine.google, clock: &machine.google, processes: &Untouched };
     let host = FakeHost { options: options.clone(), ..FakeHost::default() };
-    let job = Job { id: JOB, uid: 61001, facts: &|| unreachable!("it asks the user database") };
+    let job = Job {
+        id: JOB,
+        uid: 61001,
+        gid: 61001,
+        groups: &|| Ok(Vec::new()),
+        facts: &|| unreachable!("it asks the user database"),
+    };
     node.prolog(&host, &job);
     let outcome = node.step(&host, &job, STEP);
     assert_eq!(node.step(&host, &job, StepId::EXTERN), Outcome::None);
