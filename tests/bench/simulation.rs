@@ -17,6 +17,8 @@ use job::{Random, World, act};
 /// Within so many seconds, evenly by chance, the jobs begin.
 const ARRIVAL: f64 = 60.0;
 const SEED: u64 = 1;
+/// Further ones, where it is to be said that no job fails.
+const MORE_SEEDS: [u64; 2] = [2, 3];
 /// `timeout_seconds`: the default, and up to the largest.
 const TIMEOUTS: [u64; 6] = [20, 25, 30, 35, 40, 45];
 const MOST_ENDPOINTS: usize = 3;
@@ -24,7 +26,7 @@ const MOST_ENDPOINTS: usize = 3;
 /// 1,000 nodes with 5 jobs of a user each.
 pub fn shared() -> Vec<Row> {
     let row = |kept| {
-        let played = play(kept, 1, 1000, 5, TIMEOUTS[0]);
+        let played = play(kept, 1, (1000, 5), TIMEOUTS[0], SEED);
         Row {
             line: "shared",
             what: format!("simulated: 1,000 nodes x 5 jobs of a user within a minute, {}", text(kept)),
@@ -58,12 +60,15 @@ fn wide_with(kept: Kept) -> Vec<Row> {
     let mut failed = Vec::new();
     for endpoints in 1..=MOST_ENDPOINTS {
         for timeout in TIMEOUTS {
-            let played = play(kept, endpoints, 10_000, 1, timeout);
-            failed.push(json!({"endpoints": endpoints, "timeout_seconds": timeout, "failed": played.failed}));
+            let with_seed = |seed| play(kept, endpoints, (10_000, 1), timeout, seed);
+            let played = with_seed(SEED);
+            let others = MORE_SEEDS.iter().filter(|_| played.failed == 0).map(|seed| with_seed(*seed).failed);
+            let most = others.max().unwrap_or(played.failed);
+            failed.push(json!({"endpoints": endpoints, "timeout_seconds": timeout, "failed": most}));
             if endpoints == 1 && timeout == TIMEOUTS[0] {
                 rows.push(row(what(""), played.text(), played.numbers()));
             }
-            if played.failed == 0 {
+            if most == 0 {
                 enough
                     .push(format!("{timeout} s with {endpoints} STS endpoint{}", if endpoints > 1 { "s" } else { "" }));
                 break;
@@ -121,11 +126,11 @@ impl Played {
     }
 }
 
-fn play(kept: Kept, endpoints: usize, nodes: usize, jobs_of_node: usize, timeout: u64) -> Played {
+fn play(kept: Kept, endpoints: usize, (nodes, jobs_of_node): (usize, usize), timeout: u64, seed: u64) -> Played {
     let jobs = nodes * jobs_of_node;
-    let mut random = Random::new(SEED);
+    let mut random = Random::new(seed);
     let begins: Vec<Duration> = (0..jobs).map(|_| Duration::from_secs_f64(random.next() * ARRIVAL)).collect();
-    let world = World::new(kept, endpoints, nodes, jobs_of_node, budget(timeout), SEED);
+    let world = World::new(kept, endpoints, nodes, jobs_of_node, budget(timeout), seed);
     let world = time::play(world, &begins, act);
     assert_eq!(world.outcomes.len(), jobs, "each job has ended");
     let mut seconds = vec![0; 200];

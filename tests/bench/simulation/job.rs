@@ -20,6 +20,8 @@ use super::time::Actor;
 
 /// What a request takes, to Google and back.
 const REQUEST: Duration = Duration::from_millis(60);
+/// How long a failure of Google's holds for other jobs (`core/src/plan/kept.rs`).
+const FAILURE_HOLDS: Duration = Duration::from_secs(10);
 /// When it begins.
 const BEGIN: UnixSeconds = 1_800_000_000;
 
@@ -58,6 +60,8 @@ enum Kind {
     Cold,
     /// One job exchanges, these wait.
     UnderWay(Vec<usize>),
+    /// An exchange failed then.
+    Failed(Duration),
     Kept,
 }
 
@@ -83,37 +87,49 @@ pub fn act(actor: &Actor<World>) {
     actor.with(|world, _| world.outcomes.push(Outcome { delay, has_failed }));
 }
 
-/// MODEL: how the jobs of a node share. To be replaced by the plugin's own code once it can run on a simulated clock:
-/// the first job exchanges; those that come meanwhile take what it gets, a failure too; later ones find what is kept, or
-/// exchange themselves after a failure.
+/// MODEL: how the jobs of a node share, as `core/src/job/obtain.rs` does it with files, locks and the node's own clock.
+/// To be replaced by that once it can run on a simulated one. A job looks for what is kept, a token or a failure that
+/// still holds; else it exchanges; and if another one exchanges, it looks again when that is done.
 fn obtain(actor: &Actor<World>, node: usize) -> bool {
-    let (exchanges, waits) = actor.with(|world, _| match &mut world.nodes[node] {
-        Kind::Kept => (false, false),
-        Kind::UnderWay(waiting) => {
-            waiting.push(actor.number);
-            (false, true)
+    loop {
+        match actor.with(|world, now| look(&mut world.nodes[node], actor.number, now)) {
+            Looked::Known(succeeds) => return succeeds,
+            Looked::Busy => actor.wait_to_be_woken(),
+            Looked::Ask => break,
         }
-        cold @ Kind::Cold => {
-            *cold = Kind::UnderWay(Vec::new());
-            (true, false)
-        }
-    });
-    if waits {
-        actor.wait_to_be_woken();
-    }
-    if !exchanges {
-        return actor.with(|world, _| matches!(world.nodes[node], Kind::Kept));
     }
     let succeeds = exchange(actor, node);
-    let waiting = actor.with(|world, _| {
-        let result = if succeeds { Kind::Kept } else { Kind::Cold };
+    let waiting = actor.with(|world, now| {
+        let result = if succeeds { Kind::Kept } else { Kind::Failed(now) };
         match std::mem::replace(&mut world.nodes[node], result) {
             Kind::UnderWay(waiting) => waiting,
-            Kind::Cold | Kind::Kept => Vec::new(),
+            Kind::Cold | Kind::Failed(_) | Kind::Kept => Vec::new(),
         }
     });
     actor.wake(waiting);
     succeeds
+}
+
+/// What comes of a look.
+enum Looked {
+    Known(bool),
+    Busy,
+    Ask,
+}
+
+fn look(kind: &mut Kind, job: usize, now: Duration) -> Looked {
+    match kind {
+        Kind::Kept => Looked::Known(true),
+        Kind::Failed(at) if now < *at + FAILURE_HOLDS => Looked::Known(false),
+        Kind::UnderWay(waiting) => {
+            waiting.push(job);
+            Looked::Busy
+        }
+        Kind::Cold | Kind::Failed(_) => {
+            *kind = Kind::UnderWay(Vec::new());
+            Looked::Ask
+        }
+    }
 }
 
 /// The plugin's own exchange, with its retries and pauses.
