@@ -70,7 +70,7 @@ pub enum Fault {
     /// The right answer, but late.
     Delay(Duration),
     /// The right answer as soon as clients have opened so many connections in all, TLS included.
-    AfterConnections { count: usize, closes_others: bool },
+    AfterConnections { count: usize, closes_others: Option<Duration> },
     /// The connection is closed without an answer.
     Hangup,
     /// The right answer's first half under the whole one's `Content-Length`, then the end.
@@ -108,12 +108,12 @@ impl Fault {
 
     /// The right answer once so many connections are open.
     pub fn after_connections(count: usize) -> Self {
-        Self::AfterConnections { count, closes_others: false }
+        Self::AfterConnections { count, closes_others: None }
     }
 
-    /// The same, and all connections but the answer's own are closed before it.
-    pub fn closing_others_after_connections(count: usize) -> Self {
-        Self::AfterConnections { count, closes_others: true }
+    /// The same, and all connections but the answer's own are closed so much earlier.
+    pub fn closing_others_after_connections(count: usize, earlier: Duration) -> Self {
+        Self::AfterConnections { count, closes_others: Some(earlier) }
     }
 
     /// 200 with this body as JSON.

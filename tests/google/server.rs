@@ -31,7 +31,7 @@ pub enum Port {
 pub enum Answer {
     Response(Response),
     Late(Duration, Response),
-    Afterwards { connections: usize, closes_others: bool, response: Response },
+    Afterwards { connections: usize, closes_others: Option<Duration>, response: Response },
     Nothing,
     Truncated(Response),
     Endless { chunked: bool },
@@ -163,8 +163,9 @@ fn send(
             } else {
                 errors::oauth("invalid_request", format!("There are no {connections} connections."))
             };
-            if closes_others {
+            if let Some(earlier) = closes_others {
                 state.close_others(connection);
+                thread::sleep(earlier);
             }
             stream.write_all(&response.bytes())?;
         }

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::io::{Read, Write};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject;
@@ -19,7 +19,11 @@ use ureq::unversioned::transport::{
 
 /// Sessions to resume: eight tickets for each of four servers, which are more than an exchange has.
 const SESSIONS: usize = 32;
-/// How long a connection that was not used yet may take to tell what came over it.
+/// For so long after the handshake a connection counts as open: no server closes one that soon. To look takes time, see
+/// [`Tls::takes_tickets`].
+const YOUNG: Duration = Duration::from_millis(200);
+/// How long a connection that was not used yet may take to tell what came over it. The kernel makes at least one of its
+/// ticks of it, which can be ten milliseconds.
 const LOOK: Duration = Duration::from_millis(1);
 
 /// A configuration that trusts the authorities in a PEM file's content; none if there are no authorities in it.
@@ -55,7 +59,7 @@ pub(super) fn connect(
     socket.set_timeout(remaining(details));
     session.complete_io(&mut socket)?;
     let buffers = LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
-    Ok(Tls { buffers, stream: StreamOwned::new(session, socket), is_new: true })
+    Ok(Tls { buffers, stream: StreamOwned::new(session, socket), unused_since: Some(Instant::now()) })
 }
 
 /// What remains of the time to connect.
@@ -75,8 +79,8 @@ pub(super) fn remaining(details: &ConnectionDetails<'_>) -> NextTimeout {
 pub(super) struct Tls {
     buffers: LazyBuffers,
     stream: StreamOwned<ClientConnection, TransportAdapter>,
-    /// Nothing was sent over it since the handshake.
-    is_new: bool,
+    /// When the handshake ended, if nothing was sent since.
+    unused_since: Option<Instant>,
 }
 
 impl Tls {
@@ -104,7 +108,7 @@ impl Transport for Tls {
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
-        self.is_new = false;
+        self.unused_since = None;
         self.stream.sock.set_timeout(timeout);
         let output = self.buffers.output().get(..amount).unwrap_or_default();
         Ok(self.stream.write_all(output)?)
@@ -118,7 +122,10 @@ impl Transport for Tls {
     }
 
     fn is_open(&mut self) -> bool {
-        if self.is_new { self.takes_tickets() } else { self.stream.sock.get_mut().is_open() }
+        match self.unused_since {
+            Some(since) => since.elapsed() < YOUNG || self.takes_tickets(),
+            None => self.stream.sock.get_mut().is_open(),
+        }
     }
 
     fn is_tls(&self) -> bool {
