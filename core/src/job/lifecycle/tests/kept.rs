@@ -172,3 +172,16 @@ fn without_room_for_it_each_job_asks_for_itself() {
         assert_eq!(begin(&machine, JobId(job), 61001), Some(format!("{SITE}-4")));
     }
 }
+
+#[test]
+fn what_lies_in_another_users_place_is_for_nobody() {
+    let machine = Machine::new("");
+    machine.prolog(&wanted());
+    let alices = machine.runtime().kept().remove(0);
+    begin(&machine, SECOND, BOB);
+    let tokens = machine.directory.join("run/tokens");
+    let bobs = machine.runtime().kept().into_iter().find(|name| *name != alices).unwrap();
+    std::fs::copy(tokens.join(&alices).join("token"), tokens.join(&bobs).join("token")).unwrap();
+    assert_eq!(begin(&machine, JobId(9), BOB), Some(format!("{SITE}-3")));
+    assert_eq!(begin(&machine, JobId(10), 61001), Some(format!("{SITE}-1")));
+}
