@@ -110,12 +110,21 @@ fn what_is_wrong_on_the_node_does_not_hold() {
 #[test]
 fn a_token_from_before_the_clock_was_set_is_for_nobody() {
     for (unix, since_boot) in [(-60, 0), (60, 0), (0, -1_000_000)] {
-        let machine = Machine::new("");
-        machine.prolog(&wanted());
-        let Moment { unix: now, since_boot: up } = machine.google.moment();
-        machine.google.set_clock(Moment { unix: now + unix, since_boot: up + since_boot });
-        assert_eq!(begin(&machine, SECOND, 61001), Some(format!("{SITE}-2")), "{unix} {since_boot}");
-        assert_eq!(begin(&machine, JobId(9), 61001), Some(format!("{SITE}-2")), "{unix} {since_boot}");
+        // A prolog sweeps it, and a step of a job without one does not take it.
+        for has_prolog in [true, false] {
+            let machine = Machine::new("");
+            machine.prolog(&wanted());
+            let Moment { unix: now, since_boot: up } = machine.google.moment();
+            machine.google.set_clock(Moment { unix: now + unix, since_boot: up + since_boot });
+            if !has_prolog {
+                let host = FakeHost { options: wanted(), ..FakeHost::default() };
+                let facts = JobFacts { job: JobId(9), ..facts() };
+                assert!(is_issued(&machine.serve(|node| start_step(node, &host, &facts, STEP))));
+                let token = token(&host.environment.borrow()).map(str::to_owned);
+                assert_eq!(token, Some(format!("{SITE}-2")), "{unix} {since_boot}");
+            }
+            assert_eq!(begin(&machine, SECOND, 61001), Some(format!("{SITE}-2")), "{unix} {since_boot}");
+        }
     }
 }
 
