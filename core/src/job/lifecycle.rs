@@ -1,10 +1,11 @@
 //! The life of a job on a node: what each hook does, and what a failure means.
 //!
 //! ```text
-//! prolog (root)         sweep leftovers; record the job's facts and options; if credentials are asked for or
-//!                       automatic, leave a worker behind that exchanges and publishes the job's files
-//! step start (root)     wait for the worker and take what it got, or do its work now; set the step's
-//!                       environment
+//! prolog (root)         sweep leftovers; if credentials are asked for or automatic, record the job's facts and
+//!                       options, and publish the job's files with the token that is kept for the user, or leave a
+//!                       worker behind that asks Google
+//! step start (root)     take what is there, or wait for whoever asks Google, or ask; have the agent serve it; set
+//!                       the step's environment
 //! step as the user      tell the one line if something failed
 //! task                  end with status 1 if what failed was asked for explicitly
 //! step end (root)       remove the step's enroot configuration
