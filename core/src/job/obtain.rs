@@ -158,6 +158,7 @@ impl<'a> Obtain<'a> {
             // On a full disk each job asks for itself.
             let _ = lock.write(kept.to_text().expose());
         }
+        lock.say_done();
         Answer { result, source: Source::Google, is_told: false }
     }
 

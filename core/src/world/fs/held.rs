@@ -149,7 +149,7 @@ pub(super) fn write_file(directory: &OwnedFd, path: &Path, name: &str, content: 
     })
 }
 
-fn unlink(directory: &OwnedFd, name: &OsStr) -> rustix::io::Result<()> {
+pub(super) fn unlink(directory: &OwnedFd, name: &OsStr) -> rustix::io::Result<()> {
     match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
         Err(Errno::NOENT) => Ok(()),
         result => result,

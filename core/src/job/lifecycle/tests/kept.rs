@@ -33,6 +33,19 @@ fn a_job_begins_with_half_of_a_tokens_life_under_the_agent_and_nine_tenths_witho
 }
 
 #[test]
+fn whoever_has_asked_leaves_nothing_but_what_is_kept() {
+    let machine = Machine::new("");
+    for fails in [true, false] {
+        machine.google.fails.set(fails);
+        machine.prolog(&wanted());
+        let place = machine.directory.join("run/tokens").join(&machine.runtime().kept()[0]);
+        let names: Vec<_> = std::fs::read_dir(place).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["token"]);
+        machine.wait(10);
+    }
+}
+
+#[test]
 fn users_and_grants_share_nothing() {
     let machine = Machine::new("");
     machine.prolog(&wanted());

@@ -13,7 +13,7 @@ use rustix::fs::{Dir, FlockOperation};
 use rustix::io::Errno;
 
 use super::{Result, RuntimeDirectory};
-use crate::world::fs::held::{Access, lock_within, make_directory, read_file, remove, write_file};
+use crate::world::fs::held::{Access, lock_within, make_directory, read_file, remove, unlink, write_file};
 use crate::world::fs::{FileError, FileProblem};
 
 /// The token and the last failure.
@@ -144,6 +144,12 @@ impl KeptLock<'_> {
     /// When it cannot be written.
     pub fn say_until(&self, since_boot: i64) -> Result<()> {
         self.replace(UNTIL, &since_boot.to_string())
+    }
+
+    /// Says that this process is done. Otherwise the next holder would count as late until it has said its own time.
+    pub fn say_done(&self) {
+        // If it cannot be removed, another process may ask Google once more.
+        let _ = unlink(&self.0.directory, OsStr::new(UNTIL));
     }
 
     /// Replaces what is kept.
