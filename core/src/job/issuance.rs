@@ -67,22 +67,21 @@ impl Issuance<'_> {
             self.heal(&record)?;
             return Ok(issued.clone());
         }
-        let begun = self.begin(grant);
+        let begun = self.begin(&record, grant);
         let (key, need) = (self.key(site, grant), Need::Begin(grant.delivery()));
         match self.at(&key, need).look(budget + LEAST)? {
             Looked::Known(answer) => self.take(Some(site), grant, begun, answer),
             Looked::Ask(lock) => {
                 let waited = self.node.clock.elapsed().saturating_sub(begun.at);
-                self.ask(site, grant, &key, lock, budget.saturating_sub(waited).max(LEAST))
+                self.ask(site, grant, &key, lock, begun, budget.saturating_sub(waited).max(LEAST))
             }
             Looked::Busy => Err(Failure::of_wait()),
         }
     }
 
-    /// Begins to look for credentials.
-    pub(super) fn begin(&self, grant: &Grant) -> Begun {
-        let record = self.record().ok();
-        let issued = record.as_ref().and_then(|record| record.issued_for(grant.identity()));
+    /// Begins to look for credentials of a job that has this record.
+    pub(super) fn begin(&self, record: &JobRecord, grant: &Grant) -> Begun {
+        let issued = record.issued_for(grant.identity());
         Begun { at: self.node.clock.elapsed(), token: issued.map(|issued| issued.token.issued_at) }
     }
 
@@ -103,9 +102,11 @@ impl Issuance<'_> {
         grant: &Grant,
         key: &Key,
         lock: KeptLock<'_>,
+        begun: Begun,
         budget: Duration,
     ) -> Result<Issued, Failure> {
-        let begun = self.begin(grant);
+        // The log tells how long Google took, and not how long this process waited for its turn.
+        let begun = Begun { at: self.node.clock.elapsed(), ..begun };
         let exchange = |budget| self.node.exchanger.exchange(site, grant, self.facts, budget);
         let answer = self.at(key, Need::Begin(grant.delivery())).ask(lock, budget, exchange);
         self.take(Some(site), grant, begun, answer)
@@ -152,8 +153,7 @@ impl Issuance<'_> {
                 let Some(site) = site else { return Err(Failure::internal()) };
                 let (turn, port) = match grant.delivery() {
                     Delivery::Agent => {
-                        let turn = self.runtime.turn(LOCK)?;
-                        let port = self.new_port(&turn, &record, &BTreeSet::new())?;
+                        let (turn, port) = self.new_port(&record, &BTreeSet::new())?;
                         (Some(turn), Some(port))
                     }
                     Delivery::Direct => (None, None),
@@ -164,15 +164,12 @@ impl Issuance<'_> {
                 (turn, Issued { grant, place, name, token, port, credentials, metadata, is_published: false })
             }
         };
-        record.remember(issued.clone());
-        save(&locked, &record)?;
-        drop(turn);
-        publish(&locked, &mut record)?;
+        give(&locked, &mut record, &issued, turn)?;
         Ok((issued, true))
     }
 
-    /// Has the agent serve what was issued, unless it was asked before. If another program has taken the port first, the job gets another port and
-    /// handle: no step starts with a port that another user has.
+    /// Has the agent serve what was issued, unless it was asked before. If another program has taken the port first, the
+    /// job gets another port and handle: no step starts with a port that another user has.
     pub(super) fn serve(&self, site: &Site, mut issued: Issued, mut asked: Option<Asked>) -> Result<Issued, Failure> {
         let mut given_up = BTreeSet::new();
         while given_up.len() < PORTS {
@@ -185,14 +182,10 @@ impl Issuance<'_> {
             // Another step of the job may have given it up already.
             let now = record.issued_for(issued.identity()).cloned().unwrap_or(issued);
             if now.port.as_ref().is_some_and(|port| given_up.contains(&port.number)) {
-                let turn = self.runtime.turn(LOCK)?;
-                let port = self.new_port(&turn, &record, &given_up)?;
+                let (turn, port) = self.new_port(&record, &given_up)?;
                 let credentials = self.credentials(site, &now.place, now.identity(), Some(&port))?;
                 issued = Issued { port: Some(port), credentials, is_published: false, ..now };
-                record.remember(issued.clone());
-                save(&locked, &record)?;
-                drop(turn);
-                publish(&locked, &mut record)?;
+                give(&locked, &mut record, &issued, Some(turn))?;
             } else {
                 issued = now;
             }
@@ -202,12 +195,13 @@ impl Issuance<'_> {
 
     /// A port that no other job has. The caller keeps the turn until the job's record has the port: the agent listens
     /// there only later, so jobs that start at the same time would find the same port free.
-    fn new_port(&self, _: &Turn, record: &JobRecord, given_up: &BTreeSet<u16>) -> Result<Port, Failure> {
+    fn new_port(&self, record: &JobRecord, given_up: &BTreeSet<u16>) -> Result<(Turn, Port), Failure> {
+        let turn = self.runtime.turn(LOCK)?;
         let jobs = self.runtime.jobs().into_iter().filter(|job| *job != self.facts.job);
         let others = jobs.filter_map(|job| JobRecord::parse(&self.runtime.peek_record(job)?));
         let mut taken: BTreeSet<u16> = others.flat_map(|other| other.ports().collect::<Vec<_>>()).collect();
         taken.extend(record.ports().chain(given_up.iter().copied()));
-        self.node.processes.new_port(&taken)
+        Ok((turn, self.node.processes.new_port(&taken)?))
     }
 
     fn credentials(
@@ -305,6 +299,14 @@ impl Issuance<'_> {
 
 pub(super) fn save(locked: &LockedJob<'_>, record: &JobRecord) -> Result<(), Failure> {
     Ok(locked.write_record(record.to_text().expose())?)
+}
+
+/// Remembers what was issued, which ends the turn for its port, and publishes it.
+fn give(locked: &LockedJob<'_>, record: &mut JobRecord, issued: &Issued, turn: Option<Turn>) -> Result<(), Failure> {
+    record.remember(issued.clone());
+    save(locked, record)?;
+    drop(turn);
+    publish(locked, record)
 }
 
 /// Renders every file that does not hold yet what was issued, from the record and the steps' parts, and remembers that

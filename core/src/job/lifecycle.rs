@@ -118,7 +118,7 @@ impl Node<'_> {
         let issuance = Issuance { node: self, log: host, runtime, facts: &record.facts, run: record.run };
         // The step tells a denial.
         let Ok(grant) = Grant::decide(site, &record.facts, asked(request)) else { return Ok(()) };
-        let (key, begun) = (issuance.key(site, &grant), issuance.begin(&grant));
+        let (key, begun) = (issuance.key(site, &grant), issuance.begin(record, &grant));
         let mut lock = match issuance.at(&key, Need::Begin(grant.delivery())).look(Duration::ZERO)? {
             Looked::Known(answer) => {
                 let is_served =
@@ -139,7 +139,7 @@ impl Node<'_> {
         drop(told);
         self.leave_worker(&issuance, &mut || {
             let issued = match lock.take() {
-                Some(lock) => issuance.ask(site, &grant, &key, lock, budget(site)),
+                Some(lock) => issuance.ask(site, &grant, &key, lock, begun, budget(site)),
                 None => issuance.obtain(site, &grant, budget(site)),
             };
             if issued.is_ok_and(|issued| issued.port.is_some()) {

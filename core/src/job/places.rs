@@ -13,17 +13,12 @@ const ELSEWHERE: &str = "elsewhere";
 
 /// The runtime directories that there are: the configured one first, then those of earlier configurations.
 pub fn all(default_dir: &Path, configured: Option<&Path>) -> Vec<RuntimeDirectory> {
-    paths(default_dir, configured).iter().filter_map(|path| RuntimeDirectory::existing(path)).collect()
+    those(default_dir, configured, |_| true)
 }
 
 /// Those in which there is something of any job.
 pub fn used(default_dir: &Path, configured: Option<&Path>) -> Vec<RuntimeDirectory> {
-    let paths = paths(default_dir, configured);
-    paths
-        .iter()
-        .filter(|path| RuntimeDirectory::is_used(path))
-        .filter_map(|path| RuntimeDirectory::existing(path))
-        .collect()
+    those(default_dir, configured, RuntimeDirectory::is_used)
 }
 
 /// Whether something of a job is in any of them.
@@ -33,14 +28,17 @@ pub fn knows(default_dir: &Path, configured: Option<&Path>, job: JobId) -> bool 
 
 /// Those in which there is something of a job.
 pub fn with(default_dir: &Path, configured: Option<&Path>, job: JobId) -> Vec<RuntimeDirectory> {
-    let paths = paths(default_dir, configured);
-    let known = paths.iter().filter(|path| RuntimeDirectory::knows(path, job));
-    known.filter_map(|path| RuntimeDirectory::existing(path)).collect()
+    those(default_dir, configured, |path| RuntimeDirectory::knows(path, job))
 }
 
 /// The runtime directory that has a job's record; none if no hook has seen the job.
 pub fn of_job(default_dir: &Path, configured: Option<&Path>, job: JobId) -> Option<RuntimeDirectory> {
     with(default_dir, configured, job).into_iter().find(|runtime| runtime.has_record(job))
+}
+
+fn those(default_dir: &Path, configured: Option<&Path>, is_one: impl Fn(&Path) -> bool) -> Vec<RuntimeDirectory> {
+    let paths = paths(default_dir, configured);
+    paths.iter().filter(|path| is_one(path)).filter_map(|path| RuntimeDirectory::existing(path)).collect()
 }
 
 fn paths(default_dir: &Path, configured: Option<&Path>) -> Vec<PathBuf> {

@@ -56,7 +56,7 @@ pub fn refresh(node: &Node<'_>, log: &dyn Log, runtime_dir: &Path, due: &Due) ->
     }
     let (grant, facts) = (&issued.grant, &record.facts);
     let issuance = Issuance { node, log, runtime: &runtime, facts, run: record.run };
-    let begun = issuance.begin(grant);
+    let begun = issuance.begin(&record, grant);
     let answer = match may_refresh(node, grant, facts) {
         Ok(site) => {
             let key = issuance.key(&site, grant);
