@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use gcp_wif_core::exchange::AccessToken;
@@ -24,12 +25,14 @@ use gcp_wif_core::tokens::{Key, Token};
 use gcp_wif_core::words::names::JobId;
 use gcp_wif_core::words::secret::Secret;
 use gcp_wif_core::world::clock::{Clock, SystemClock};
-use gcp_wif_core::world::fs::RuntimeDirectory;
+use gcp_wif_core::world::fs::{RuntimeDirectory, TryLock};
 
 /// What a process does: `UID PLACE`, or nothing in the process that runs the tests.
 const ROLE: &str = "GCP_WIF_KEPT_ROLE";
 /// As many as a node's jobs at once.
 const PROCESSES: usize = 200;
+/// How often a lock is taken while programs are started.
+const LOCKS: usize = 20_000;
 /// How often a process is killed.
 const KILLS: usize = 60;
 /// Length of a token's end, so that a file of it can be cut.
@@ -169,4 +172,27 @@ fn whoever_is_killed_at_whatever_moment_leaves_a_whole_token_or_none() {
         assert_eq!(token.rsplit('.').next().map(str::len), Some(LENGTH), "{name}");
         assert_eq!(told(machine.process(61001)), token, "{name}");
     }
+}
+
+#[test]
+fn a_lock_that_is_released_is_free_though_another_thread_starts_programs() {
+    let machine = Machine::new();
+    let runtime = RuntimeDirectory::open(&machine.0.path().join("run")).unwrap();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                Command::new("true").status().unwrap();
+            }
+        });
+        let busy = (0..LOCKS).find(|_| match runtime.kept_place("a").unwrap().try_lock().unwrap() {
+            TryLock::Locked(lock) => {
+                lock.release();
+                false
+            }
+            _ => true,
+        });
+        is_over.store(true, Ordering::Relaxed);
+        assert_eq!(busy, None);
+    });
 }

@@ -109,7 +109,10 @@ impl<'a> Obtain<'a> {
         for look in 1.. {
             place = match place.try_lock()? {
                 TryLock::Locked(lock) => match self.known(lock.read()) {
-                    Some(answer) => return Ok(Looked::Known(answer)),
+                    Some(answer) => {
+                        lock.release();
+                        return Ok(Looked::Known(answer));
+                    }
                     None => return Ok(Looked::Ask(lock)),
                 },
                 TryLock::Gone => self.runtime.kept_place(&name)?,
@@ -158,7 +161,7 @@ impl<'a> Obtain<'a> {
             // On a full disk each job asks for itself.
             let _ = lock.write(kept.to_text().expose());
         }
-        lock.say_done();
+        lock.release();
         Answer { result, source: Source::Google, is_told: false }
     }
 
@@ -190,10 +193,12 @@ pub fn sweep(clock: &dyn Clock, runtime: &RuntimeDirectory) {
         if !is_useless(place.read()) {
             continue;
         }
-        if let Ok(TryLock::Locked(lock)) = place.try_lock()
-            && is_useless(lock.read())
-        {
-            let _ = lock.remove();
+        if let Ok(TryLock::Locked(lock)) = place.try_lock() {
+            if is_useless(lock.read()) {
+                let _ = lock.remove();
+            } else {
+                lock.release();
+            }
         }
     }
 }

@@ -31,8 +31,8 @@ pub struct KeptPlace<'a> {
     directory: OwnedFd,
 }
 
-/// The right to ask Google for what is kept in a place. It ends when the last process that has it drops it or dies: a
-/// worker inherits it from its prolog.
+/// The right to ask Google for what is kept in a place. It ends when it is released, or when the last process that has it
+/// drops it or dies: a worker inherits it from its prolog.
 #[derive(Debug)]
 #[must_use]
 pub struct KeptLock<'a>(KeptPlace<'a>);
@@ -146,10 +146,14 @@ impl KeptLock<'_> {
         self.replace(UNTIL, &since_boot.to_string())
     }
 
-    /// Says that this process is done. Otherwise the next holder would count as late until it has said its own time.
-    pub fn say_done(&self) {
-        // If it cannot be removed, another process may ask Google once more.
+    /// Ends the lock in every process that has it. One that is only dropped lives on for a moment in each process that
+    /// another thread is starting.
+    pub fn release(self) {
+        // Otherwise the next holder would count as late until it has said its own time. If it cannot be removed, another
+        // process may ask Google once more.
         let _ = unlink(&self.0.directory, OsStr::new(UNTIL));
+        // If it cannot be unlocked, it ends with this process's descriptor.
+        let _ = rustix::fs::flock(&self.0.directory, FlockOperation::Unlock);
     }
 
     /// Replaces what is kept.
