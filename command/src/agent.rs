@@ -13,21 +13,26 @@
 //! serve      a loopback port for each identity of each job
 //! served     what one port serves
 //! caller     the user at the other end of a connection: the job's user and root are answered
+//! metadata, token, impersonation    the answers of the metadata server, of STS and of IAM Credentials
+//! requested  a token that is not the job's own: kept on the node, or at Google
+//! answer     what becomes of a request
 //! reply      a request and its reply, as values
-//! metadata, token    the answers
 //! refresh    new tokens, and files that are published again, with lines in the log
 //! threads    work that waits for Google
 //! journal    agent.log
 //! ```
 #![forbid(unsafe_code)]
 
+mod answer;
 mod caller;
 mod cgroups;
+mod impersonation;
 mod journal;
 mod keep;
 mod metadata;
 mod refresh;
 mod reply;
+mod requested;
 mod run;
 mod serve;
 mod served;

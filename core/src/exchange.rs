@@ -143,12 +143,12 @@ enum State {
     Done(AccessToken),
 }
 
-/// What a service account is asked for.
+/// What for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose<'a> {
     /// A token for Google's interfaces.
     AccessToken,
-    /// An OpenID token for this audience.
+    /// An OpenID token for this audience. A federated principal cannot have one, and gets an access token.
     IdToken(&'a str),
 }
 
@@ -186,9 +186,9 @@ impl<'a> Exchange<'a> {
         Self { purpose, configuration, subject_token, wanted, reason, state }
     }
 
-    /// The same exchange for an OpenID token. A federated principal cannot have one.
-    pub fn for_id_token(self, audience: &'a str) -> Self {
-        Self { purpose: Purpose::IdToken(audience), ..self }
+    /// The same exchange for another purpose.
+    pub fn for_purpose(self, purpose: Purpose<'a>) -> Self {
+        Self { purpose, ..self }
     }
 
     /// What to do next.

@@ -18,6 +18,7 @@
 //!             command/src/agent  the node agent: what it serves, when it refreshes, the watcher
 //! 6 job       lifecycle          what each hook does with a job, what a failure means
 //!             refresh            the same credentials again, before they end; files that are published again
+//!             requested          tokens that a job's clients ask for: with other scopes, and OpenID tokens
 //!             sweep              what crashed hooks left
 //!             containers         a step's enroot configuration, read as the user and published
 //!             issuance           credentials for one run of a job: obtained, remembered, published, served
@@ -182,6 +183,7 @@ pub mod job {
     mod ports;
     pub mod processes;
     pub mod refresh;
+    pub mod requested;
     pub mod sweep;
     pub mod wake;
     pub mod worker;

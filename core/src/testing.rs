@@ -98,6 +98,13 @@ pub fn record() -> JobRecord {
     JobRecord::new(facts(), Options::default(), FakeProcesses::default().generation)
 }
 
+/// The grant of a site without a service account.
+pub fn federated() -> Grant {
+    let mut site = site("");
+    site.configuration.impersonation = None;
+    Grant::decide(&site, &facts(), None).unwrap()
+}
+
 /// A token of the site's own identity that came at 0.
 pub fn issued(token: &str, expires_at: UnixSeconds) -> Issued {
     let site = site("");

@@ -16,6 +16,9 @@ use crate::words::time::{Moment, UnixSeconds};
 
 /// A token is handed to a step only with at least this many seconds of life, or a quarter of its own.
 const MARGIN: UnixSeconds = 300;
+/// Seconds of life with which a token is handed out: a minute more than the greatest margin of Google's libraries (Node,
+/// C++).
+const HANDED_OUT: UnixSeconds = 360;
 /// Two clocks that are not set differ by no more than this many seconds, and by a thousandth of the time between: NTP
 /// slews a clock by up to half of that.
 const CLOCK_SLEW: UnixSeconds = 5;
@@ -40,6 +43,9 @@ pub struct Key {
     identity: Identity,
     scopes: Vec<Scope>,
     lifetime: Option<u32>,
+    /// For whom an OpenID token is; none for an access token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    audience: Option<String>,
     /// The workload identity pool's provider, which trusts the subject token.
     provider: String,
     /// Where the subject token is. A federated principal is the one of that token.
@@ -57,9 +63,15 @@ impl Key {
             identity: grant.identity().clone(),
             scopes,
             lifetime: grant.lifetime(),
+            audience: None,
             provider: site.configuration.audience.as_str().to_owned(),
             subject_token: site.configuration.subject_token_file.clone(),
         }
+    }
+
+    /// The key for an OpenID token, which has no scopes and whose lifetime is Google's.
+    pub fn for_id_token(self, audience: &str) -> Self {
+        Self { scopes: Vec::new(), lifetime: None, audience: Some(audience.to_owned()), ..self }
     }
 
     /// A file name for it: the uid, and a digest of all of it.
@@ -67,7 +79,12 @@ impl Key {
         let text = serde_json::to_vec(self).unwrap_or_default();
         let digest = ring::digest::digest(&ring::digest::SHA256, &text);
         let digest: String = digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        format!("{}-{digest}", self.uid)
+        format!("{}{digest}", self.users())
+    }
+
+    /// What the names of all keys of the user begin with.
+    pub fn users(&self) -> String {
+        format!("{}-", self.uid)
     }
 }
 
@@ -96,6 +113,12 @@ impl Token {
             Delivery::Direct => (9, 10),
         };
         self.lives(now) && self.left(now).saturating_mul(of) >= self.life().saturating_mul(parts)
+    }
+
+    /// Whether a client that asks for it gets it, rather than a new one. The libraries ask again when at most five minutes
+    /// are left; of a short life, half must be left.
+    pub fn can_be_handed_out(&self, now: Moment) -> bool {
+        self.lives(now) && self.left(now) >= HANDED_OUT.min(self.life() / 2)
     }
 
     /// Whether it has not ended yet.
@@ -151,6 +174,17 @@ mod tests {
         assert!(token(12).is_fresh(at(1009)));
         assert!(!token(12).is_fresh(at(1010)));
         assert!(!token(0).is_fresh(at(1000)));
+    }
+
+    #[test]
+    fn a_token_is_handed_out_until_six_minutes_or_half_of_its_life_are_left() {
+        let token = |lifetime: UnixSeconds| token(1000, 1000 + lifetime);
+        for (lifetime, last) in [(3600, 4240), (700, 1350), (10, 1005)] {
+            let token = token(lifetime);
+            assert!(token.can_be_handed_out(at(last)) && !token.can_be_handed_out(at(last + 1)), "{lifetime}");
+        }
+        assert!(!token(0).can_be_handed_out(at(1000)));
+        assert!(!token(3600).can_be_handed_out(Moment { unix: 1000, since_boot: 0 }), "the clock was set");
     }
 
     #[test]

@@ -3,77 +3,96 @@
 //! <https://cloud.google.com/compute/docs/metadata/overview>
 #![forbid(unsafe_code)]
 
-use serde_json::{Value, json};
-
-use super::reply::{Call, Reply};
-use super::served::Served;
+use gcp_wif_core::plan::report::Failure;
+use gcp_wif_core::policy::grant::Grant;
+use gcp_wif_core::tokens::Token;
 use gcp_wif_core::words::google::Scope;
 use gcp_wif_core::words::time::UnixSeconds;
+use serde_json::{Value, json};
+
+use super::answer::{self, Answer, left};
+use super::reply::{Call, Reply};
+use super::served::Served;
 
 const ROOT: &str = "/computeMetadata/v1";
 
 /// Answers a GET below the metadata root, or `/`, by which clients look for the server.
-pub(crate) fn answer(call: &Call, served: &Served, now: UnixSeconds) -> Reply {
+pub(crate) fn answer(call: &Call, served: &Served, now: UnixSeconds) -> Answer {
     if call.path == "/" || call.path == ROOT {
-        return Reply::text("computeMetadata/\n");
+        return Reply::text("computeMetadata/\n").into();
     }
-    let Some(path) = call.path.strip_prefix(ROOT) else { return not_found() };
+    let Some(path) = call.path.strip_prefix(ROOT) else { return not_found().into() };
     if !call.has_flavor {
-        return Reply::refuse(403, "the header Metadata-Flavor: Google is missing");
+        return Reply::refuse(403, "the header Metadata-Flavor: Google is missing").into();
     }
     let path: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     let recursive = call.parameter("recursive").is_some_and(|value| value.eq_ignore_ascii_case("true"));
-    match path.as_slice() {
+    let reply = match path.as_slice() {
         [] => Reply::text("instance/\nproject/\nuniverse/\n"),
-        ["instance"] => Reply::text("id\nname\nservice-accounts/\nzone\n"),
+        // Without id, name, zone, hostname and machine-type: by them programs would take the node for one of Compute
+        // Engine's.
+        ["instance"] => Reply::text("service-accounts/\n"),
         ["instance", "service-accounts"] if recursive => Reply::json(&accounts(served)),
         ["instance", "service-accounts"] => Reply::text(format!("default/\n{}/\n", served.metadata.email)),
         ["instance", "service-accounts", account, rest @ ..]
             if *account == "default" || *account == served.metadata.email =>
         {
-            account_answer(rest, call, served, now)
+            return account_answer(rest, call, served, now);
         }
-        ["project", "project-id"] => served.metadata.project.as_deref().map_or_else(not_found, Reply::text),
+        // Empty where there is none: gcloud asks in nearly every command, and does not survive 404.
+        ["project", "project-id"] => Reply::text(served.metadata.project.as_deref().unwrap_or_default()),
         ["project", "numeric-project-id"] => Reply::text(&*served.metadata.project_number),
         ["universe", "universe-domain" | "universe_domain"] => Reply::text(&*served.metadata.universe_domain),
         _ => not_found(),
-    }
+    };
+    reply.into()
 }
 
-/// The audience of a well-formed request for an OpenID token of a service account.
-pub(crate) fn wants_identity(call: &Call, served: &Served) -> Option<String> {
-    let rest = call.path.strip_prefix(ROOT)?.strip_prefix("/instance/service-accounts/")?;
-    let account = rest.trim_end_matches('/').strip_suffix("/identity")?;
-    let audience = call.parameter("audience").filter(|audience| !audience.is_empty())?;
-    let theirs = account == "default" || account == served.metadata.email;
-    let possible =
-        call.method == "GET" && call.has_flavor && theirs && served.grant.identity().service_account().is_some();
-    possible.then(|| audience.to_owned())
-}
-
-fn account_answer(rest: &[&str], call: &Call, served: &Served, now: UnixSeconds) -> Reply {
-    match rest {
+fn account_answer(rest: &[&str], call: &Call, served: &Served, now: UnixSeconds) -> Answer {
+    let reply = match rest {
         [] => Reply::json(&account(served)),
         ["email"] => Reply::text(&*served.metadata.email),
         ["aliases"] => Reply::text("default\n"),
         ["scopes"] => Reply::text(scopes(served).map(|scope| format!("{scope}\n")).collect::<String>()),
-        ["token"] => token(served, now),
-        ["identity"] if call.parameter("audience").is_none_or(str::is_empty) => {
-            Reply::refuse(400, "the parameter audience is missing")
-        }
+        ["token"] => match answer::scopes(call.parameter("scopes").unwrap_or_default()) {
+            Ok(scopes) => return Answer::access_token(served, scopes, token, now),
+            Err(problem) => Reply::refuse(400, &problem),
+        },
+        // A federated principal has none.
+        ["identity"] if served.grant.identity().service_account().is_none() => not_found(),
+        ["identity"] => match call.parameter("audience").filter(|audience| !audience.is_empty()) {
+            Some(audience) => return Answer::id_token(served, audience, identity),
+            None => Reply::refuse(400, "the parameter audience is missing"),
+        },
         _ => not_found(),
+    };
+    reply.into()
+}
+
+fn token(result: Result<Token, Failure>, _: &Grant, now: UnixSeconds) -> Reply {
+    let token = match result {
+        Ok(token) if left(&token, now) > 0 => token,
+        Ok(_) => return refuse(&Failure::of_no_token()),
+        Err(failure) => return refuse(&failure),
+    };
+    Reply::json(&json!({
+        "access_token": token.secret().expose(),
+        "expires_in": left(&token, now),
+        "token_type": "Bearer",
+    }))
+}
+
+fn identity(result: Result<Token, Failure>, _: &Grant, _: UnixSeconds) -> Reply {
+    match result {
+        Ok(token) => Reply::text(token.secret().expose()),
+        // gcloud goes on without an OpenID token after a 404, and stops at every other status.
+        Err(failure) if failure.is_refusal() => Reply::refuse(404, &failure.to_string()),
+        Err(failure) => refuse(&failure),
     }
 }
 
-fn token(served: &Served, now: UnixSeconds) -> Reply {
-    let left = served.left(now);
-    if left <= 0 {
-        return Reply::refuse(
-            503,
-            "no valid access token: Google could not be asked for a new one; see slurmd's log and the job's status file",
-        );
-    }
-    Reply::json(&json!({"access_token": served.token.secret().expose(), "expires_in": left, "token_type": "Bearer"}))
+fn refuse(failure: &Failure) -> Reply {
+    Reply::refuse(answer::status(failure), &failure.to_string())
 }
 
 fn account(served: &Served) -> Value {
@@ -97,20 +116,25 @@ fn not_found() -> Reply {
 mod tests {
     use super::*;
     use crate::agent::served::tests::served;
+    use gcp_wif_core::testing;
 
     fn ask(target: &str) -> (u16, &'static str, String) {
+        match answer_of(&served(), target) {
+            Answer::Now(reply) => (reply.status, reply.content_type, reply.body.to_string()),
+            later @ Answer::Later(_) => panic!("{later:?}"),
+        }
+    }
+
+    fn answer_of(served: &Served, target: &str) -> Answer {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let query = query.split('&').filter_map(|pair| pair.split_once('=')).map(|(n, v)| (n.to_owned(), v.to_owned()));
         let call = Call {
-            method: "GET".to_owned(),
             path: format!("/computeMetadata/v1/{path}"),
             query: query.collect(),
-            body: zeroize::Zeroizing::default(),
-            content_type: String::new(),
             has_flavor: true,
+            ..Call::default()
         };
-        let reply = answer(&call, &served(), 1000);
-        (reply.status, reply.content_type, reply.body.to_string())
+        answer(&call, served, 1000)
     }
 
     #[test]
@@ -120,8 +144,8 @@ mod tests {
             r#"{{"aliases":["default"],"email":"{email}","scopes":["https://www.googleapis.com/auth/cloud-platform"]}}"#
         );
         for (path, expected) in [
-            ("instance", "id\nname\nservice-accounts/\nzone\n".to_owned()),
-            ("instance/", "id\nname\nservice-accounts/\nzone\n".to_owned()),
+            ("instance", "service-accounts/\n".to_owned()),
+            ("instance/", "service-accounts/\n".to_owned()),
             ("project/project-id", "demo".to_owned()),
             ("project/numeric-project-id", "12".to_owned()),
             ("universe/universe-domain", "googleapis.com".to_owned()),
@@ -137,7 +161,7 @@ mod tests {
                 r#"{"access_token":"ya29.t","expires_in":600,"token_type":"Bearer"}"#.to_owned(),
             ),
             (
-                "instance/service-accounts/default/token?scopes=a,b",
+                "instance/service-accounts/default/token?scopes=https://www.googleapis.com/auth/cloud-platform",
                 r#"{"access_token":"ya29.t","expires_in":600,"token_type":"Bearer"}"#.to_owned(),
             ),
         ] {
@@ -146,11 +170,39 @@ mod tests {
         assert_eq!(ask("instance/service-accounts/default/?recursive=true").1, "application/json");
         for (path, status) in [
             ("instance/zone", 404),
+            ("instance/name", 404),
+            ("instance/id", 404),
+            ("instance/hostname", 404),
+            ("instance/machine-type", 404),
+            ("instance/service-accounts/default/token?scopes=drive", 400),
             ("instance/service-accounts/other@p.iam.gserviceaccount.com/token", 404),
             ("instance/service-accounts/default/identity", 400),
-            ("instance/service-accounts/default/identity?audience=x", 404),
+            ("instance/service-accounts/default/identity?audience=", 400),
         ] {
             assert_eq!(ask(path).0, status, "{path}");
         }
+    }
+
+    #[test]
+    fn scopes_that_are_not_the_jobs_and_open_id_tokens_are_looked_for() {
+        let drive = "instance/service-accounts/default/token?scopes=https://www.googleapis.com/auth/drive,openid";
+        let Answer::Later(wanted) = answer_of(&served(), drive) else { panic!() };
+        let scopes: Vec<_> = wanted.grant.scopes().iter().map(Scope::as_str).collect();
+        assert_eq!((scopes, wanted.audience), (vec!["https://www.googleapis.com/auth/drive", "openid"], None));
+        let identity = "instance/service-accounts/default/identity?audience=https://example.org&format=full";
+        let Answer::Later(wanted) = answer_of(&served(), identity) else { panic!() };
+        assert_eq!(wanted.audience.as_deref(), Some("https://example.org"));
+    }
+
+    #[test]
+    fn a_job_without_a_project_or_a_service_account_is_told_of_none() {
+        let mut served = Served { grant: testing::federated(), ..served() };
+        served.metadata.project = None;
+        let ask = |path| match answer_of(&served, path) {
+            Answer::Now(reply) => (reply.status, reply.body.to_string()),
+            later @ Answer::Later(_) => panic!("{later:?}"),
+        };
+        assert_eq!(ask("project/project-id"), (200, String::new()));
+        assert_eq!(ask("instance/service-accounts/default/identity?audience=a").0, 404);
     }
 }

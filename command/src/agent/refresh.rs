@@ -17,7 +17,7 @@ use gcp_wif_core::world::fs::RuntimeDirectory;
 use super::journal::Journal;
 
 /// What all threads of the agent ask Google with: they resume each other's TLS sessions.
-pub(super) static GOOGLE: Direct = Direct::new();
+static GOOGLE: Direct = Direct::new();
 
 /// Refreshes, and tells the journal how it went.
 ///
@@ -41,7 +41,7 @@ pub(super) fn heal_and_tell(config_path: &Path, journal: &Journal, runtime: &Run
     }
 }
 
-fn with_node<T>(
+pub(super) fn with_node<T>(
     config_path: &Path,
     journal: &Journal,
     work: impl FnOnce(&Node<'_>, &dyn Log) -> Result<T, Failure>,

@@ -25,7 +25,8 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::{MissedTickBehavior, timeout};
 
 use super::journal::Journal;
-use super::keep::BEAT;
+use super::keep::{BEAT, Sockets, Watcher};
+use super::requested::Workplace;
 use super::serve::{Event, Ports};
 use super::served::Served;
 use super::{keep, refresh, threads};
@@ -48,16 +49,16 @@ const BUSY_PAUSE: UnixSeconds = 1;
 const REFRESHES: usize = 32;
 
 /// Serves until no job needs it.
-pub(super) fn serve(config_path: &Path, runtime_dir: &Path, ports: Ports, journal: Journal) -> std::io::Result<()> {
-    let Some(directory) = RuntimeDirectory::existing(runtime_dir) else { return Ok(()) };
+pub(super) fn serve(workplace: Workplace, sockets: Sockets, watcher: Watcher) -> std::io::Result<()> {
+    let Some(directory) = RuntimeDirectory::existing(&workplace.runtime_dir) else { return Ok(()) };
     sys::share_heap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let workplace = Rc::new(RefCell::new(workplace));
     let agent = Rc::new(Agent {
-        config_path: config_path.to_owned(),
         runtime: directory,
-        journal: RefCell::new(journal),
         trouble: RefCell::default(),
-        ports: RefCell::new(ports),
+        ports: RefCell::new(Ports::new(sockets, watcher, Rc::clone(&workplace))),
+        workplace,
         pauses: Rc::default(),
         renewed: Rc::default(),
         refreshes: Arc::new(Semaphore::new(REFRESHES)),
@@ -70,9 +71,8 @@ pub(super) fn serve(config_path: &Path, runtime_dir: &Path, ports: Ports, journa
 type Pauses = BTreeMap<Due, (UnixSeconds, UnixSeconds)>;
 
 struct Agent {
-    config_path: PathBuf,
+    workplace: Rc<RefCell<Workplace>>,
     runtime: RuntimeDirectory,
-    journal: RefCell<Journal>,
     /// Why the configuration cannot be used, if that is so.
     trouble: RefCell<Option<String>>,
     ports: RefCell<Ports>,
@@ -135,7 +135,7 @@ impl Agent {
                 () = keep::ended(watcher.as_ref()) => {
                     self.log(LogLevel::Warn, "the watcher ended");
                     let path = self.runtime.path();
-                    let error = keep::start_over(&self.config_path, path, self.ports.borrow().sockets());
+                    let error = keep::start_over(&self.config_path(), path, self.ports.borrow().sockets());
                     self.log(LogLevel::Error, error);
                     tokio::time::sleep(LONG_PAUSE).await;
                     false
@@ -166,7 +166,7 @@ impl Agent {
         let mut wanted = BTreeMap::new();
         for job in self.runtime.jobs() {
             let Some(record) = self.runtime.peek_record(job).as_deref().and_then(JobRecord::parse) else { continue };
-            refresh::heal_and_tell(&self.config_path, &self.journal.borrow(), &self.runtime, &record);
+            refresh::heal_and_tell(&self.config_path(), &self.journal(), &self.runtime, &record);
             wanted.extend(record.issued.iter().filter_map(|issued| Served::of(&record, issued)));
         }
         // No borrow may be held over an await. Nothing else uses the ports until they are put back.
@@ -186,9 +186,9 @@ impl Agent {
 
     /// Tells what is wrong with the configuration, once for each change of that.
     fn look_at_configuration(&self) {
-        let trouble = match Site::load(&self.config_path) {
+        let trouble = match Site::load(&self.config_path()) {
             Ok(site) => {
-                self.journal.replace(Journal::new(self.runtime.path(), site.config.log_level));
+                self.workplace.borrow_mut().journal = Journal::new(self.runtime.path(), site.config.log_level);
                 None
             }
             Err(error) => Some(error.to_string()),
@@ -201,8 +201,16 @@ impl Agent {
         }
     }
 
+    fn config_path(&self) -> PathBuf {
+        self.workplace.borrow().config_path.clone()
+    }
+
+    fn journal(&self) -> Journal {
+        self.workplace.borrow().journal.clone()
+    }
+
     fn log(&self, level: LogLevel, text: impl Display) {
-        self.journal.borrow().write(level, format_args!("gcp-wif: agent: {text}"));
+        self.journal().write(level, format_args!("gcp-wif: agent: {text}"));
     }
 
     /// Starts the refresh of what is due. Returns how long there is nothing to do.
@@ -242,8 +250,8 @@ impl Agent {
     /// Refreshes in a thread. Returns the pause before the next look, or none after a failure, whose pauses grow.
     async fn refresh_one(&self, due: &Due) -> Option<UnixSeconds> {
         let _place = self.refreshes.acquire().await;
-        let (config_path, runtime_dir) = (self.config_path.clone(), self.runtime.path().to_owned());
-        let (journal, work_due) = (self.journal.borrow().clone(), due.clone());
+        let (config_path, runtime_dir) = (self.config_path(), self.runtime.path().to_owned());
+        let (journal, work_due) = (self.journal(), due.clone());
         let work = move || refresh::refresh_and_tell(&config_path, &runtime_dir, &journal, &work_due);
         match threads::run(work).await {
             Ok(Ok(Refreshed::Busy)) => Some(BUSY_PAUSE),

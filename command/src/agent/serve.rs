@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,14 +23,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
-use super::caller;
+use super::answer::{Answer, Wanted};
 use super::keep::{Sockets, Watcher};
-use super::refresh::GOOGLE;
 use super::reply::{Call, Reply};
+use super::requested::Workplace;
 use super::served::Served;
-use super::{metadata, threads, token};
-use gcp_wif_core::plan::report::Stage;
-use gcp_wif_core::policy::site::Site;
+use super::{caller, impersonation, metadata, requested, token};
+use gcp_wif_core::plan::report::Failure;
+use gcp_wif_core::words::secret::Secret;
 use gcp_wif_core::world::clock::{Clock, SystemClock};
 
 /// Requests are short: a form with a handle in it.
@@ -49,10 +48,6 @@ const TO_STRANGERS: &str = "HTTP/1.1 403 Forbidden\r\ncontent-type: application/
 /// Headers by which browsers name the page that a request comes from. Node's fetch sends Sec-Fetch-Mode as well, so
 /// that one is not among them.
 const FROM_PAGES: [&str; 4] = ["origin", "referer", "sec-fetch-site", "sec-fetch-dest"];
-/// How many OpenID tokens a user may have fetched at once, over all jobs.
-const IDENTITIES_OF_USER: usize = 2;
-/// How many OpenID tokens are fetched at once. More wait, so that their threads are few.
-static IDENTITIES: Semaphore = Semaphore::const_new(32);
 
 /// What is served on each port.
 #[derive(Default)]
@@ -61,8 +56,7 @@ pub(super) struct Ports {
     /// What an earlier process left.
     left: Sockets,
     watcher: Watcher,
-    /// The site configuration's path.
-    config_path: PathBuf,
+    workplace: Option<Rc<RefCell<Workplace>>>,
 }
 
 struct ServedPort {
@@ -87,12 +81,14 @@ impl Drop for Listening {
 /// What a user may take of the agent at once, so that something is left for the others.
 struct User {
     connections: Arc<Semaphore>,
-    identities: Semaphore,
+    /// Requests that wait for Google.
+    asking: Arc<Semaphore>,
 }
 
 impl Default for User {
     fn default() -> Self {
-        Self { connections: Arc::new(Semaphore::new(CONNECTIONS)), identities: Semaphore::new(IDENTITIES_OF_USER) }
+        let semaphore = |permits| Arc::new(Semaphore::new(permits));
+        Self { connections: semaphore(CONNECTIONS), asking: semaphore(requested::OF_USER) }
     }
 }
 
@@ -109,8 +105,8 @@ pub(super) enum Event {
 
 impl Ports {
     /// Serves nothing yet. These sockets are for the ports that it will serve.
-    pub(super) fn new(left: Sockets, watcher: Watcher, config_path: &Path) -> Self {
-        Self { left, watcher, config_path: config_path.to_owned(), ..Self::default() }
+    pub(super) fn new(left: Sockets, watcher: Watcher, workplace: Rc<RefCell<Workplace>>) -> Self {
+        Self { left, watcher, workplace: Some(workplace), ..Self::default() }
     }
 
     /// What ties this process to its watcher.
@@ -146,8 +142,8 @@ impl Ports {
             };
             let listening = self.listen(port).await.ok().map(|listener| {
                 let listener = Rc::new(listener);
-                let config_path = self.config_path.clone();
-                let door = Door { served: Rc::downgrade(&served), user: Rc::clone(&user), config_path };
+                let workplace = self.workplace.clone();
+                let door = Door { served: Rc::downgrade(&served), user: Rc::clone(&user), workplace };
                 let task = accept(Rc::clone(&listener), Rc::new(door));
                 Listening { listener, task: tokio::task::spawn_local(task) }
             });
@@ -205,7 +201,7 @@ impl Ports {
 struct Door {
     served: Weak<RefCell<Served>>,
     user: Rc<User>,
-    config_path: PathBuf,
+    workplace: Option<Rc<RefCell<Workplace>>>,
 }
 
 async fn accept(listener: Rc<TcpListener>, door: Rc<Door>) {
@@ -266,6 +262,7 @@ async fn answer(request: Request<Incoming>, here: SocketAddr, door: &Door) -> Re
         return Reply::refuse(403, "requests are not taken from pages");
     }
     let has_flavor = header("metadata-flavor") == "Google";
+    let bearer = header("authorization").strip_prefix("Bearer ").map(|token| Secret::new(token.trim().to_owned()));
     let content_type = header("content-type").to_owned();
     let path = percent_decode_str(request.uri().path()).decode_utf8_lossy().into_owned();
     let query = form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()).into_owned().collect();
@@ -273,39 +270,42 @@ async fn answer(request: Request<Incoming>, here: SocketAddr, door: &Door) -> Re
     let body = tokio::time::timeout(PATIENCE, Limited::new(request.into_body(), LONGEST).collect()).await;
     let Ok(Ok(body)) = body else { return Reply::refuse(400, "the body is too long or does not come") };
     let body = Zeroizing::new(body.to_bytes().to_vec());
-    let call = Call { method: method.to_string(), path, query, body, content_type, has_flavor };
+    let call = Call { path, query, body, content_type, has_flavor, bearer };
     // A copy: what is served may change while a request waits for Google.
     let Some(served) = door.served.upgrade().map(|served| served.borrow().clone()) else {
         return Reply::refuse(403, "the job is over");
     };
     let now = SystemClock.now();
-    if let Some(audience) = metadata::wants_identity(&call, &served) {
-        let (_of_user, _of_all) = (door.user.identities.acquire().await, IDENTITIES.acquire().await);
-        return identity(served, &door.config_path, audience).await;
-    }
-    match (method, call.path.as_str()) {
+    let answer = match (method, call.path.as_str()) {
         (Method::POST, "/v1/token") => token::exchange(&call, &served, now),
-        (Method::POST, "/v1/introspect") => token::introspect(&call, &served, now),
+        (Method::POST, "/v1/introspect") => token::introspect(&call, &served, now).into(),
+        (Method::POST, _) => impersonation::answer(&call, &served, now).unwrap_or_else(|| not_allowed().into()),
         (Method::GET, _) => metadata::answer(&call, &served, now),
-        _ => Reply::refuse(405, "method not allowed"),
+        _ => not_allowed().into(),
+    };
+    match answer {
+        Answer::Now(reply) => reply,
+        Answer::Later(wanted) => later(door, served, wanted).await,
     }
 }
 
-/// An OpenID token, which is got from Google for each request: clients keep it for its hour.
-async fn identity(served: Served, config_path: &Path, audience: String) -> Reply {
-    let config_path = config_path.to_owned();
-    let work = move || {
-        let site = Site::load(&config_path)?;
-        GOOGLE.id_token(&site, &served.grant, &served.facts, &audience)
+fn not_allowed() -> Reply {
+    Reply::refuse(405, "method not allowed")
+}
+
+/// The reply of a token that is not the job's own.
+async fn later(door: &Door, served: Served, wanted: Wanted) -> Reply {
+    let result = match &door.workplace {
+        Some(workplace) => {
+            let workplace = workplace.borrow().clone();
+            requested::obtain(workplace, Arc::clone(&door.user.asking), served, &wanted).await
+        }
+        None => Err(Failure::internal()),
     };
-    match threads::run(work).await {
-        Ok(Ok(token)) => Reply::text(token.expose()),
-        // gcloud goes on without an OpenID token after a 404, and stops at every other status.
-        Ok(Err(failure)) if failure.is_refusal() => Reply::refuse(404, &failure.to_string()),
-        Ok(Err(failure)) if failure.stage == Stage::Rules => Reply::refuse(403, &failure.to_string()),
-        Ok(Err(failure)) => Reply::refuse(503, &failure.to_string()),
-        Err(unfinished) => Reply::refuse(503, &format!("the request could not be served: {unfinished}")),
+    if let (Ok(token), None, Some(served)) = (&result, &wanted.audience, door.served.upgrade()) {
+        served.borrow_mut().remember(token.clone());
     }
+    (wanted.to_reply)(result, &wanted.grant, SystemClock.now())
 }
 
 fn response(mut reply: Reply) -> Response<Full<Bytes>> {

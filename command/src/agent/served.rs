@@ -3,12 +3,19 @@
 
 use gcp_wif_core::job::refresh::Due;
 use gcp_wif_core::plan::record::{Issued, JobRecord, Metadata, RunId};
+use gcp_wif_core::plan::report::Failure;
 use gcp_wif_core::policy::facts::JobFacts;
 use gcp_wif_core::policy::grant::Grant;
 use gcp_wif_core::tokens::Token;
 use gcp_wif_core::words::names::JobId;
 use gcp_wif_core::words::secret::Secret;
 use gcp_wif_core::words::time::UnixSeconds;
+use subtle::ConstantTimeEq;
+
+use super::answer::left;
+
+/// How many other tokens of clients a port remembers.
+const OTHERS: usize = 8;
 
 /// The credentials of a port, as they are now.
 #[derive(Debug, Clone)]
@@ -25,16 +32,45 @@ pub(crate) struct Served {
     pub(crate) handle: Secret,
     /// The access token.
     pub(crate) token: Token,
-    /// The token before this one: a client that has just got it may ask about it.
-    pub(crate) earlier: Option<Token>,
+    /// Other tokens that clients have got here, the last ones: a client may ask about the one that it has.
+    pub(crate) others: Vec<Token>,
 }
 
 impl Served {
     /// Serves this from now on.
     pub(crate) fn replace(&mut self, new: Self) {
         let old = std::mem::replace(self, new);
-        let is_renewed = old.token.issued_at != self.token.issued_at;
-        self.earlier = if is_renewed { Some(old.token) } else { old.earlier };
+        self.others = old.others;
+        if old.token.issued_at != self.token.issued_at {
+            self.remember(old.token);
+        }
+    }
+
+    /// Remembers a token that a client has got here.
+    pub(crate) fn remember(&mut self, token: Token) {
+        if !self.others.contains(&token) {
+            self.others.truncate(OTHERS - 1);
+            self.others.insert(0, token);
+        }
+    }
+
+    /// The token that a client got here, while it lives.
+    pub(crate) fn token(&self, given: &Secret, now: UnixSeconds) -> Option<&Token> {
+        let mut tokens = [&self.token].into_iter().chain(&self.others);
+        tokens.find(|token| same(given, token.secret())).filter(|token| token.expires_at > now)
+    }
+
+    /// Whether a client got this token here.
+    pub(crate) fn knows(&self, given: &Secret, now: UnixSeconds) -> bool {
+        self.token(given, now).is_some()
+    }
+
+    /// The job's own token, as long as it lives.
+    ///
+    /// # Errors
+    /// The failure, which the agent's refresh has logged.
+    pub(crate) fn own(&self, now: UnixSeconds) -> Result<Token, Failure> {
+        if left(&self.token, now) > 0 { Ok(self.token.clone()) } else { Err(Failure::of_no_token()) }
     }
 
     /// The job.
@@ -45,11 +81,6 @@ impl Served {
     /// The job's user.
     pub(crate) fn uid(&self) -> u32 {
         self.facts.uid
-    }
-
-    /// How many whole seconds of the token are certainly left: the clock tells no fractions of a second.
-    pub(crate) fn left(&self, now: UnixSeconds) -> i64 {
-        self.token.expires_at.saturating_sub(now).saturating_sub(1)
     }
 
     /// What a refresh is for.
@@ -68,10 +99,15 @@ impl Served {
             metadata: issued.metadata.clone(),
             handle: port.handle.clone(),
             token: issued.token.clone(),
-            earlier: None,
+            others: Vec::new(),
         };
         Some((port.number, served))
     }
+}
+
+/// Compares in a time that does not tell where the first difference is.
+pub(crate) fn same(given: &Secret, secret: &Secret) -> bool {
+    given.expose().as_bytes().ct_eq(secret.expose().as_bytes()).into()
 }
 
 #[cfg(test)]
@@ -104,7 +140,7 @@ pub(crate) mod tests {
             grant: issued.grant,
             handle: Secret::new("handle".to_owned()),
             token: issued.token,
-            earlier: None,
+            others: Vec::new(),
         }
     }
 }

@@ -2,50 +2,81 @@
 //! in every client library. And the introspection that gcloud asks for.
 #![forbid(unsafe_code)]
 
+use gcp_wif_core::plan::report::Failure;
+use gcp_wif_core::policy::grant::Grant;
 use gcp_wif_core::tokens::Token;
+use gcp_wif_core::words::google::Scope;
 use gcp_wif_core::words::secret::Secret;
-use serde_json::{Value, json};
-use subtle::ConstantTimeEq;
-
-use super::reply::{Call, Reply};
-use super::served::Served;
 use gcp_wif_core::words::time::UnixSeconds;
+use serde_json::{Map, Value, json};
+
+use super::answer::{self, Answer, left};
+use super::reply::{Call, Reply};
+use super::served::{Served, same};
 
 const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 
-/// Exchanges the handle for the job's access token.
-pub(crate) fn exchange(call: &Call, served: &Served, now: UnixSeconds) -> Reply {
-    let Some(field) = fields(call) else {
-        return Reply::oauth("invalid_request", "the body is neither a form nor JSON");
+/// Exchanges the handle for an access token with the scopes that the client asks for.
+///
+/// A client of a service account asks for one that it can impersonate with, and then at generateAccessToken for the
+/// scopes that it wants. It gets the job's own: one that stops here has what it needs.
+pub(crate) fn exchange(call: &Call, served: &Served, now: UnixSeconds) -> Answer {
+    let Some(fields) = call.fields() else {
+        return Reply::oauth("invalid_request", "the body is neither a form nor JSON").into();
     };
-    if field("grant_type", "grantType").as_deref() != Some(GRANT_TYPE) {
-        return Reply::oauth("unsupported_grant_type", "grant_type must be token-exchange");
+    if field(&fields, "grant_type", "grantType") != GRANT_TYPE {
+        return Reply::oauth("unsupported_grant_type", "grant_type must be token-exchange").into();
     }
-    let given = field("subject_token", "subjectToken").unwrap_or_default();
-    if !same(given.trim(), &served.handle) {
-        return Reply::oauth("invalid_grant", "the subject token is not this job's handle");
+    let given = Secret::new(field(&fields, "subject_token", "subjectToken").trim().to_owned());
+    if !same(&given, &served.handle) {
+        return Reply::oauth("invalid_grant", "the subject token is not this job's handle").into();
     }
-    let left = served.left(now);
-    if left <= 0 {
-        let why = "no valid access token: Google could not be asked for a new one";
-        return Reply { status: 503, ..Reply::oauth("internal_failure", why) };
+    let mut scopes = match answer::scopes(field(&fields, "scope", "scope")) {
+        Ok(scopes) => scopes,
+        Err(problem) => return Reply::oauth("invalid_scope", &problem).into(),
+    };
+    let impersonates = [Scope::CLOUD_PLATFORM, Scope::IAM];
+    if served.grant.identity().service_account().is_some()
+        && scopes.iter().all(|scope| impersonates.contains(&scope.as_str()))
+    {
+        scopes.clear();
     }
-    Reply::json(&json!({
-        "access_token": served.token.secret().expose(),
-        "issued_token_type": ACCESS_TOKEN,
-        "token_type": "Bearer",
-        "expires_in": left,
-    }))
+    Answer::access_token(served, scopes, exchanged, now)
 }
 
-/// RFC 7662. gcloud caches tokens by this name, so it must differ from job to job.
+fn exchanged(result: Result<Token, Failure>, grant: &Grant, now: UnixSeconds) -> Reply {
+    let result = result.and_then(|token| if left(&token, now) > 0 { Ok(token) } else { Err(Failure::of_no_token()) });
+    match result {
+        Ok(token) => {
+            let scopes: Vec<&str> = grant.scopes().iter().map(Scope::as_str).collect();
+            Reply::json(&json!({
+                "access_token": token.secret().expose(),
+                "issued_token_type": ACCESS_TOKEN,
+                "token_type": "Bearer",
+                "expires_in": left(&token, now),
+                // They can differ from those asked for, RFC 8693 section 2.2.1.
+                "scope": scopes.join(" "),
+            }))
+        }
+        Err(failure) => {
+            let status = answer::status(&failure);
+            let error = match status {
+                400 => "invalid_request",
+                403 => "access_denied",
+                429 => "quota_exceeded",
+                _ => "internal_failure",
+            };
+            Reply { status, ..Reply::oauth(error, &failure.to_string()) }
+        }
+    }
+}
+
+/// RFC 7662. gcloud caches a federated principal's tokens by this name, so it must differ from job to job.
 pub(crate) fn introspect(call: &Call, served: &Served, now: UnixSeconds) -> Reply {
-    let given = fields(call).and_then(|field| field("token", "token")).unwrap_or_default();
-    // A client that asks about the token that it just got may come after a refresh.
-    let mut tokens = [&served.token].into_iter().chain(&served.earlier);
-    let found = tokens.find(|token| same(&given, token.secret()));
-    let Some(Token { expires_at, .. }) = found.filter(|token| token.expires_at > now) else {
+    let given =
+        Secret::new(call.fields().map(|fields| field(&fields, "token", "token").to_owned()).unwrap_or_default());
+    let Some(Token { expires_at, .. }) = served.token(&given, now) else {
         return Reply::json(&json!({"active": false}));
     };
     Reply::json(&json!({
@@ -56,55 +87,77 @@ pub(crate) fn introspect(call: &Call, served: &Served, now: UnixSeconds) -> Repl
     }))
 }
 
-/// The body's fields by their names in a form and in JSON.
-fn fields(call: &Call) -> Option<impl Fn(&str, &str) -> Option<String>> {
-    let is_json = call.content_type.starts_with("application/json");
-    let json: Value = if is_json { serde_json::from_slice(&call.body).ok()? } else { Value::Null };
-    let form: Vec<(String, String)> =
-        if is_json { Vec::new() } else { form_urlencoded::parse(&call.body).into_owned().collect() };
-    Some(move |name: &str, in_json: &str| {
-        let of_form = form.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
-        of_form.or_else(|| Some(json.get(in_json)?.as_str()?.to_owned()))
-    })
-}
-
-/// Compares in a time that does not tell where the first difference is.
-fn same(given: &str, secret: &Secret) -> bool {
-    given.as_bytes().ct_eq(secret.expose().as_bytes()).into()
+/// A field by its name in a form or in JSON; empty where it is missing.
+fn field<'a>(fields: &'a Map<String, Value>, name: &str, in_json: &str) -> &'a str {
+    fields.get(name).or_else(|| fields.get(in_json)).and_then(Value::as_str).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::agent::served::tests::{served, token_of};
+    use gcp_wif_core::testing;
 
     fn post(content_type: &str, body: &str) -> Call {
         Call {
-            method: "POST".to_owned(),
             path: "/v1/token".to_owned(),
-            query: Vec::new(),
             body: zeroize::Zeroizing::new(body.into()),
             content_type: content_type.to_owned(),
-            has_flavor: false,
+            ..Call::default()
         }
     }
 
     const FORM: &str = "application/x-www-form-urlencoded,application/x-www-form-urlencoded";
 
+    fn now(call: &Call, at: UnixSeconds) -> Reply {
+        match exchange(call, &served(), at) {
+            Answer::Now(reply) => reply,
+            later @ Answer::Later(_) => panic!("{later:?}"),
+        }
+    }
+
+    #[test]
+    fn what_a_client_impersonates_with_is_the_jobs_own_token_and_other_scopes_are_looked_for() {
+        let scope = |names: &str| {
+            let url = |name: &str| format!("https://www.googleapis.com/auth/{name}");
+            let scopes: Vec<_> = names.split_whitespace().map(url).collect();
+            let body = json!({"grantType": GRANT_TYPE, "subjectToken": "handle", "scope": scopes.join(" ")});
+            post("application/json", &body.to_string())
+        };
+        for own in ["", "iam", "cloud-platform", "iam cloud-platform"] {
+            let body = now(&scope(own), 1000).body;
+            assert!(
+                body.contains("ya29.t") && body.contains(r#""scope":"https://www.googleapis.com/auth/cloud-platform""#)
+            );
+        }
+        for other in ["drive", "iam drive"] {
+            assert!(matches!(exchange(&scope(other), &served(), 1000), Answer::Later(_)), "{other}");
+        }
+        // A federated principal has what it asks for.
+        let federated = Served { grant: testing::federated(), ..served() };
+        assert!(matches!(exchange(&scope("iam"), &federated, 1000), Answer::Later(_)));
+        assert!(matches!(exchange(&scope("cloud-platform"), &federated, 1000), Answer::Now(_)));
+        let malformed = post(
+            "application/json",
+            &json!({"grantType": GRANT_TYPE, "subjectToken": "handle", "scope": "drive"}).to_string(),
+        );
+        assert!(now(&malformed, 1000).body.contains("invalid_scope"));
+    }
+
     #[test]
     fn the_handle_gets_the_token_and_nothing_else_does() {
         let grant = "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Atoken-exchange&subject_token=";
-        let right = exchange(&post(FORM, &format!("{grant}handle")), &served(), 1000);
+        let right = now(&post(FORM, &format!("{grant}handle")), 1000);
         let value: Value = serde_json::from_str(&right.body).unwrap();
         assert_eq!((right.status, &value["access_token"], &value["expires_in"]), (200, &json!("ya29.t"), &json!(600)));
         assert_eq!(value["token_type"], "Bearer");
         let json = format!(r#"{{"grantType":"{GRANT_TYPE}","subjectToken":"handle"}}"#);
-        assert_eq!(exchange(&post("application/json", &json), &served(), 1000).status, 200);
+        assert_eq!(now(&post("application/json", &json), 1000).status, 200);
         for body in [format!("{grant}other"), grant.to_owned(), "subject_token=handle".to_owned(), String::new()] {
-            let refused = exchange(&post(FORM, &body), &served(), 1000);
+            let refused = now(&post(FORM, &body), 1000);
             assert!(refused.status == 400 && !refused.body.contains("ya29"), "{body}");
         }
-        assert_eq!(exchange(&post(FORM, &format!("{grant}handle")), &served(), 1600).status, 503);
+        assert_eq!(now(&post(FORM, &format!("{grant}handle")), 1600).status, 503);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use rustix::thread::set_name;
 
 use super::journal::Journal;
 use super::keep::{self, Sockets};
-use super::serve::Ports;
+use super::requested::Workplace;
 use super::{cgroups, run};
 
 /// How long a new agent waits for the lock of one that does not answer. A watcher replaces a serving process that hangs
@@ -147,7 +147,12 @@ fn watch(config_path: &Path, runtime_dir: &Path, lock: &mut File, sockets: &mut 
         };
         let ended = keep::run(sockets, &mut started, |sockets, watcher| {
             let _ = set_name(c"gcp-wif-serve");
-            match run::serve(config_path, runtime_dir, Ports::new(sockets, watcher, config_path), journal.clone()) {
+            let workplace = Workplace {
+                config_path: config_path.to_owned(),
+                runtime_dir: runtime_dir.to_owned(),
+                journal: journal.clone(),
+            };
+            match run::serve(workplace, sockets, watcher) {
                 Ok(()) => 0,
                 Err(error) => {
                     journal.write(LogLevel::Error, format_args!("gcp-wif: agent: {error}"));

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::exchange::Purpose;
 use crate::job::node::{Exchanged, Log, Node};
 use crate::job::obtain::{Answer, Looked, Need, Obtain, Source};
 use crate::job::wake::Asked;
@@ -107,7 +108,7 @@ impl Issuance<'_> {
     ) -> Result<Issued, Failure> {
         // The log tells how long Google took, and not how long this process waited for its turn.
         let begun = Begun { at: self.node.clock.elapsed(), ..begun };
-        let exchange = |budget| self.node.exchanger.exchange(site, grant, self.facts, budget);
+        let exchange = |budget| self.node.exchanger.exchange(site, grant, Purpose::AccessToken, self.facts, budget);
         let answer = self.at(key, Need::Begin(grant.delivery())).ask(lock, budget, exchange);
         self.take(Some(site), grant, begun, answer)
     }
@@ -130,7 +131,8 @@ impl Issuance<'_> {
         };
         let result = result.map(|(issued, _)| issued);
         if is_news {
-            self.log.log(&line(self.facts, identity, source, &result, duration));
+            let outcome = result.as_ref().map(|issued| issued.token.expires_at);
+            self.log.log(&line(self.facts, identity, "", source, outcome, duration));
         }
         if let Err(failure) = &result {
             self.tell_status(identity, begun.token, failure);
@@ -353,17 +355,18 @@ fn is_whole_for(runtime: &RuntimeDirectory, issued: &Issued) -> bool {
     issued.is_published && runtime.have_sizes(&issued.place, &sizes)
 }
 
-/// The line in the log for each issuance.
-fn line(
+/// The line in the log for each issuance. `detail` says what was asked for, if it is not the job's own token.
+pub(super) fn line(
     facts: &JobFacts,
     identity: &Identity,
+    detail: &str,
     source: Source,
-    result: &Result<Issued, Failure>,
+    outcome: Result<UnixSeconds, &Failure>,
     duration: Duration,
 ) -> String {
     let seconds = duration.as_secs_f64();
-    let outcome = match result {
-        Ok(issued) => format!("outcome=issued duration={seconds:.3}s expiry={}", rfc3339(issued.token.expires_at)),
+    let outcome = match outcome {
+        Ok(expiry) => format!("outcome=issued duration={seconds:.3}s expiry={}", rfc3339(expiry)),
         Err(failure) => format!("outcome=failed duration={seconds:.3}s expiry=none {failure}"),
     };
     let identity = identity.service_account().map_or("federated", |email| email.as_str());
@@ -372,5 +375,8 @@ fn line(
         Source::Kept => "kept",
         Source::None => "none",
     };
-    format!("gcp-wif: issuance job={} uid={} identity={identity} source={source} {outcome}", facts.job, facts.uid)
+    format!(
+        "gcp-wif: issuance job={} uid={} identity={identity}{detail} source={source} {outcome}",
+        facts.job, facts.uid
+    )
 }

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::exchange::Purpose;
 use crate::job::processes::Processes;
 use crate::plan::environment::Change;
 use crate::plan::report::Failure;
@@ -52,13 +53,20 @@ pub struct Job<'a> {
     pub facts: &'a dyn Fn() -> Result<JobFacts, Failure>,
 }
 
-/// Gets an access token for a grant.
+/// Gets tokens for a grant.
 pub trait Exchanger {
     /// Reads the subject token and exchanges it, within `budget`.
     ///
     /// # Errors
     /// The failure, ready to be told.
-    fn exchange(&self, site: &Site, grant: &Grant, facts: &JobFacts, budget: Duration) -> Result<Exchanged, Failure>;
+    fn exchange(
+        &self,
+        site: &Site,
+        grant: &Grant,
+        purpose: Purpose<'_>,
+        facts: &JobFacts,
+        budget: Duration,
+    ) -> Result<Exchanged, Failure>;
 }
 
 /// What an exchange brings.
@@ -66,7 +74,7 @@ pub trait Exchanger {
 pub struct Exchanged {
     /// How the identity is named to the job: the email, or the federated principal's subject.
     pub name: String,
-    /// The access token.
+    /// The token.
     pub token: Token,
 }
 
@@ -76,7 +84,7 @@ pub struct Node<'a> {
     pub config_path: &'a Path,
     /// The runtime directory of sites that configure none. It knows the others: [`crate::job::places`].
     pub default_dir: &'a Path,
-    /// Gets access tokens.
+    /// Gets tokens.
     pub exchanger: &'a dyn Exchanger,
     /// The node's clocks.
     pub clock: &'a dyn Clock,

@@ -37,6 +37,8 @@ pub enum Need<'a> {
     Begin(Delivery),
     /// Another one than this, which is due.
     Replace(&'a Token),
+    /// One that a client which asks for it gets.
+    HandOut,
 }
 
 /// Whether Google was asked for a job's token.
@@ -103,12 +105,12 @@ impl<'a> Obtain<'a> {
     pub fn look(&self, limit: Duration) -> Result<Looked<'a>, FileError> {
         let (end, name) = (Instant::now() + limit, self.key.name());
         let mut place = self.runtime.kept_place(&name)?;
-        if let Some(answer) = self.known(place.read()) {
+        if let Some(answer) = self.known(&self.parse(place.read())) {
             return Ok(Looked::Known(answer));
         }
         for look in 1.. {
             place = match place.try_lock()? {
-                TryLock::Locked(lock) => match self.known(lock.read()) {
+                TryLock::Locked(lock) => match self.known(&self.parse(lock.read())) {
                     Some(answer) => {
                         lock.release();
                         return Ok(Looked::Known(answer));
@@ -131,6 +133,18 @@ impl<'a> Obtain<'a> {
         Ok(Looked::Busy)
     }
 
+    /// What is kept, without asking anybody: the token that will do or the failure that holds, and the last token for as
+    /// long as it lives.
+    ///
+    /// # Errors
+    /// When the place where it is kept cannot be used.
+    pub fn kept(&self) -> Result<(Option<Answer>, Option<Token>), FileError> {
+        let kept = self.parse(self.runtime.kept_place(&self.key.name())?.read());
+        let now = self.node.clock.moment();
+        let living = kept.token(|token| token.lives(now)).map(|kept| kept.token.clone());
+        Ok((self.known(&kept), living))
+    }
+
     /// Asks Google within `budget`, and keeps what comes of it.
     pub fn ask(
         &self,
@@ -143,7 +157,7 @@ impl<'a> Obtain<'a> {
         // If it cannot be written, nobody takes the right away from a process that hangs.
         let _ = lock.say_until(i64::try_from(until).unwrap_or(i64::MAX));
         let result = exchange(budget);
-        let mut kept = Kept::parse(lock.read().ok().flatten().as_deref(), self.key);
+        let mut kept = self.parse(lock.read());
         let asked_by = self.run;
         let is_kept = match &result {
             Ok(Exchanged { name, token }) => {
@@ -165,11 +179,15 @@ impl<'a> Obtain<'a> {
         Answer { result, source: Source::Google, is_told: false }
     }
 
-    fn known(&self, text: Result<Option<Vec<u8>>, FileError>) -> Option<Answer> {
+    fn parse(&self, text: Result<Option<Vec<u8>>, FileError>) -> Kept {
+        Kept::parse(text.ok().flatten().as_deref(), self.key)
+    }
+
+    fn known(&self, kept: &Kept) -> Option<Answer> {
         let now = self.node.clock.moment();
-        let kept = Kept::parse(text.ok().flatten().as_deref(), self.key);
         let will_do = |token: &Token| match self.need {
             Need::Begin(delivery) => token.can_begin(now, delivery),
+            Need::HandOut => token.can_be_handed_out(now),
             Need::Replace(old) => token.secret() != old.secret() && token.can_begin(now, Delivery::Agent),
         };
         let source = |asked_by| if asked_by == self.run { Source::Google } else { Source::Kept };

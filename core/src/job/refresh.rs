@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use crate::exchange::Purpose;
 use crate::job::issuance::{Issuance, TellEnded};
 use crate::job::node::{Log, Node};
 use crate::job::obtain::{Answer, Looked, Need};
@@ -65,8 +66,9 @@ pub fn refresh(node: &Node<'_>, log: &dyn Log, runtime_dir: &Path, due: &Due) ->
             match obtain.look(Duration::ZERO) {
                 Ok(Looked::Busy) => return Ok(Refreshed::Busy),
                 Ok(Looked::Known(answer)) => answer,
-                Ok(Looked::Ask(lock)) => obtain
-                    .ask(lock, site.config.timeout(), |budget| node.exchanger.exchange(&site, grant, facts, budget)),
+                Ok(Looked::Ask(lock)) => obtain.ask(lock, site.config.timeout(), |budget| {
+                    node.exchanger.exchange(&site, grant, Purpose::AccessToken, facts, budget)
+                }),
                 Err(error) => Answer::of_nobody(error.into()),
             }
         }

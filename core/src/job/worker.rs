@@ -8,15 +8,14 @@ use zeroize::Zeroizing;
 
 use crate::exchange::credential_configuration::CredentialConfiguration;
 use crate::exchange::run;
-use crate::exchange::subject_token::{Claims, SubjectToken};
-use crate::exchange::{AccessToken, Exchange, Wanted};
+use crate::exchange::subject_token::SubjectToken;
+use crate::exchange::{Exchange, Purpose, Wanted};
 use crate::job::node::{Exchanged, Exchanger};
 use crate::plan::report::Failure;
 use crate::policy::facts::JobFacts;
 use crate::policy::grant::Grant;
 use crate::policy::site::Site;
 use crate::tokens::Token;
-use crate::words::secret::Secret;
 use crate::world::clock::{Clock, SystemClock};
 use crate::world::http::Sessions;
 use crate::world::{fs, sys};
@@ -39,9 +38,16 @@ enum Answer {
 }
 
 impl Exchanger for Worker {
-    fn exchange(&self, site: &Site, grant: &Grant, facts: &JobFacts, budget: Duration) -> Result<Exchanged, Failure> {
+    fn exchange(
+        &self,
+        site: &Site,
+        grant: &Grant,
+        purpose: Purpose<'_>,
+        facts: &JobFacts,
+        budget: Duration,
+    ) -> Result<Exchanged, Failure> {
         let answer = sys::in_child(budget + GRACE, || {
-            let answer = match exchange(&Sessions::new(), site, grant, facts, budget) {
+            let answer = match exchange(&Sessions::new(), site, grant, purpose, facts, budget) {
                 Ok(Exchanged { name, token }) => Answer::Exchanged { name, token },
                 Err(failure) => Answer::Failed(failure),
             };
@@ -68,21 +74,18 @@ impl Direct {
     pub const fn new() -> Self {
         Self { sessions: Sessions::new() }
     }
-
-    /// An OpenID token of a service account.
-    ///
-    /// # Errors
-    /// The failure, ready to be told; the denial, where the rules would not grant the identity any more.
-    pub fn id_token(&self, site: &Site, grant: &Grant, facts: &JobFacts, audience: &str) -> Result<Secret, Failure> {
-        grant.still_holds(site, facts)?;
-        let token = over_network(&self.sessions, site, grant, facts, site.config.timeout(), Some(audience));
-        token.map(|(token, _)| token.token)
-    }
 }
 
 impl Exchanger for Direct {
-    fn exchange(&self, site: &Site, grant: &Grant, facts: &JobFacts, budget: Duration) -> Result<Exchanged, Failure> {
-        exchange(&self.sessions, site, grant, facts, budget)
+    fn exchange(
+        &self,
+        site: &Site,
+        grant: &Grant,
+        purpose: Purpose<'_>,
+        facts: &JobFacts,
+        budget: Duration,
+    ) -> Result<Exchanged, Failure> {
+        exchange(&self.sessions, site, grant, purpose, facts, budget)
     }
 }
 
@@ -106,37 +109,23 @@ fn exchange(
     sessions: &Sessions,
     site: &Site,
     grant: &Grant,
+    purpose: Purpose<'_>,
     facts: &JobFacts,
     budget: Duration,
 ) -> Result<Exchanged, Failure> {
-    let (token, claims) = over_network(sessions, site, grant, facts, budget, None)?;
-    let name = match grant.identity().service_account() {
-        Some(email) => email.to_string(),
-        None => claims.subject.unwrap_or_default(),
-    };
-    Ok(Exchanged { name, token: Token::new(token, SystemClock.moment()) })
-}
-
-fn over_network(
-    sessions: &Sessions,
-    site: &Site,
-    grant: &Grant,
-    facts: &JobFacts,
-    budget: Duration,
-    id_token_for: Option<&str>,
-) -> Result<(AccessToken, Claims), Failure> {
     let configuration = &site.configuration;
     let client = sessions.client(site.config.ca_certificates.as_deref(), site.config.proxy.as_deref())?;
     let subject_token = read_subject_token(configuration)?;
     let reason = format!("slurm job {} of user {}", facts.job, facts.user_text());
     let identity = grant.identity();
     let wanted = Wanted { identity, scopes: grant.scopes(), lifetime: grant.lifetime() };
-    let mut exchange = Exchange::new(configuration, &subject_token, wanted, reason);
-    if let Some(audience) = id_token_for {
-        exchange = exchange.for_id_token(audience);
-    }
+    let mut exchange = Exchange::new(configuration, &subject_token, wanted, reason).for_purpose(purpose);
     let (clock, claims) = (SystemClock, subject_token.claims());
     let token = run::run(&mut exchange, &client, &clock, budget)
         .map_err(|error| Failure::of_exchange(&error, configuration, claims, identity, clock.now()))?;
-    Ok((token, claims.clone()))
+    let name = match identity.service_account() {
+        Some(email) => email.to_string(),
+        None => claims.subject.clone().unwrap_or_default(),
+    };
+    Ok(Exchanged { name, token: Token::new(token, clock.moment()) })
 }

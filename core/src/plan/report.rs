@@ -121,6 +121,18 @@ impl Failure {
         Self::new(Stage::TokenExchange, Blame::Google { is_final: false }, problem, "try again")
     }
 
+    /// The job's token has ended, and there is no new one.
+    pub fn of_no_token() -> Self {
+        let problem = "no valid access token: Google could not be asked for a new one";
+        Self::new(Stage::Agent, Blame::Google { is_final: false }, problem, "the job's status file says why")
+    }
+
+    /// A user has too many tokens besides those of the jobs.
+    pub fn of_share(limit: usize) -> Self {
+        let problem = format_args!("the node keeps {limit} tokens of yours for other scopes and audiences");
+        Self::new(Stage::Agent, Blame::User, problem, "ask for fewer, or wait an hour until some have ended")
+    }
+
     /// The subject token cannot be read.
     pub fn of_subject_token(problem: impl fmt::Display) -> Self {
         Self::new(Stage::SubjectToken, Blame::Site, problem, "the node's projected token is not usable")

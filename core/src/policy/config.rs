@@ -103,9 +103,9 @@ pub struct Config {
     pub auto: bool,
     /// The project that jobs see as theirs.
     pub project: Option<String>,
-    /// Scopes of the access token.
-    #[serde(default = "default_scopes")]
-    pub scopes: Vec<Scope>,
+    /// Scopes of the access token, which are the limit of what a job's clients get; absent: `cloud-platform`, and a
+    /// client gets those that it asks for.
+    pub scopes: Option<Vec<Scope>>,
     /// Hosts that get pull credentials; absent: every host of Artifact Registry.
     pub registries: Option<Vec<RegistryHost>>,
     /// Who may use which service account; absent: everyone has the credential configuration's identity.
@@ -134,9 +134,6 @@ pub struct Config {
     pub log_level: LogLevel,
 }
 
-fn default_scopes() -> Vec<Scope> {
-    vec![Scope::cloud_platform()]
-}
 fn default_delivery() -> Delivery {
     Delivery::Agent
 }
@@ -226,6 +223,11 @@ impl Config {
         self.rules.as_ref().is_some_and(|rules| rules.iter().any(names))
     }
 
+    /// Scopes of the access token.
+    pub fn scopes(&self) -> Vec<Scope> {
+        self.scopes.clone().unwrap_or_else(|| vec![Scope::cloud_platform()])
+    }
+
     /// Budget of one exchange, retries included.
     pub fn timeout(&self) -> Duration {
         Duration::from_secs(self.timeout_seconds)
@@ -242,7 +244,7 @@ impl Config {
         if config.runtime_dir == Path::new("/") {
             return Err("runtime_dir: \"/\" cannot be it".to_owned());
         }
-        if config.scopes.is_empty() {
+        if config.scopes.as_ref().is_some_and(Vec::is_empty) {
             return Err("scopes: at least one is needed".to_owned());
         }
         if !TIMEOUTS.contains(&config.timeout_seconds) {
@@ -273,7 +275,7 @@ mod tests {
             Config::parse(br#"{"credential_configuration": "/etc/slurm/credential-configuration.json"}"#).unwrap();
         assert!(!config.auto);
         assert_eq!((config.delivery, config.adc), (Delivery::Agent, Adc::File));
-        assert_eq!(config.scopes, [Scope::cloud_platform()]);
+        assert_eq!(config.scopes(), [Scope::cloud_platform()]);
         assert_eq!(config.runtime_dir, Path::new("/run/gcp-wif"));
         assert_eq!(config.command, Path::new("/usr/bin/gcp-wif"));
         assert_eq!(config.timeout(), Duration::from_secs(20));

@@ -1,6 +1,8 @@
 //! What a job was granted: decided once, remembered whole, repeated by each refresh.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::config::Delivery;
@@ -20,6 +22,9 @@ pub struct Grant {
     rule: Option<usize>,
     is_sites_own: bool,
     scopes: Vec<Scope>,
+    /// Whether a client may have no others.
+    #[serde(default)]
+    limits_scopes: bool,
     lifetime: Option<u32>,
     delivery: Delivery,
 }
@@ -37,7 +42,8 @@ impl Grant {
             is_sites_own: decision.identity == default,
             identity: decision.identity,
             rule: decision.rule,
-            scopes: site.config.scopes.clone(),
+            scopes: site.config.scopes(),
+            limits_scopes: site.config.scopes.is_some(),
             lifetime: site.configuration.lifetime(),
             delivery: site.config.delivery,
         })
@@ -72,6 +78,21 @@ impl Grant {
         &self.scopes
     }
 
+    /// The grant for a client that asks for scopes by itself. Where the site sets scopes it gets those of them that the
+    /// site lists, or, if there is none, the job's own: many libraries ask for more than the program needs. Without
+    /// scopes it is the grant itself.
+    pub fn for_scopes(&self, asked: Vec<Scope>) -> Self {
+        let mut scopes = asked;
+        scopes.retain(|scope| !self.limits_scopes || self.scopes.contains(scope));
+        if scopes.is_empty() { self.clone() } else { Self { scopes, ..self.clone() } }
+    }
+
+    /// Whether another grant has the same scopes.
+    pub fn has_scopes_of(&self, other: &Self) -> bool {
+        let set = |grant: &Self| grant.scopes.iter().cloned().collect::<BTreeSet<_>>();
+        self.scopes == other.scopes || set(self) == set(other)
+    }
+
     /// Requested lifetime of the access token in seconds, if the site sets one.
     pub fn lifetime(&self) -> Option<u32> {
         self.lifetime
@@ -80,5 +101,35 @@ impl Grant {
     /// How the credentials reach the job.
     pub fn delivery(&self) -> Delivery {
         self.delivery
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    fn scopes(names: &[&str]) -> Vec<Scope> {
+        let url = |name: &&str| format!("https://www.googleapis.com/auth/{name}").try_into().unwrap();
+        names.iter().map(url).collect()
+    }
+
+    #[test]
+    fn a_client_gets_the_scopes_that_it_asks_for_within_what_the_site_sets() {
+        let default = testing::issued("ya29.t", 1601).grant;
+        let limited =
+            Grant { scopes: scopes(&["bigquery", "devstorage.read_only"]), limits_scopes: true, ..default.clone() };
+        for (grant, asked, expected) in [
+            (&default, &["drive"][..], &["drive"][..]),
+            (&default, &["drive", "cloud-platform"], &["drive", "cloud-platform"]),
+            (&default, &[], &["cloud-platform"]),
+            (&limited, &["drive", "bigquery"], &["bigquery"]),
+            (&limited, &["cloud-platform"], &["bigquery", "devstorage.read_only"]),
+            (&limited, &[], &["bigquery", "devstorage.read_only"]),
+        ] {
+            assert_eq!(grant.for_scopes(scopes(asked)).scopes(), scopes(expected), "{asked:?}");
+        }
+        assert!(limited.has_scopes_of(&limited.for_scopes(scopes(&["devstorage.read_only", "bigquery", "bigquery"]))));
+        assert!(!limited.has_scopes_of(&limited.for_scopes(scopes(&["bigquery"]))));
     }
 }

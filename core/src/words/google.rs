@@ -147,7 +147,9 @@ impl Audience {
     }
 }
 
-/// An OAuth scope as Google has them: an `https` URL without blanks.
+/// An OAuth scope as Google has them: an `https` URL without blanks, or one of the three of OpenID Connect.
+///
+/// <https://developers.google.com/identity/protocols/oauth2/scopes>
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Scope(String);
@@ -173,9 +175,10 @@ impl TryFrom<String> for Scope {
     type Error = InvalidName;
 
     fn try_from(text: String) -> Result<Self, InvalidName> {
-        let valid = text.len() <= 256
+        let is_url = text.len() <= 256
             && text.starts_with("https://")
             && text.bytes().all(|b| b.is_ascii_graphic() && !b"\"\\,".contains(&b));
+        let valid = is_url || ["openid", "email", "profile"].contains(&text.as_str());
         if valid {
             Ok(Self(text))
         } else {

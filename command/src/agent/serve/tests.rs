@@ -1,5 +1,9 @@
+use std::path::Path;
+
 use super::*;
+use crate::agent::journal::Journal;
 use crate::agent::served::tests::{served, token_of};
+use gcp_wif_core::policy::config::LogLevel;
 use gcp_wif_core::policy::facts::JobFacts;
 use gcp_wif_core::words::names::JobId;
 use gcp_wif_core::words::time::UnixSeconds;
@@ -23,11 +27,17 @@ fn of_user(uid: u32, served: Served) -> Served {
     Served { facts, token: token_of("ya29.t", 0, UnixSeconds::MAX), ..served }
 }
 
+fn workplace() -> Rc<RefCell<Workplace>> {
+    let place = || "/nonexistent".into();
+    let journal = Journal::new(Path::new("/nonexistent"), LogLevel::Error);
+    Rc::new(RefCell::new(Workplace { config_path: place(), runtime_dir: place(), journal }))
+}
+
 /// Ports with one, at a port of the kernel's.
 async fn ports(served: Served) -> (Ports, u16) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let mut ports = Ports::new(Sockets::from([(port, listener.into())]), Watcher::default(), Path::new("/nonexistent"));
+    let mut ports = Ports::new(Sockets::from([(port, listener.into())]), Watcher::default(), workplace());
     assert_eq!(ports.set(BTreeMap::from([(port, served)])).await, [(port, Event::Served)]);
     (ports, port)
 }

@@ -68,7 +68,8 @@ fn exchange(report: &mut Report<'_, '_>, site: &Site, client: &Client, token: &S
     let (exchange_name, impersonation_name) = ("exchange", "access token");
     let configuration = &site.configuration;
     let reason = "gcp-wif doctor".to_owned();
-    let wanted = Wanted { identity, scopes: &site.config.scopes, lifetime: configuration.lifetime() };
+    let scopes = site.config.scopes();
+    let wanted = Wanted { identity, scopes: &scopes, lifetime: configuration.lifetime() };
     let mut exchange = Exchange::new(configuration, token, wanted, reason);
     let result = run::run(&mut exchange, client, &SystemClock, site.config.timeout());
     let exchanged = !matches!(&result, Err(error) if error.leg == Leg::TokenExchange);

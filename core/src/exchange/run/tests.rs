@@ -2,10 +2,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
 use super::*;
-use crate::exchange::Leg;
-use crate::exchange::Wanted;
 use crate::exchange::credential_configuration::CredentialConfiguration;
 use crate::exchange::subject_token::SubjectToken;
+use crate::exchange::{Leg, Purpose, Wanted};
 use crate::testing::jwt;
 use crate::words::google::{Identity, Scope, ServiceAccountEmail};
 use crate::words::time::UnixSeconds;
@@ -168,7 +167,7 @@ fn an_id_token_is_asked_for_at_its_own_method() {
         Wanted { identity: &identity, scopes: &scopes, lifetime: None },
         "slurm job 1".to_owned(),
     );
-    let mut exchange = exchange.for_id_token("https://example.org");
+    let mut exchange = exchange.for_purpose(Purpose::IdToken("https://example.org"));
     let issued = run(&mut exchange, &script, &script, Duration::from_secs(20)).unwrap();
     assert_eq!((issued.token.expose(), issued.expires_at), (token.as_str(), 1_700_003_000));
     let requests = script.requests.borrow();

@@ -6,6 +6,7 @@ mod kept;
 mod moved;
 mod pulls;
 mod refresh;
+mod requested;
 mod share;
 mod steps;
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::{JOB, STEP};
 use crate::exchange::AccessToken;
+use crate::exchange::Purpose;
 use crate::job::node::{Exchanged, Exchanger, Host, Job, Log, Node, Outcome};
 use crate::job::refresh::{Due, Refreshed, refresh};
 use crate::plan::environment::Change;
@@ -102,7 +103,14 @@ pub(super) struct FakeGoogle {
 }
 
 impl Exchanger for FakeGoogle {
-    fn exchange(&self, _: &Site, grant: &Grant, _: &JobFacts, _: Duration) -> Result<Exchanged, Failure> {
+    fn exchange(
+        &self,
+        _: &Site,
+        grant: &Grant,
+        purpose: Purpose<'_>,
+        _: &JobFacts,
+        _: Duration,
+    ) -> Result<Exchanged, Failure> {
         self.exchanges.set(self.exchanges.get() + 1);
         self.grants.borrow_mut().push(grant.clone());
         if self.fails.get() {
@@ -114,7 +122,10 @@ impl Exchanger for FakeGoogle {
             });
         }
         let name = grant.identity().to_string();
-        let token = format!("{name}-{}", self.exchanges.get());
+        let mut token = format!("{name}-{}", self.exchanges.get());
+        if let Purpose::IdToken(audience) = purpose {
+            token += &format!(" for {audience}");
+        }
         let token = AccessToken { token: Secret::new(token), expires_at: self.now.get() + 3600 };
         Ok(Exchanged { name, token: Token::new(token, self.moment()) })
     }
@@ -144,11 +155,18 @@ struct SlowGoogle<'a, F> {
 }
 
 impl<F: FnOnce()> Exchanger for SlowGoogle<'_, F> {
-    fn exchange(&self, site: &Site, grant: &Grant, facts: &JobFacts, budget: Duration) -> Result<Exchanged, Failure> {
+    fn exchange(
+        &self,
+        site: &Site,
+        grant: &Grant,
+        purpose: Purpose<'_>,
+        facts: &JobFacts,
+        budget: Duration,
+    ) -> Result<Exchanged, Failure> {
         if let Some(meanwhile) = self.meanwhile.take() {
             meanwhile();
         }
-        self.google.exchange(site, grant, facts, budget)
+        self.google.exchange(site, grant, purpose, facts, budget)
     }
 }
 
