@@ -111,6 +111,8 @@
 //! | Who may have which identity? | `core/src/policy/rules.rs` | `decide` |
 //! | Where are the values of options limited? | `core/src/policy/request.rs` | `request` |
 //! | What decides that a token is due, or too old for a new job or step? | `core/src/tokens.rs` | `due`, `can_begin`, `is_fresh` |
+//! | Which scopes does a client get that asks for some? | `core/src/policy/grant.rs` | `for_scopes` |
+//! | Who gets a token that is not the job's own, and how many? | `core/src/job/requested.rs` | `had`, `obtain`, `check_share` |
 //! | Who shares a token? | `core/src/tokens.rs` | `new` |
 //! | How long does a failure hold? | `core/src/plan/kept.rs` | `failure` |
 //! | Where are retries of a request decided? | `core/src/exchange/run.rs` | `pause` |
@@ -126,6 +128,7 @@
 //! | What happens when the serving process dies, or hangs? | `command/src/agent/watch.rs` | `watch` |
 //! | What happens when the watcher dies? | `command/src/agent/keep.rs` | `start_over` |
 //! | What happens when both die? | `core/src/job/wake.rs` | `wake` |
+//! | What is answered at a job's port? | `command/src/agent/serve.rs` | `answer` |
 //! | Who is answered at a job's port? | `command/src/agent/caller.rs` | `owner` |
 //! | What removes a job? | `core/src/job/lifecycle.rs` | `epilog`, `extern_exit` |
 //! | What removes leftovers? | `core/src/job/sweep.rs` | `sweep` |

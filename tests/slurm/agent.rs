@@ -9,6 +9,7 @@ mod metadata;
 mod moved;
 mod ports;
 pub mod processes;
+mod requested;
 mod trouble;
 mod world;
 
@@ -58,7 +59,7 @@ fn a_job_reads_its_bucket_and_never_sees_the_subject_token() {
     assert!(run.stdout.contains(OBJECT) && run.stdout.ends_with(SERVICE_ACCOUNT), "{}", run.stdout);
     assert!(run.stderr.contains("/var/run/secrets/tokens/token: Permission denied"), "{}", run.stderr);
     assert!(
-        run.stdout.contains("/run/gcp-wif/jobs/1/handle") && !run.stdout.contains("impersonation"),
+        run.stdout.contains("/run/gcp-wif/jobs/1/handle") && !run.stdout.contains("googleapis.com/v1"),
         "{}",
         run.stdout
     );

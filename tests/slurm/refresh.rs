@@ -2,7 +2,7 @@
 
 mod clock;
 mod identity;
-mod job;
+pub mod job;
 mod pulls;
 mod refused;
 mod slow;

@@ -56,11 +56,6 @@ impl Answer {
     }
 }
 
-/// How many whole seconds of a token are certainly left: the clock tells no fractions of a second.
-pub(crate) fn left(token: &Token, now: UnixSeconds) -> i64 {
-    token.expires_at.saturating_sub(now).saturating_sub(1)
-}
-
 /// The HTTP status of a failure. The libraries ask again after 429 and 503, and after no other.
 pub(crate) fn status(failure: &Failure) -> u16 {
     match (failure.stage, failure.blame) {

@@ -11,9 +11,9 @@ use gcp_wif_core::tokens::Token;
 use gcp_wif_core::words::time::{UnixSeconds, rfc3339};
 use serde_json::{Map, Value, json};
 
-use super::answer::{self, Answer, left};
+use super::answer::{self, Answer};
 use super::reply::{Call, Reply};
-use super::served::Served;
+use super::served::{Served, left};
 
 const ACCOUNTS: &str = "/v1/projects/-/serviceAccounts/";
 const PROJECTS: &str = "/v1/projects/";

@@ -10,9 +10,9 @@ use gcp_wif_core::words::google::Scope;
 use gcp_wif_core::words::time::UnixSeconds;
 use serde_json::{Value, json};
 
-use super::answer::{self, Answer, left};
+use super::answer::{self, Answer};
 use super::reply::{Call, Reply};
-use super::served::Served;
+use super::served::{Served, left};
 
 const ROOT: &str = "/computeMetadata/v1";
 

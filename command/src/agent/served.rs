@@ -12,8 +12,6 @@ use gcp_wif_core::words::secret::Secret;
 use gcp_wif_core::words::time::UnixSeconds;
 use subtle::ConstantTimeEq;
 
-use super::answer::left;
-
 /// How many other tokens of clients a port remembers.
 const OTHERS: usize = 8;
 
@@ -103,6 +101,11 @@ impl Served {
         };
         Some((port.number, served))
     }
+}
+
+/// How many whole seconds of a token are certainly left: the clock tells no fractions of a second.
+pub(crate) fn left(token: &Token, now: UnixSeconds) -> i64 {
+    token.expires_at.saturating_sub(now).saturating_sub(1)
 }
 
 /// Compares in a time that does not tell where the first difference is.

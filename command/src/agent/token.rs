@@ -10,9 +10,9 @@ use gcp_wif_core::words::secret::Secret;
 use gcp_wif_core::words::time::UnixSeconds;
 use serde_json::{Map, Value, json};
 
-use super::answer::{self, Answer, left};
+use super::answer::{self, Answer};
 use super::reply::{Call, Reply};
-use super::served::{Served, same};
+use super::served::{Served, left, same};
 
 const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";

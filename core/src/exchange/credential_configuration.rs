@@ -46,6 +46,14 @@ pub struct Impersonation {
     pub lifetime: Option<u32>,
 }
 
+impl Impersonation {
+    /// A service account that IAM Credentials of an origin (`https://HOST`) impersonate.
+    pub fn new(origin: &str, service_account: &ServiceAccountEmail, lifetime: Option<u32>) -> Self {
+        let base = format!("{origin}/v1/projects/-/serviceAccounts/");
+        Self { base, service_account: service_account.clone(), lifetime }
+    }
+}
+
 /// What the credential configuration says, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CredentialConfiguration {

@@ -4,13 +4,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::exchange::credential_configuration::{CredentialConfiguration, SubjectTokenFormat, TOKEN_TYPE_JWT};
+use crate::exchange::credential_configuration::{
+    CredentialConfiguration, Impersonation, SubjectTokenFormat, TOKEN_TYPE_JWT,
+};
 pub use crate::plan::change::Change;
 use crate::plan::record::{Issued, Port};
 use crate::plan::report::Failure;
 use crate::policy::config::{Adc, Config};
 use crate::words::google::{Endpoint, Identity};
-use crate::words::names::{InvalidName, clip};
+use crate::words::names::clip;
 use crate::words::secret::Secret;
 use crate::words::time::rfc3339;
 
@@ -100,31 +102,34 @@ pub fn credentials(
     directory: &Path,
 ) -> Result<String, String> {
     let file = match port {
-        Some(port) => served(configuration, port, directory).map_err(|error| error.to_string())?.portable(None),
+        Some(port) => served(configuration, identity, port, directory)?.portable(identity.service_account()),
         None => configuration.portable(identity.service_account()),
     };
     Ok(format!("{:#}\n", file?))
 }
 
 /// The credential configuration of a job that the agent serves. Its token endpoint is at the job's port, and its
-/// subject token is the job's handle. There is no impersonation: the token endpoint there hands out the access token
-/// itself.
+/// subject token is the job's handle. The impersonation URL leads there as well: the libraries learn the service account
+/// from it.
 ///
 /// # Errors
 /// When the port has no URL, which does not happen.
 fn served(
     configuration: &CredentialConfiguration,
+    identity: &Identity,
     port: &Port,
     directory: &Path,
-) -> Result<CredentialConfiguration, InvalidName> {
-    let url = |path: &str| Endpoint::parse(&format!("http://127.0.0.1:{}{path}", port.number));
+) -> Result<CredentialConfiguration, String> {
+    let origin = format!("http://127.0.0.1:{}", port.number);
+    let url = |path: &str| Endpoint::parse(&format!("{origin}{path}")).map_err(|error| error.to_string());
+    let account = identity.service_account();
     Ok(CredentialConfiguration {
         subject_token_type: TOKEN_TYPE_JWT.to_owned(),
         token_url: url("/v1/token")?,
         token_info_url: Some(url("/v1/introspect")?),
         subject_token_file: directory.join(HANDLE_FILE),
         subject_token_format: SubjectTokenFormat::Text,
-        impersonation: None,
+        impersonation: account.map(|email| Impersonation::new(&origin, email, configuration.lifetime())),
         ..configuration.clone()
     })
 }

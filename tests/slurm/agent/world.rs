@@ -59,7 +59,13 @@ impl World {
     /// A site without a service account: its jobs are the federated principal.
     #[track_caller]
     pub fn federated(life: i64) -> Self {
-        let mut world = Self::with(life, json!({}));
+        Self::federated_with(life, json!({}))
+    }
+
+    /// The same with these keys in its configuration besides.
+    #[track_caller]
+    pub fn federated_with(life: i64, keys: Value) -> Self {
+        let mut world = Self::with(life, keys);
         world.site.trust(&world.site.source().direct());
         world.identity = world.site.google.principal(SUBJECT);
         world
