@@ -130,9 +130,10 @@ fn gcloud() {
 #[test]
 fn gcloud_goes_on_without_an_open_id_token() {
     let world = World::start(LIFE);
-    let url = "http://$GCE_METADATA_HOST/computeMetadata/v1/instance/service-accounts/default/identity?audience=a";
-    let line = format!("curl -sS -o /dev/null -w '%{{http_code}}' -H 'Metadata-Flavor: Google' {url}");
+    let url = "http://$GCE_METADATA_HOST/computeMetadata/v1/instance/service-accounts/default/identity?audience";
     for (status, told) in [(503, "503"), (403, "404")] {
+        // A failure holds for its audience.
+        let line = format!("curl -sS -o /dev/null -w '%{{http_code}}' -H 'Metadata-Flavor: Google' {url}=a-{status}");
         world.site.google.clear_faults();
         world.site.google.inject(Endpoint::IdToken, Fault::status(status), Times::Forever);
         assert_eq!(world.job(Way::Given, &["bash", "-c", &line]).run().ok().stdout, told);
