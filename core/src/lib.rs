@@ -125,6 +125,7 @@
 //! | Where is the runtime directory chosen? | `core/src/job/places.rs` | `open`, `of_job` |
 //! | Where is ENROOT_CONFIG_PATH composed? | `core/src/plan/environment.rs` | `environment` |
 //! | What is in that directory? | `core/src/plan/enroot.rs` | `new` |
+//! | What is mounted into a container? | `core/src/plan/enroot.rs` | `fstab` |
 //! | What happens when the serving process dies, or hangs? | `command/src/agent/watch.rs` | `watch` |
 //! | What happens when the watcher dies? | `command/src/agent/keep.rs` | `start_over` |
 //! | What happens when both die? | `core/src/job/wake.rs` | `wake` |

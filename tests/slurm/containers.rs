@@ -64,7 +64,7 @@ fn a_step_has_an_enroot_configuration_of_its_own_and_it_goes_with_the_step() {
     }
     assert!(shown.contains(&format!("machine {HOST} login oauth2accesstoken password ya29.")), "{shown}");
     assert!(shown.contains("machine gcr.io login oauth2accesstoken password ya29."), "{shown}");
-    let fstab = "/run/gcp-wif/jobs/1 /run/gcp-wif/jobs/1 none x-create=dir,bind,ro,nosuid,nodev,noexec,private 0 -1\n\
+    let fstab = "/run/gcp-wif/jobs /run/gcp-wif/jobs none x-create=dir,bind,ro,nosuid,nodev,noexec,private 0 -1\n\
                  /var/run/secrets/tokens /var/run/secrets/tokens none x-create=dir,bind,ro,nosuid,nodev,noexec,private,nofail,silent 0 -1\n";
     assert!(shown.contains(fstab), "{shown}");
     assert!(shown.contains(&format!("GCP_WIF_SERVICE_ACCOUNT={SERVICE_ACCOUNT}\n")), "{shown}");
@@ -175,7 +175,7 @@ fn findmnt_understands_the_mounts() {
         run.stdout
     );
     assert!(
-        run.stdout.contains("/run/gcp-wif/jobs/1 x-create=dir,bind,ro,nosuid,nodev,noexec,private"),
+        run.stdout.contains("/run/gcp-wif/jobs x-create=dir,bind,ro,nosuid,nodev,noexec,private"),
         "{}",
         run.stdout
     );

@@ -1,5 +1,7 @@
 //! Containers to the end, through the real pyxis and enroot, on a machine that has them.
 
+mod attached;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -34,9 +34,9 @@ impl Issuance<'_> {
         let Site { config, configuration } = site;
         let (source, facts) = (self.users_own(host, job)?, self.facts);
         let hosts = config.registries.clone().unwrap_or_else(registries::of_google);
-        let job = self.runtime.path_of_job(facts.job);
+        let jobs = self.runtime.path_of_jobs();
         let subject_token = configuration.subject_token_file.parent().filter(|_| config.delivery == Delivery::Direct);
-        let mounts = Mounts { job: &job, subject_token };
+        let mounts = Mounts { jobs: &jobs, subject_token };
         let size = source.size();
         // A refresh may have brought another token meanwhile.
         let (locked, record) = self.lock()?;

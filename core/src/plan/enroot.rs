@@ -40,8 +40,9 @@ pub struct Overlay {
 /// What the containers of a step need to see at the same path as outside.
 #[derive(Debug, Clone, Copy)]
 pub struct Mounts<'a> {
-    /// The job's directory.
-    pub job: &'a Path,
+    /// The directory of all jobs' directories. A job can attach to the container of another one, whose mounts it has
+    /// then. Each user can enter the directories of his own jobs only, in a container as outside.
+    pub jobs: &'a Path,
     /// The subject token's directory, under direct delivery.
     pub subject_token: Option<&'a Path>,
 }
@@ -80,7 +81,7 @@ impl Overlay {
 fn fstab(mounts: Mounts<'_>) -> String {
     let line =
         |path: &Path, options: &str| format!("{0} {0} none x-create=dir,{MOUNT}{options} 0 -1\n", path.display());
-    let mut text = line(mounts.job, "");
+    let mut text = line(mounts.jobs, "");
     if let Some(path) = mounts.subject_token {
         // A user who cannot enter the directory has no use for the mount.
         text.push_str(&line(path, ",nofail,silent"));
@@ -120,7 +121,7 @@ mod tests {
     fn overlay() -> Overlay {
         let hosts = [RegistryHost::try_from("eu.gcr.io".to_owned()).unwrap()];
         let mounts =
-            Mounts { job: Path::new("/run/gcp-wif/jobs/7"), subject_token: Some(Path::new("/var/run/secrets/tokens")) };
+            Mounts { jobs: Path::new("/run/gcp-wif/jobs"), subject_token: Some(Path::new("/var/run/secrets/tokens")) };
         let changes = [
             Change::Set("GCP_WIF_SERVICE_ACCOUNT", Secret::new("a@p.iam.gserviceaccount.com".to_owned())),
             Change::Set("GOOGLE_CLOUD_PROJECT", Secret::new("${HOME}".to_owned())),
@@ -153,7 +154,7 @@ mod tests {
         let expected = [
             (
                 "mounts.d/50-gcp-wif-.fstab".to_owned(),
-                "/run/gcp-wif/jobs/7 /run/gcp-wif/jobs/7 none x-create=dir,bind,ro,nosuid,nodev,noexec,private 0 -1\n\
+                "/run/gcp-wif/jobs /run/gcp-wif/jobs none x-create=dir,bind,ro,nosuid,nodev,noexec,private 0 -1\n\
                  /var/run/secrets/tokens /var/run/secrets/tokens none \
                  x-create=dir,bind,ro,nosuid,nodev,noexec,private,nofail,silent 0 -1\n"
                     .to_owned(),

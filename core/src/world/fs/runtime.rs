@@ -158,9 +158,14 @@ impl RuntimeDirectory {
         rustix::fs::fstat(&self.records).is_ok_and(|stat| stat.st_nlink > 0)
     }
 
+    /// The path of the directory of all jobs' directories.
+    pub fn path_of_jobs(&self) -> PathBuf {
+        self.path.join("jobs")
+    }
+
     /// The path of a job's directory.
     pub fn path_of_job(&self, job: JobId) -> PathBuf {
-        self.path.join("jobs").join(job.to_string())
+        self.path_of_jobs().join(job.to_string())
     }
 
     /// The path of a place, for the job's environment.
