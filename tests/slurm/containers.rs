@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::cluster::{ALICE, Settings, set_mode, set_owner, wait_until};
+use crate::cluster::{ALICE, Settings, command_path, set_mode, set_owner, wait_until};
 use crate::golden::Golden;
 use crate::google::SERVICE_ACCOUNT;
 use crate::registry::{COMPANY, COMPANY_LOGIN, HOST, Registries};
@@ -77,6 +77,31 @@ fn a_step_has_an_enroot_configuration_of_its_own_and_it_goes_with_the_step() {
     let listed: Vec<&str> = run.stdout.lines().collect();
     let files = |tree| ["access_token", "credentials.json", tree, "status"];
     assert_eq!(listed, [files("enroot-0"), files("enroot-1")].concat());
+    site.finish();
+}
+
+#[test]
+fn credentials_is_the_only_file_of_a_steps_directory_with_a_token_in_it() {
+    let site = Site::start();
+    let node = site.cluster.node(1);
+    for delivery in ["direct", "agent"] {
+        site.configure(json!({"delivery": delivery, "command": command_path()}));
+        let (job, id) = site.running_job();
+        let mut secrets = site.google.tokens();
+        secrets.extend(fs::read_to_string(node.job_dir(&id).join("handle")));
+        let directory = node.job_dir(&id).join("enroot-0");
+        let mut with_token = Vec::new();
+        for below in ["", "hooks.d", "mounts.d", "environ.d"] {
+            for name in names(&directory.join(below)) {
+                let text = fs::read_to_string(directory.join(below).join(&name)).unwrap_or_default();
+                if secrets.iter().any(|secret| text.contains(&**secret)) {
+                    with_token.push(name);
+                }
+            }
+        }
+        assert_eq!(with_token, [".credentials"], "{delivery}");
+        site.cancel(job);
+    }
     site.finish();
 }
 

@@ -39,6 +39,7 @@
 //!   system.rs    enroot.conf of the node, expanded without a shell
 //! pyxis.rs     containers to the end, where pyxis and enroot are installed
 //!   attached.rs  containers that several jobs see
+//!   left.rs      what stays in named containers, saved images and bundles
 //! command.rs   the companion command: doctor, explain, env
 //!   doctor.rs    each check of the doctor
 //! registry.rs  the registries of these tests

@@ -1,6 +1,7 @@
 //! Containers to the end, through the real pyxis and enroot, on a machine that has them.
 
 mod attached;
+mod left;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -120,18 +121,15 @@ fn the_images_own_environment_hides_nothing() {
     let Some((site, registries)) = world("the image's environment") else { return };
     let image = format!("{}#team/tiny:1", registries.artifact());
     let alice = site.cluster.as_user("alice");
-    let show = ["sh", "-c", "echo $GOOGLE_APPLICATION_CREDENTIALS"];
-    for (options, expected) in [
-        (&["--gcp-wif"][..], "/run/gcp-wif/jobs/1/credentials.json"),
-        (&["--gcp-wif", "--container-env=GOOGLE_APPLICATION_CREDENTIALS"], "/run/gcp-wif/jobs/2/credentials.json"),
-    ] {
-        let run = alice.command(srun(&image, options, &show)).run().ok();
-        assert_eq!(run.stdout.trim(), expected, "{options:?} {}", run.stderr);
+    let own = "--container-env=GOOGLE_APPLICATION_CREDENTIALS,GOOGLE_OAUTH_ACCESS_TOKEN";
+    for (options, job) in [(&["--gcp-wif"][..], 1), (&["--gcp-wif", own], 2)] {
+        let run = alice.command(srun(&image, options, &["sh", "-c", SHOW])).run().ok();
+        assert_eq!(run.stdout, expected(job), "{options:?} {}", run.stderr);
     }
     // Where the site gives credentials to nobody, the image has its own.
-    let plain = "srun --gcp-wif --container-image=IMAGE --container-name=kept true; srun --container-name=kept sh -c 'echo $GOOGLE_APPLICATION_CREDENTIALS'";
+    let plain = "srun --gcp-wif --container-image=IMAGE --container-name=kept true; srun --container-name=kept sh -c 'echo $GOOGLE_APPLICATION_CREDENTIALS $GOOGLE_OAUTH_ACCESS_TOKEN'";
     let run = alice.command(["salloc", "-Q", "-w", "n1", "bash", "-c", &plain.replace("IMAGE", &image)]).run().ok();
-    assert_eq!(run.stdout.trim(), IMAGES_OWN, "{}", run.stderr);
+    assert_eq!(run.stdout.trim(), IMAGES_OWN.join(" "), "{}", run.stderr);
     nothing_left(&site);
     site.finish();
 }

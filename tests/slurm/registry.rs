@@ -16,8 +16,8 @@ pub const COMPANY: &str = "nvcr.example";
 /// The user of the company's registry, in the style of nvcr.io, and his password.
 pub const COMPANY_LOGIN: (&str, &str) = ("$oauthtoken", "nvapi-of-alice");
 const COMPANY_USERS: &str = "$oauthtoken:$2y$05$wbIGCrsSnMEnAGTV.ja2S.x8BIoCV30.37ONFY3VpZby0v0hS94kO\n";
-/// What the image's own ENV says.
-pub const IMAGES_OWN: &str = "/image/own.json";
+/// What the image's own ENV says of the credential configuration, and of the access token.
+pub const IMAGES_OWN: [&str; 2] = ["/image/own.json", "images-own"];
 
 /// The registries of a site, with an image `team/tiny:1` in them.
 pub struct Registries {
@@ -123,7 +123,8 @@ fn push(directory: &Path, port: u16) {
     let layout = Command::new("python3")
         .arg(script)
         .arg(&image)
-        .arg(format!("GOOGLE_APPLICATION_CREDENTIALS={IMAGES_OWN}"))
+        .arg(format!("GOOGLE_APPLICATION_CREDENTIALS={}", IMAGES_OWN[0]))
+        .arg(format!("GOOGLE_OAUTH_ACCESS_TOKEN={}", IMAGES_OWN[1]))
         .status();
     assert!(layout.is_ok_and(|status| status.success()), "no image: ci/install containers");
     let copied = Command::new("skopeo")

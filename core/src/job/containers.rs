@@ -53,7 +53,7 @@ impl Issuance<'_> {
         tree.files
             .push(("", NewFile { name: credentials::FILE, content: overlay.credentials.expose(), is_users: false }));
         for (directory, name, content) in &overlay.files {
-            tree.files.push((directory, NewFile { name, content: content.expose(), is_users: false }));
+            tree.files.push((directory, NewFile { name, content, is_users: false }));
         }
         tree.links
             .extend(overlay.links.iter().map(|(directory, name, target)| (*directory, name.as_str(), target.as_str())));

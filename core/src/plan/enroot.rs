@@ -21,6 +21,9 @@ use source::{SUBDIRECTORIES, Source, link_target};
 
 /// Name of our drop-ins; the endings are enroot's.
 const DROP_IN: &str = "50-gcp-wif";
+/// The access token, its expiry, and what has a fingerprint of it. enroot takes the values from the environment that a
+/// container is started from, so that the drop-in holds no token, and a container started later gets the newer one.
+const REFRESHED: [&str; 3] = ["GOOGLE_OAUTH_ACCESS_TOKEN", "GOOGLE_OAUTH_ACCESS_TOKEN_EXPIRES_AT", "GCP_WIF_VARIABLES"];
 /// Nothing in our bind mounts can be changed or run, and they stay in the container.
 const MOUNT: &str = "bind,ro,nosuid,nodev,noexec,private";
 
@@ -29,8 +32,8 @@ const MOUNT: &str = "bind,ro,nosuid,nodev,noexec,private";
 pub struct Overlay {
     /// `.credentials`
     pub credentials: Secret,
-    /// Files by directory and name.
-    pub files: Vec<(&'static str, String, Secret)>,
+    /// Files by directory and name. None of them holds a token: `enroot bundle --all` packs them.
+    pub files: Vec<(&'static str, String, String)>,
     /// Links by directory, name and target.
     pub links: Vec<(&'static str, String, String)>,
     /// How many registries are not in `.credentials`, for want of room.
@@ -69,7 +72,7 @@ impl Overlay {
             names.into_iter().find(|name| !taken(name)).unwrap_or_default()
         };
         let files = vec![
-            ("mounts.d", free("mounts.d", ".fstab"), Secret::new(fstab(mounts))),
+            ("mounts.d", free("mounts.d", ".fstab"), fstab(mounts)),
             ("environ.d", free("environ.d", ".env"), environ(changes)),
         ];
         let (credentials, left_out) = credentials::merge(&source.credentials, hosts, token);
@@ -90,20 +93,19 @@ fn fstab(mounts: Mounts<'_>) -> String {
 }
 
 /// The environ drop-in, which wins over the image's own ENV.
-fn environ(changes: &[Change]) -> Secret {
+fn environ(changes: &[Change]) -> String {
     let mut text = String::new();
     for change in changes {
-        if let Change::Set(name, value) = change {
-            // enroot would expand ${...}, and takes a line for each variable.
-            if !value.expose().contains(['$', '\n', '\0']) {
-                text.push_str(name);
-                text.push('=');
-                text.push_str(value.expose());
-                text.push('\n');
+        match change {
+            Change::Set(name, _) if REFRESHED.contains(name) => text.push_str(&format!("{name}=${{{name}}}\n")),
+            // enroot expands ${...}, and takes a line for each variable.
+            Change::Set(name, value) if !value.expose().contains(['$', '\n', '\0']) => {
+                text.push_str(&format!("{name}={}\n", value.expose()));
             }
+            Change::Set(..) | Change::Unset(_) => {}
         }
     }
-    Secret::new(text)
+    text
 }
 
 #[cfg(test)]
@@ -123,6 +125,7 @@ mod tests {
         let mounts =
             Mounts { jobs: Path::new("/run/gcp-wif/jobs"), subject_token: Some(Path::new("/var/run/secrets/tokens")) };
         let changes = [
+            Change::Set("GOOGLE_OAUTH_ACCESS_TOKEN", Secret::new("ya29.t".to_owned())),
             Change::Set("GCP_WIF_SERVICE_ACCOUNT", Secret::new("a@p.iam.gserviceaccount.com".to_owned())),
             Change::Set("GOOGLE_CLOUD_PROJECT", Secret::new("${HOME}".to_owned())),
             Change::Unset("GCE_METADATA_HOST"),
@@ -149,8 +152,7 @@ mod tests {
 
     #[test]
     fn the_drop_ins_are_golden() {
-        let files: Vec<_> =
-            overlay().files.iter().map(|(d, n, c)| (format!("{d}/{n}"), c.expose().to_owned())).collect();
+        let files: Vec<_> = overlay().files.into_iter().map(|(d, n, c)| (format!("{d}/{n}"), c)).collect();
         let expected = [
             (
                 "mounts.d/50-gcp-wif-.fstab".to_owned(),
@@ -159,7 +161,12 @@ mod tests {
                  x-create=dir,bind,ro,nosuid,nodev,noexec,private,nofail,silent 0 -1\n"
                     .to_owned(),
             ),
-            ("environ.d/50-gcp-wif.env".to_owned(), "GCP_WIF_SERVICE_ACCOUNT=a@p.iam.gserviceaccount.com\n".to_owned()),
+            (
+                "environ.d/50-gcp-wif.env".to_owned(),
+                "GOOGLE_OAUTH_ACCESS_TOKEN=${GOOGLE_OAUTH_ACCESS_TOKEN}\n\
+                 GCP_WIF_SERVICE_ACCOUNT=a@p.iam.gserviceaccount.com\n"
+                    .to_owned(),
+            ),
         ];
         assert_eq!(files, expected);
     }
