@@ -38,6 +38,7 @@
 //!   users.rs     files of users that hurt: too many, too long, of the kernel, of a file system that does not respond
 //!   system.rs    enroot.conf of the node, expanded without a shell
 //! pyxis.rs     containers to the end, where pyxis and enroot are installed
+//!   apart.rs     containers with a network of their own
 //!   attached.rs  containers that several jobs see
 //!   left.rs      what stays in named containers, saved images and bundles
 //! command.rs   the companion command: doctor, explain, env

@@ -1,5 +1,6 @@
 //! Containers to the end, through the real pyxis and enroot, on a machine that has them.
 
+mod apart;
 mod attached;
 mod left;
 
@@ -17,6 +18,9 @@ use crate::skipped::{is_installed, skip};
 /// enroot's settings on the nodes of these tests: everything on the node's own /run, and a registry without TLS.
 const ENROOT: &str = "ENROOT_RUNTIME_PATH /run/enroot/runtime-$(id -u)\nENROOT_DATA_PATH /run/enroot/data-$(id -u)\n\
                       ENROOT_CACHE_PATH /run/enroot/cache-$(id -u)\nENROOT_ALLOW_HTTP yes\n";
+
+/// The image of the README's commands.
+const README_IMAGE: &str = "us-central1-docker.pkg.dev#my-project/my-repo/image:tag";
 
 /// What a container prints of what it was given.
 const SHOW: &str = "echo $GCP_WIF_SERVICE_ACCOUNT; echo $GOOGLE_APPLICATION_CREDENTIALS; \
@@ -82,7 +86,7 @@ fn a_private_image_is_pulled_and_finds_the_credentials() {
     let run = alice.command(srun(&image, &["--gcp-wif"], &["sh", "-c", SHOW])).run().ok();
     assert_eq!(run.stdout, expected(1), "{}{}", run.stderr, registries.logs());
     for command in commands("pyxis") {
-        let command = command.replace("us-central1-docker.pkg.dev#my-project/my-repo/image:tag", &image);
+        let command = command.replace(README_IMAGE, &image);
         let run = alice.shell(&format!("{command} | grep ID=tiny")).run().ok();
         assert_eq!(run.stdout, "ID=tiny\n", "{command}: {}", run.stderr);
     }
@@ -144,12 +148,18 @@ fn batch_scripts_inner_steps_and_plain_enroot() {
     assert_eq!(state, JobState::Completed, "{output}");
     assert!(output.ends_with(&expected(1)), "{output}");
 
+    let escaped = |image: &str| image.replace('#', "\\#");
+    let script = commands("batch").join("\n").replace(&escaped(README_IMAGE), &escaped(&image));
+    let (state, output) = site.cluster.run_batch("alice", &script, &["-w", "n1"]);
+    assert_eq!(state, JobState::Completed, "{output}");
+    assert!(output.ends_with("\nNAME=Tiny\nID=tiny\n"), "{output}");
+
     let show = SHOW.replace('\'', "'\\''");
     let script =
         format!("#!/bin/bash\n#SBATCH --gcp-wif -N2\nsrun -w n2 -N1 -n1 --container-image={image} sh -c '{show}'\n");
     let (state, output) = site.cluster.run_batch("alice", &script, &[]);
     assert_eq!(state, JobState::Completed, "{output}");
-    assert!(output.ends_with(&expected(2)), "{output}");
+    assert!(output.ends_with(&expected(3)), "{output}");
 
     let script = format!(
         "#!/bin/bash\n#SBATCH --gcp-wif -w n1\nset -e\nenroot import -o tiny.sqsh 'docker://{image}'\n\
@@ -157,7 +167,7 @@ fn batch_scripts_inner_steps_and_plain_enroot() {
     );
     let (state, output) = site.cluster.run_batch("alice", &script, &[]);
     assert_eq!(state, JobState::Completed, "{output}");
-    assert!(output.contains(&expected(3)), "{output}");
+    assert!(output.contains(&expected(4)), "{output}");
     nothing_left(&site);
     site.finish();
 }
