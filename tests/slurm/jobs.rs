@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::cluster::{JobState, Settings, wait_until};
-use crate::google::{Claims, Endpoint, Fault, Format, SERVICE_ACCOUNT, SUBJECT, Times};
+use crate::cluster::{JobState, Settings, command_path, wait_until};
+use crate::google::{Claims, Endpoint, Fault, Format, SERVICE_ACCOUNT, SUBJECT, ServiceAccount, Times};
 use crate::site::{OBJECT, OTHER_ACCOUNT, Site, TOKEN_FILE};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -161,6 +161,33 @@ fn the_job_sees_what_is_documented() {
     assert!(run.stdout.contains(&format!("{directory}/credentials.json alice 400")), "{}", run.stdout);
     assert!(run.stdout.contains("\naccess_token\ncredentials.json\n"), "{}", run.stdout);
     assert!(run.stdout.contains("\n0\n{"), "the token ends in a newline: {}", run.stdout);
+    site.finish();
+}
+
+#[test]
+fn without_a_project_of_the_sites_a_job_has_its_service_accounts() {
+    const DOMAIN_SCOPED: &str = "trainer@vision.example.com.iam.gserviceaccount.com";
+    let site = Site::start();
+    site.google.configure(|options| options.service_accounts.push(ServiceAccount::new(DOMAIN_SCOPED, &[SUBJECT])));
+    let projects = |options: &str| {
+        let line = format!(
+            "srun {options} --gcp-wif bash -c \
+             'echo \"$GOOGLE_CLOUD_PROJECT $GCLOUD_PROJECT $CLOUDSDK_CORE_PROJECT\"; {} env | grep -c PROJECT='",
+            command_path()
+        );
+        site.cluster.as_user("alice").shell(&line).run().stdout
+    };
+    assert_eq!(projects(""), "demo-project demo-project demo-project\n3\n");
+    // Of the identity that the rules give, and not of the site's own.
+    site.configure(json!({"rules": [{"service_account": DOMAIN_SCOPED, "allow": [SERVICE_ACCOUNT]}]}));
+    assert_eq!(projects(""), "example.com:vision example.com:vision example.com:vision\n3\n");
+    let option = format!("--gcp-wif-service-account={SERVICE_ACCOUNT}");
+    assert_eq!(projects(&option), "demo-project demo-project demo-project\n3\n");
+    site.configure(json!({"project": "sites", "rules": [{"service_account": DOMAIN_SCOPED}]}));
+    assert_eq!(projects(""), "sites sites sites\n3\n");
+    site.configure(json!({}));
+    site.trust(&site.source().direct());
+    assert_eq!(projects(""), "  \n0\n");
     site.finish();
 }
 

@@ -51,7 +51,7 @@ pub(super) fn run(arguments: Arguments, json: bool, screen: &mut Screen<'_>) -> 
 
     let config = configuration::site(&mut report, &path);
     let configuration = configuration::credential(&mut report, config.as_ref());
-    configuration::project(&mut report, config.as_ref());
+    configuration::project(&mut report, config.as_ref(), configuration.as_ref());
     let client = configuration::certificates(&mut report, config.as_ref());
     slurm::plugins(&mut report, plugstack.as_ref());
     slurm::release(&mut report, plugstack.as_ref().ok());

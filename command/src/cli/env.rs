@@ -10,6 +10,7 @@ use super::plugstack::Plugstack;
 use super::{Screen, Status};
 use gcp_wif_core::plan::environment::{self, ACCESS_TOKEN_FILE, CREDENTIALS_FILE, Change, Environment, STATUS_FILE};
 use gcp_wif_core::policy::config::{Adc, Config, DEFAULT_RUNTIME_DIR};
+use gcp_wif_core::words::google::ServiceAccountEmail;
 use gcp_wif_core::words::names::{JobId, clip};
 use gcp_wif_core::words::secret::Secret;
 use gcp_wif_core::world::fs::read_limited;
@@ -37,7 +38,8 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: Arguments, json: bool, screen: &mut Screen<'_>) -> Status {
     let plugstack = Plugstack::of_node().ok();
-    // A site may hide it from its users. Then the usual directory is assumed, and no project.
+    // A site may hide it from its users. Then the usual directory is assumed, and the
+    // project of the identity's email.
     let config = Config::load(&super::config_path(arguments.config, plugstack.as_ref())).ok();
     let runtime_dir = config.as_ref().map_or(Path::new(DEFAULT_RUNTIME_DIR), |config| &config.runtime_dir);
     let variable = |name: &str| std::env::var(name).ok();
@@ -141,7 +143,9 @@ impl Shell<'_> {
             let value = status.expose().lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
             environment.extend(value.map(|value| (name, Secret::new(value.to_owned()))));
         }
-        if let Some(project) = config.and_then(|config| config.project.as_ref()) {
+        let identity = environment.get("GCP_WIF_SERVICE_ACCOUNT");
+        let identitys = || ServiceAccountEmail::parse(identity?.expose()).ok()?.project();
+        if let Some(project) = config.and_then(|config| config.project.clone()).or_else(identitys) {
             environment.extend(environment::PROJECT.map(|name| (name, Secret::new(project.clone()))));
         }
         Ok(environment)

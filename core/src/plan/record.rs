@@ -115,7 +115,7 @@ pub struct Port {
 pub struct Metadata {
     /// The identity's email. A federated principal has none; its pool's name stands in.
     pub email: String,
-    /// The job's project.
+    /// The job's project: the site's, else the one that the identity's email has.
     pub project: Option<String>,
     /// The number of the pool's project.
     pub project_number: String,
@@ -126,10 +126,10 @@ pub struct Metadata {
 impl Metadata {
     /// What the site's configuration says of it.
     pub fn new(site: &Site, identity: &Identity) -> Self {
-        let audience = &site.configuration.audience;
+        let (audience, service_account) = (&site.configuration.audience, identity.service_account());
         Self {
-            email: identity.service_account().map_or_else(|| audience.pool().to_owned(), ToString::to_string),
-            project: site.config.project.clone(),
+            email: service_account.map_or_else(|| audience.pool().to_owned(), ToString::to_string),
+            project: site.config.project.clone().or_else(|| service_account?.project()),
             project_number: audience.project_number().to_owned(),
             universe_domain: site.configuration.universe_domain.clone(),
         }

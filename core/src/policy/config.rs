@@ -101,7 +101,7 @@ pub struct Config {
     /// Every job gets credentials unless it says `--no-gcp-wif`.
     #[serde(default)]
     pub auto: bool,
-    /// The project that jobs see as theirs.
+    /// The project that jobs see as theirs; absent: the one that the identity's email has.
     pub project: Option<String>,
     /// Scopes of the access token, which are the limit of what a job's clients get; absent: `cloud-platform`, and a
     /// client gets those that it asks for.

@@ -47,6 +47,21 @@ impl ServiceAccountEmail {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The id of the project that the account is in; none where the email does not have it, as those of Compute
+    /// Engine's default accounts, which have the project's number. The id of a domain-scoped project is
+    /// `example.com:NAME`.
+    pub fn project(&self) -> Option<String> {
+        let (name, domain) = self.0.split_once('@')?;
+        if domain == "appspot.gserviceaccount.com" {
+            return Some(name.to_owned());
+        }
+        let project = domain.strip_suffix(".iam.gserviceaccount.com")?;
+        Some(match project.split_once('.') {
+            Some((name, domain)) => format!("{domain}:{name}"),
+            None => project.to_owned(),
+        })
+    }
 }
 
 impl fmt::Display for ServiceAccountEmail {
@@ -297,6 +312,21 @@ mod tests {
             assert!(ServiceAccountEmail::parse(text).is_err(), "{text:?} was accepted");
         }
         assert!(ServiceAccountEmail::parse(&format!("{}@p.iam.gserviceaccount.com", "a".repeat(65536))).is_err());
+    }
+
+    #[test]
+    fn a_service_accounts_email_has_its_project() {
+        for (email, project) in [
+            ("trainer@my-project.iam.gserviceaccount.com", Some("my-project")),
+            ("trainer@my-project.example.com.iam.gserviceaccount.com", Some("example.com:my-project")),
+            ("trainer@p.sub.example.com.iam.gserviceaccount.com", Some("sub.example.com:p")),
+            ("my-project@appspot.gserviceaccount.com", Some("my-project")),
+            ("123456-compute@developer.gserviceaccount.com", None),
+            ("123456@cloudservices.gserviceaccount.com", None),
+            ("trainer@iam.gserviceaccount.com", None),
+        ] {
+            assert_eq!(ServiceAccountEmail::parse(email).unwrap().project().as_deref(), project, "{email}");
+        }
     }
 
     #[test]

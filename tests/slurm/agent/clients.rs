@@ -6,10 +6,12 @@
 use std::net::TcpListener;
 use std::path::Path;
 
+use serde_json::json;
+
 use super::world::{LIFE, STOP, Way, World};
 use crate::clients::library;
-use crate::google::{Endpoint, Fault, Times};
-use crate::site::{OBJECT, OTHER_ACCOUNT};
+use crate::google::{Endpoint, Fault, SERVICE_ACCOUNT, Times};
+use crate::site::{BUCKET, OBJECT, OTHER_ACCOUNT};
 use crate::skipped::skip;
 
 #[test]
@@ -148,6 +150,29 @@ fn gcloud_by_metadata(world: World) {
     }
     let job = world.gcloud("gcloud-metadata", Way::Metadata, &[]);
     assert_eq!(world.outlive([("gcloud-metadata", job)]), ["read\n"]);
+    world.finish();
+}
+
+/// gcloud asks for the project in nearly every command, and ends with an error where the metadata server has none.
+#[test]
+fn gcloud_by_metadata_knows_the_project_of_the_service_account() {
+    let world = World::with(LIFE, json!({"project": null}));
+    if !world.has_gcloud() {
+        skip("gcloud is not installed");
+        return world.finish();
+    }
+    let line = format!(
+        "unset GOOGLE_CLOUD_PROJECT GCLOUD_PROJECT CLOUDSDK_CORE_PROJECT
+         gcloud config list --all 2>&1 | grep -E '^(project|account) ' && gcloud storage ls gs://{BUCKET}"
+    );
+    let job = world.behind_the_proxy(world.job(Way::Metadata, &["bash", "-c", &line]));
+    let run = job
+        .env("CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE", "/etc/slurm/ca.pem")
+        .env("CLOUDSDK_CORE_DISABLE_USAGE_REPORTING", "true")
+        .env("CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK", "true")
+        .run();
+    let expected = format!("account = {SERVICE_ACCOUNT}\nproject = demo-project\ngs://{BUCKET}/{OBJECT}\n");
+    assert_eq!(run.stdout, expected, "{}", run.stderr);
     world.finish();
 }
 

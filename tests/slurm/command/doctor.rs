@@ -220,7 +220,11 @@ fn cases() -> Vec<Case> {
         case("plugstack.conf names another one", |_| ()).variable("SLURM_CONF", "argument/slurm.conf"),
         case("no credential configuration", move |site| fs::remove_file(credential_path(&node(site))).unwrap()),
         case("no audience", |site| edit_credential(site, "audience", Value::Null)),
-        case("no project", |site| site.configure(json!({}))).warns(),
+        case("no project", |site| {
+            site.configure(json!({}));
+            site.trust(&site.source().direct());
+        })
+        .warns(),
         case("certificates that are none", |site| {
             fs::write(site.cluster.node(1).config_path().with_file_name("ca.pem"), "x").unwrap();
             with_key(site, r#""ca_certificates": "/etc/slurm/ca.pem""#);

@@ -7,6 +7,7 @@ use super::Report;
 use gcp_wif_core::exchange::credential_configuration::CredentialConfiguration;
 use gcp_wif_core::plan::report::Stage;
 use gcp_wif_core::policy::config::{Config, ConfigError, Rule};
+use gcp_wif_core::words::google::ServiceAccountEmail;
 use gcp_wif_core::world::http::{Client, ClientError};
 
 const NEEDS_CONFIG: &str = "needs the site configuration";
@@ -65,15 +66,31 @@ fn fix(error: &ConfigError, absent: &str) -> String {
     }
 }
 
-pub(super) fn project(report: &mut Report<'_, '_>, config: Option<&Config>) {
+pub(super) fn project(
+    report: &mut Report<'_, '_>,
+    config: Option<&Config>,
+    configuration: Option<&CredentialConfiguration>,
+) {
     const NAME: &str = "project";
-    match config.map(|config| &config.project) {
-        None => report.skip(Stage::Configuration, NAME, NEEDS_CONFIG),
-        Some(Some(project)) => report.ok(Stage::Configuration, NAME, project),
-        Some(None) => report.warn(
+    let Some(config) = config else {
+        return report.skip(Stage::Configuration, NAME, NEEDS_CONFIG);
+    };
+    if let Some(project) = &config.project {
+        return report.ok(Stage::Configuration, NAME, project);
+    }
+    let Some(configuration) = configuration else {
+        return report.skip(Stage::Configuration, NAME, "needs the credential configuration");
+    };
+    let service_account = configuration.impersonation.as_ref().map(|impersonation| &impersonation.service_account);
+    match service_account.and_then(ServiceAccountEmail::project) {
+        Some(project) => {
+            report.ok(Stage::Configuration, NAME, format_args!("{project}, of the service account's email"));
+        }
+        None => report.warn(
             Stage::Configuration,
             NAME,
-            "none is set, so that Google's libraries look for one over the network; set project",
+            "none is set and the identity has none, so that Google's libraries look for one over the network; set \
+             project",
         ),
     }
 }
