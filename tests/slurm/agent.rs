@@ -9,6 +9,7 @@ mod metadata;
 mod moved;
 mod ports;
 pub mod processes;
+mod proxies;
 mod requested;
 mod trouble;
 mod world;

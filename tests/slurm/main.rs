@@ -16,6 +16,7 @@
 //!   clients.rs   clients past three expiries
 //!   federated.rs the same without a service account
 //!   metadata.rs  the same without GOOGLE_APPLICATION_CREDENTIALS
+//!   proxies.rs   jobs whose environment names a proxy
 //!   trouble.rs   stopped, without threads, without its directory
 //!   hanging.rs   an exchange that hangs, and what goes on beside it
 //!   moved.rs     another runtime directory while jobs run

@@ -1,6 +1,8 @@
 //! Everything that a job will see, as a value: its environment and its files.
 #![forbid(unsafe_code)]
 
+mod proxies;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -35,16 +37,19 @@ const MARKER: &str = "GCP_WIF_VARIABLES";
 /// The metadata endpoint, by the names that Google's clients look for.
 const METADATA: [&str; 3] = ["GCE_METADATA_HOST", "GCE_METADATA_ROOT", "GCE_METADATA_IP"];
 
-/// enroot's configuration directory. Ours includes the user's own, so it replaces any value.
+/// enroot's configuration directory.
 const ENROOT: &str = "ENROOT_CONFIG_PATH";
-/// The user's own value of it, to be put back where ours goes.
-const ENROOT_OWN: &str = "GCP_WIF_ENROOT_CONFIG_PATH";
+
+/// Variables whose value of ours includes the user's own, so that it replaces any value; each with the one that holds
+/// the user's own value, to be put back where ours goes.
+const INCLUSIVE: [(&str, &str); 3] =
+    [(ENROOT, "GCP_WIF_ENROOT_CONFIG_PATH"), ("no_proxy", "GCP_WIF_no_proxy"), ("NO_PROXY", "GCP_WIF_NO_PROXY")];
 
 /// The project's variables: a value of the user's own is always kept.
 pub const PROJECT: [&str; 3] = ["GOOGLE_CLOUD_PROJECT", "GCLOUD_PROJECT", "CLOUDSDK_CORE_PROJECT"];
 
 /// Every variable that can be ours, the marker apart.
-const OURS: [&str; 13] = [
+const OURS: [&str; 15] = [
     "GOOGLE_OAUTH_ACCESS_TOKEN",
     "GOOGLE_OAUTH_ACCESS_TOKEN_EXPIRES_AT",
     "GOOGLE_APPLICATION_CREDENTIALS",
@@ -58,6 +63,8 @@ const OURS: [&str; 13] = [
     "GCE_METADATA_ROOT",
     "GCE_METADATA_IP",
     "ENROOT_CONFIG_PATH",
+    "no_proxy",
+    "NO_PROXY",
 ];
 
 /// Variables and their values.
@@ -157,13 +164,19 @@ pub fn without_enroot(mut environment: Environment) -> Environment {
 /// user's own project never does.
 pub fn changes(wanted: &Environment, explicit: bool, current: &dyn Fn(&str) -> Option<String>) -> Vec<Change> {
     let marked = marked(current);
+    let mut wanted = wanted.clone();
+    // The job has a port of the agent's.
+    if METADATA.iter().any(|name| wanted.contains_key(name)) {
+        wanted.extend(proxies::exceptions(&|name| own(name, current)));
+    }
+    let is_inclusive = |name: &str| INCLUSIVE.iter().any(|(inclusive, _)| *inclusive == name);
     let mut changes = Vec::new();
     let mut given = Vec::new();
     for name in OURS {
         let value = current(name);
         let own = value.is_some() && !is_marked(&marked, name, value.as_deref());
         match wanted.get(name) {
-            Some(new) if !own || name == ENROOT || (explicit && !PROJECT.contains(&name)) => {
+            Some(new) if !own || is_inclusive(name) || (explicit && !PROJECT.contains(&name)) => {
                 given.push(format!("{name}:{:016x}", fingerprint(new.expose())));
                 changes.push(Change::Set(name, new.clone()));
             }
@@ -172,7 +185,9 @@ pub fn changes(wanted: &Environment, explicit: bool, current: &dyn Fn(&str) -> O
             None => {}
         }
     }
-    changes.extend(enroot_own(wanted.contains_key(ENROOT), current));
+    for (name, kept) in INCLUSIVE {
+        changes.extend(keep_own(name, kept, wanted.contains_key(name), current));
+    }
     if !given.is_empty() {
         changes.push(Change::Set(MARKER, Secret::new(given.join(","))));
     } else if current(MARKER).is_some() {
@@ -188,17 +203,29 @@ pub fn is_ours(name: &str, current: &dyn Fn(&str) -> Option<String>) -> bool {
 
 /// ENROOT_CONFIG_PATH as it would be without us.
 pub fn own_enroot_config_path(current: &dyn Fn(&str) -> Option<String>) -> Option<String> {
-    let value = current(ENROOT);
-    if is_ours(ENROOT, current) { current(ENROOT_OWN) } else { value }
+    own(ENROOT, current)
 }
 
-/// Keeps the user's own ENROOT_CONFIG_PATH beside ours, and puts it back without.
-fn enroot_own(ours: bool, current: &dyn Fn(&str) -> Option<String>) -> Vec<Change> {
-    let kept = current(ENROOT_OWN).is_some();
-    match own_enroot_config_path(current) {
-        Some(own) if ours => vec![Change::Set(ENROOT_OWN, Secret::new(own))],
-        Some(own) if kept => vec![Change::Set(ENROOT, Secret::new(own)), Change::Unset(ENROOT_OWN)],
-        _ if kept => vec![Change::Unset(ENROOT_OWN)],
+/// A variable as it would be without us.
+fn own(name: &str, current: &dyn Fn(&str) -> Option<String>) -> Option<String> {
+    match INCLUSIVE.iter().find(|(inclusive, _)| *inclusive == name) {
+        Some((_, kept)) if is_ours(name, current) => current(kept),
+        _ => current(name),
+    }
+}
+
+/// Keeps the user's own value of an inclusive variable beside ours, and puts it back without.
+fn keep_own(
+    name: &'static str,
+    kept: &'static str,
+    ours: bool,
+    current: &dyn Fn(&str) -> Option<String>,
+) -> Vec<Change> {
+    let is_kept = current(kept).is_some();
+    match own(name, current) {
+        Some(own) if ours => vec![Change::Set(kept, Secret::new(own))],
+        Some(own) if is_kept => vec![Change::Set(name, Secret::new(own)), Change::Unset(kept)],
+        _ if is_kept => vec![Change::Unset(kept)],
         _ => Vec::new(),
     }
 }
@@ -302,6 +329,27 @@ mod tests {
         assert_eq!(left, BTreeMap::from([(ENROOT.to_owned(), "/home/alice/enroot".to_owned())]));
         let without = after(&[], &ours, false);
         assert_eq!(after(&as_given(&without), &Environment::new(), false), BTreeMap::new());
+    }
+
+    #[test]
+    fn behind_a_proxy_the_port_is_excepted_once_and_the_users_own_exceptions_come_back() {
+        let served = Environment::from([("GCE_METADATA_HOST", Secret::new("127.0.0.1:1".to_owned()))]);
+        let own = [("http_proxy", "http://proxy:3128"), ("no_proxy", "example.com")];
+        let first = after(&own, &served, false);
+        assert_eq!(first["no_proxy"], "example.com,127.0.0.1");
+        assert_eq!(first["NO_PROXY"], "example.com,127.0.0.1");
+        assert_eq!(after(&as_given(&first), &served, true), first);
+        let before = BTreeMap::from(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        for without in [Environment::new(), Environment::from([("GOOGLE_CLOUD_PROJECT", Secret::new(String::new()))])] {
+            let mut left = after(&as_given(&first), &without, false);
+            left.retain(|name, _| !without.contains_key(name.as_str()) && name != MARKER);
+            assert_eq!(left, before);
+        }
+        // What the user has changed inside the job is the user's own.
+        let mut changed = first;
+        changed.insert("no_proxy".to_owned(), "other.com".to_owned());
+        assert_eq!(after(&as_given(&changed), &served, false)["no_proxy"], "other.com,127.0.0.1");
+        assert_eq!(after(&as_given(&changed), &Environment::new(), false)["no_proxy"], "other.com");
     }
 
     #[test]

@@ -108,6 +108,12 @@ impl World {
         job.env("HTTPS_PROXY", &self.internet.url()).env("REQUESTS_CA_BUNDLE", "/etc/slurm/ca.pem")
     }
 
+    /// The same with these variables alone, and no exception of the user's.
+    pub fn with_proxies(&self, job: CommandLine, names: &[&str]) -> CommandLine {
+        let job = job.env("REQUESTS_CA_BUNDLE", "/etc/slurm/ca.pem");
+        names.iter().fold(job, |job, name| job.env(name, &self.internet.url()))
+    }
+
     pub fn python<'a>(&self, bucket: &'a str, way: Way) -> (&'a str, CommandLine) {
         let (python, url) = (library("python/bin/python"), self.site.google.http_url());
         let job = self.job(way, &[&python, "-", &url, bucket, STOP]);
