@@ -131,17 +131,17 @@ impl Shell<'_> {
         let path = |name: &str| Secret::new(directory.join(name).to_string_lossy().into_owned());
         environment.insert("GOOGLE_OAUTH_ACCESS_TOKEN", read(ACCESS_TOKEN_FILE)?);
         environment.insert("GCP_WIF_ACCESS_TOKEN_FILE", path(ACCESS_TOKEN_FILE));
-        if config.is_none_or(|config| config.adc == Adc::File) {
-            environment.insert("GOOGLE_APPLICATION_CREDENTIALS", path(CREDENTIALS_FILE));
-        }
         environment.insert("CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE", path(CREDENTIALS_FILE));
         if let Some(address) = metadata_address(read(CREDENTIALS_FILE)?.expose(), &directory) {
             environment.extend(METADATA.map(|name| (name, Secret::new(address.clone()))));
         }
         let status = read(STATUS_FILE)?;
+        let told = |key: &str| status.expose().lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
         for (key, name) in STATUS {
-            let value = status.expose().lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
-            environment.extend(value.map(|value| (name, Secret::new(value.to_owned()))));
+            environment.extend(told(key).map(|value| (name, Secret::new(value.to_owned()))));
+        }
+        if told("adc") != Some(&Adc::Metadata.to_string()) {
+            environment.insert("GOOGLE_APPLICATION_CREDENTIALS", path(CREDENTIALS_FILE));
         }
         let identity = environment.get("GCP_WIF_SERVICE_ACCOUNT");
         let identitys = || ServiceAccountEmail::parse(identity?.expose()).ok()?.project();

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::plugstack::Plugstack;
 use super::{Screen, Status};
 use gcp_wif_core::plan::report::Failure;
-use gcp_wif_core::policy::config::Rule;
+use gcp_wif_core::policy::config::{Adc, Rule};
 use gcp_wif_core::policy::facts::{JobFacts, Placement};
 use gcp_wif_core::policy::rules::{self, Decision, Denial, Key};
 use gcp_wif_core::policy::site::Site;
@@ -58,7 +58,12 @@ pub(super) fn run(arguments: &Arguments, json: bool, screen: &mut Screen<'_>) ->
         &facts,
         arguments.service_account.as_ref(),
     );
-    let explanation = Explanation { facts: &facts, rules: site.config.rules.as_deref(), decision: &decision };
+    let explanation = Explanation {
+        facts: &facts,
+        rules: site.config.rules.as_deref(),
+        decision: &decision,
+        sites_adc: site.config.adc,
+    };
     if json {
         screen.json(&explanation.json());
     } else {
@@ -86,6 +91,7 @@ struct Explanation<'a> {
     facts: &'a JobFacts,
     rules: Option<&'a [Rule]>,
     decision: &'a Result<Decision, Denial>,
+    sites_adc: Adc,
 }
 
 impl Explanation<'_> {
@@ -105,6 +111,7 @@ impl Explanation<'_> {
             Ok(granted) => format!("granted    {}: this site has one identity for everyone", granted.identity),
             Err(denial) => format!("denied     {}", Failure::from(denial.clone()).text()),
         });
+        lines.extend(self.adc().map(|adc| format!("adc        {adc}")));
         lines
     }
 
@@ -125,6 +132,7 @@ impl Explanation<'_> {
             "granted": granted.is_some(),
             "identity": granted.map(|decision| decision.identity.to_string()),
             "service_account": granted.and_then(|decision| decision.identity.service_account()),
+            "adc": self.adc(),
             "reason": self.decision.as_ref().err().map(|denial| Failure::from(denial.clone()).text()),
         })
     }
@@ -135,6 +143,11 @@ impl Explanation<'_> {
         let all = rules.iter().map(|rule| rules::mismatch(rule, self.facts));
         let first = rules.iter().position(|rule| rules::mismatch(rule, self.facts).is_none());
         (1..).zip(all).take(first.map_or(rules.len(), |index| index + 1))
+    }
+
+    /// How clients in the job find the credentials.
+    fn adc(&self) -> Option<Adc> {
+        self.decision.as_ref().ok().map(|decision| decision.adc.unwrap_or(self.sites_adc))
     }
 
     fn reason(&self, key: Key) -> String {
@@ -193,14 +206,14 @@ mod tests {
         };
         let asked = asked.map(|email| ServiceAccountEmail::parse(email).unwrap());
         let decision = rules::decide(Some(&rules), &Identity::Federated, &facts, asked.as_ref());
-        let explanation = Explanation { facts: &facts, rules: Some(&rules), decision: &decision };
+        let explanation = Explanation { facts: &facts, rules: Some(&rules), decision: &decision, sites_adc: Adc::File };
         (explanation.lines(), explanation.json())
     }
 
     #[test]
     fn each_rule_before_the_deciding_one_says_what_does_not_match() {
         let rules = r#"[{"users": ["bob"]}, {"groups": ["wheel"]}, {"accounts": ["speech"]}, {"partitions": ["gpu"]},
-            {"groups": ["ml"], "service_account": "a@p.iam.gserviceaccount.com"}, {}]"#;
+            {"groups": ["ml"], "service_account": "a@p.iam.gserviceaccount.com", "adc": "metadata"}, {}]"#;
         let (lines, json) = explanation(rules, None);
         let expected = [
             "user       alice (1000)",
@@ -213,10 +226,12 @@ mod tests {
             "rule 4     partitions: the rule asks for one, and none was given (--partition)",
             "rule 5     matches, and decides",
             "granted    a@p.iam.gserviceaccount.com",
+            "adc        metadata",
         ];
         assert_eq!(lines, expected);
         assert_eq!(json["rules"].as_array().unwrap().len(), 5);
         assert_eq!(json["rules"][1], json!({"rule": 2, "matches": false, "mismatch": "groups"}));
+        assert_eq!(json["adc"], "metadata");
         assert_eq!((&json["granted"], &json["service_account"]), (&json!(true), &json!("a@p.iam.gserviceaccount.com")));
     }
 

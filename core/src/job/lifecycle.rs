@@ -251,8 +251,7 @@ impl Node<'_> {
         let asked = issued.port.as_ref().and_then(|_| self.processes.ask_agent(runtime.path()));
         let step = step.to_string();
         let enroot = runtime.path_of_step(job.id, &step);
-        let wanted =
-            |issued: &Issued| environment::environment(&site.config, issued, &runtime.path_of(&issued.place), &enroot);
+        let wanted = |issued: &Issued| environment::environment(issued, &runtime.path_of(&issued.place), &enroot);
         let prepare = |issued: &Issued| {
             let changes = plan(host, &wanted(issued), request.is_explicit());
             (issuance.prepare_containers(host, site, job, &step, issued, &changes), changes)

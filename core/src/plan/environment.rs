@@ -12,7 +12,7 @@ use crate::exchange::credential_configuration::{
 pub use crate::plan::change::Change;
 use crate::plan::record::{Issued, Port};
 use crate::plan::report::Failure;
-use crate::policy::config::{Adc, Config};
+use crate::policy::config::Adc;
 use crate::words::google::{Endpoint, Identity};
 use crate::words::names::clip;
 use crate::words::secret::Secret;
@@ -72,7 +72,7 @@ pub type Environment = BTreeMap<&'static str, Secret>;
 
 /// The environment of a step that has credentials, whose files are in `directory` and whose enroot configuration is
 /// in `enroot`.
-pub fn environment(config: &Config, issued: &Issued, directory: &Path, enroot: &Path) -> Environment {
+pub fn environment(issued: &Issued, directory: &Path, enroot: &Path) -> Environment {
     let file = |name: &str| Secret::new(directory.join(name).to_string_lossy().into_owned());
     let mut environment = Environment::from([
         ("GOOGLE_OAUTH_ACCESS_TOKEN", issued.token.secret().clone()),
@@ -88,7 +88,7 @@ pub fn environment(config: &Config, issued: &Issued, directory: &Path, enroot: &
         environment.extend(METADATA.map(|name| (name, address.clone())));
     }
     // Without a port there is no metadata endpoint that clients could find instead.
-    if config.adc == Adc::Metadata && issued.port.is_some() {
+    if issued.grant.adc() == Adc::Metadata && issued.port.is_some() {
         environment.remove("GOOGLE_APPLICATION_CREDENTIALS");
     }
     if let Some(project) = &issued.metadata.project {
@@ -141,15 +141,16 @@ fn served(
     })
 }
 
-/// The text of the status file: `state=fresh` or `state=failing`, `identity`, the access token's `expiry` and, after a
-/// refresh that failed, the `failure`, a line each.
+/// The text of the status file: `state=fresh` or `state=failing`, `identity`, the access token's `expiry`, `adc` and,
+/// after a refresh that failed, the `failure`, a line each.
 pub fn status(issued: &Issued, failure: Option<&Failure>) -> String {
     let (state, failure) = match failure {
         None => ("fresh", String::new()),
         Some(failure) => ("failing", format!("failure={failure}\n")),
     };
     let (identity, expiry) = (clip(&issued.name, LONGEST_NAME), rfc3339(issued.token.expires_at));
-    format!("state={state}\nidentity={identity}\nexpiry={expiry}\n{failure}")
+    let adc = issued.grant.adc();
+    format!("state={state}\nidentity={identity}\nexpiry={expiry}\nadc={adc}\n{failure}")
 }
 
 /// Takes enroot's directory out of an environment: the user's own stays in force.

@@ -32,13 +32,22 @@ pub enum Delivery {
 }
 
 /// What tells Google's clients in the job where the credentials are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Adc {
     /// `GOOGLE_APPLICATION_CREDENTIALS`.
     File,
     /// The job's metadata endpoint.
     Metadata,
+}
+
+impl std::fmt::Display for Adc {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::File => "file",
+            Self::Metadata => "metadata",
+        })
+    }
 }
 
 /// How much the agent logs: each level has the lines of those before it as well.
@@ -90,6 +99,8 @@ pub struct Rule {
     /// What `--gcp-wif-service-account` may name besides the default identity.
     #[serde(default)]
     pub allow: Vec<ServiceAccountEmail>,
+    /// How clients in the rule's jobs find the credentials; absent: as the site says.
+    pub adc: Option<Adc>,
 }
 
 /// The site configuration, each key checked.
@@ -137,7 +148,7 @@ pub struct Config {
 fn default_delivery() -> Delivery {
     Delivery::Agent
 }
-fn default_adc() -> Adc {
+pub(super) fn default_adc() -> Adc {
     Adc::File
 }
 fn default_runtime_dir() -> PathBuf {
@@ -258,7 +269,9 @@ impl Config {
         }) {
             return Err("project: not a project id".to_owned());
         }
-        if config.adc == Adc::Metadata && config.delivery == Delivery::Direct {
+        let rules = config.rules.iter().flatten();
+        let is_metadata = rules.filter_map(|rule| rule.adc).chain([config.adc]).any(|adc| adc == Adc::Metadata);
+        if is_metadata && config.delivery == Delivery::Direct {
             return Err("adc: \"metadata\" needs delivery \"agent\"".to_owned());
         }
         Ok(config)
@@ -299,6 +312,7 @@ mod tests {
             (r#""runtime_dir": "/""#, "runtime_dir: "),
             (r#""delivery": "indirect""#, "unknown variant `indirect`"),
             (r#""delivery": "direct", "adc": "metadata""#, "adc: \"metadata\" needs delivery \"agent\""),
+            (r#""delivery": "direct", "rules": [{"adc": "metadata"}]"#, "adc: \"metadata\" needs delivery \"agent\""),
             (r#""proxy": "proxy:3128""#, "proxy: "),
             (r#""project": "a b""#, "project: not a project id"),
             (r#""rules": [{"user": ["alice"]}]"#, "unknown field `user`"),

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::config::Delivery;
+use super::config::{Adc, Delivery, default_adc};
 use super::facts::JobFacts;
 use super::rules::{self, Denial};
 use super::site::Site;
@@ -27,6 +27,8 @@ pub struct Grant {
     limits_scopes: bool,
     lifetime: Option<u32>,
     delivery: Delivery,
+    #[serde(default = "default_adc")]
+    adc: Adc,
 }
 
 impl Grant {
@@ -46,6 +48,7 @@ impl Grant {
             limits_scopes: site.config.scopes.is_some(),
             lifetime: site.configuration.lifetime(),
             delivery: site.config.delivery,
+            adc: decision.adc.unwrap_or(site.config.adc),
         })
     }
 
@@ -101,6 +104,11 @@ impl Grant {
     /// How the credentials reach the job.
     pub fn delivery(&self) -> Delivery {
         self.delivery
+    }
+
+    /// How clients in the job find them.
+    pub fn adc(&self) -> Adc {
+        self.adc
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::policy::config::{Principal, Rule};
+use crate::policy::config::{Adc, Principal, Rule};
 use crate::policy::facts::JobFacts;
 use crate::words::google::{Identity, ServiceAccountEmail};
 
@@ -14,6 +14,8 @@ pub struct Decision {
     pub identity: Identity,
     /// The rule that granted it, counted from 1; none where the site has no rules.
     pub rule: Option<usize>,
+    /// How clients find the credentials, where the rule says so.
+    pub adc: Option<Adc>,
 }
 
 /// Why a job may not have what it asked for.
@@ -88,12 +90,12 @@ pub fn decide(
         Some(email) if terms.identity.service_account() != Some(email) => {
             let identity = Identity::ServiceAccount(email.clone());
             if terms.allow.contains(email) {
-                Ok(Decision { identity, rule: terms.rule })
+                Ok(Decision { identity, rule: terms.rule, adc: terms.adc })
             } else {
                 Err(Denial::NotAllowed { user: facts.user_text(), identity, rule: terms.rule })
             }
         }
-        _ => Ok(Decision { identity: terms.identity, rule: terms.rule }),
+        _ => Ok(Decision { identity: terms.identity, rule: terms.rule, adc: terms.adc }),
     }
 }
 
@@ -126,11 +128,12 @@ struct Terms<'a> {
     is_sites_own: bool,
     allow: &'a [ServiceAccountEmail],
     rule: Option<usize>,
+    adc: Option<Adc>,
 }
 
 fn terms<'a>(rules: Option<&'a [Rule]>, default: &Identity, facts: &JobFacts) -> Result<Terms<'a>, Denial> {
     let Some(rules) = rules else {
-        return Ok(Terms { identity: default.clone(), is_sites_own: true, allow: &[], rule: None });
+        return Ok(Terms { identity: default.clone(), is_sites_own: true, allow: &[], rule: None, adc: None });
     };
     if facts.placement.is_none() && rules.iter().any(|rule| rule.accounts.is_some() || rule.partitions.is_some()) {
         return Err(Denial::UnknownPlacement);
@@ -145,6 +148,7 @@ fn terms<'a>(rules: Option<&'a [Rule]>, default: &Identity, facts: &JobFacts) ->
         is_sites_own,
         allow: &rule.allow,
         rule: Some(index + 1),
+        adc: rule.adc,
     })
 }
 

@@ -1,8 +1,15 @@
 //! A site that leaves GOOGLE_APPLICATION_CREDENTIALS out: clients find the metadata endpoint by themselves.
 
+use std::fs;
+
 use serde_json::json;
 
-use super::world::{LIFE, Way, World};
+use super::site;
+use super::world::{LIFE, LIMIT, STOP, Way, World};
+use crate::clients::library;
+use crate::cluster::{command_path, wait_until};
+use crate::readme::commands;
+use crate::site::OBJECT;
 use crate::skipped::skip;
 
 fn world() -> World {
@@ -53,4 +60,55 @@ fn gcloud_is_still_told_of_the_file() {
     let gcloud = world.gcloud("gcloud", Way::Given, &[]);
     assert_eq!(world.outlive([("gcloud", gcloud)]), ["read\n"]);
     world.finish();
+}
+
+#[test]
+fn a_client_that_refuses_the_file_finds_the_endpoint_by_the_readmes_command() {
+    let world = World::start(LIFE);
+    let Some((bucket, refused)) = world.rust("object_store", "object-store", Way::Given) else {
+        skip("object_store is not installed");
+        return world.finish();
+    };
+    let run = refused.run();
+    assert!(run.status != 0 && run.stderr.contains("external_account"), "{}{}", run.stdout, run.stderr);
+    let [command] = commands("metadata")[..] else { panic!("one command") };
+    let client = [&*library("rust"), "object_store", &world.site.google.http_url(), bucket, OBJECT, STOP].join(" ");
+    let line = command.replace("python3 train.py", &client);
+    let job = world.site.cluster.as_user("alice").shell(&line).limit(LIMIT);
+    assert_eq!(world.outlive([(bucket, job)]), ["read\n"]);
+    world.finish();
+}
+
+#[test]
+fn a_rule_can_say_how_its_jobs_find_their_credentials_and_a_running_job_keeps_that() {
+    let rules = |adc: &str| {
+        let rules = json!([{"users": ["alice"], "adc": adc}, {}]);
+        json!({"delivery": "agent", "command": command_path(), "rules": rules})
+    };
+    let site = site(rules("metadata"), None);
+    let told = "echo \"file=${GOOGLE_APPLICATION_CREDENTIALS##*/}\"";
+    let script = format!(
+        "#!/bin/bash\n#SBATCH --gcp-wif\n{told}; touch ready; until [ -e go ]; do sleep 0.1; done\n\
+         srun bash -c '{told}'; {} env | grep -c GOOGLE_APPLICATION_CREDENTIALS=\n",
+        command_path()
+    );
+    let of = |user: &str| {
+        let words = ["srun", "-w", "n1", "--gcp-wif", "bash", "-c", told];
+        site.cluster.as_user(user).command(words).run().ok().stdout
+    };
+    let job = site.cluster.batch("alice", &script, &["-w", "n1"]);
+    let home = site.cluster.home("alice");
+    wait_until(LIMIT, || home.join("ready").exists());
+    assert_eq!((of("alice").as_str(), of("bob").as_str()), ("file=\n", "file=credentials.json\n"));
+    let explain = |user: &str| {
+        let run = site.cluster.node(1).command([command_path(), "explain", "--user", user]).run().ok();
+        run.stdout.lines().last().unwrap_or_default().to_owned()
+    };
+    assert_eq!((explain("alice").as_str(), explain("bob").as_str()), ("adc        metadata", "adc        file"));
+    site.configure(rules("file"));
+    fs::write(home.join("go"), "").unwrap();
+    site.cluster.wait_job(&job);
+    assert_eq!(site.cluster.job_output(&job).replace("srun: Step created for StepId=1.0\n", ""), "file=\nfile=\n0\n");
+    assert_eq!(of("alice"), "file=credentials.json\n");
+    site.finish();
 }
