@@ -262,7 +262,8 @@ async fn answer(request: Request<Incoming>, here: SocketAddr, door: &Door) -> Re
         return Reply::refuse(403, "requests are not taken from pages");
     }
     let has_flavor = header("metadata-flavor") == "Google";
-    let bearer = header("authorization").strip_prefix("Bearer ").map(|token| Secret::new(token.trim().to_owned()));
+    let bearer = header("authorization").split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let bearer = bearer.map(|(_, token)| Secret::new(token.trim().to_owned()));
     let content_type = header("content-type").to_owned();
     let path = percent_decode_str(request.uri().path()).decode_utf8_lossy().into_owned();
     let query = form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()).into_owned().collect();

@@ -1,6 +1,8 @@
 //! What one port serves: one identity of one job.
 #![forbid(unsafe_code)]
 
+use std::sync::Arc;
+
 use gcp_wif_core::job::refresh::Due;
 use gcp_wif_core::plan::record::{Issued, JobRecord, Metadata, RunId};
 use gcp_wif_core::plan::report::Failure;
@@ -31,7 +33,7 @@ pub(crate) struct Served {
     /// The access token.
     pub(crate) token: Token,
     /// Other tokens that clients have got here, the last ones: a client may ask about the one that it has.
-    pub(crate) others: Vec<Token>,
+    pub(crate) others: Arc<Vec<Token>>,
 }
 
 impl Served {
@@ -47,14 +49,15 @@ impl Served {
     /// Remembers a token that a client has got here.
     pub(crate) fn remember(&mut self, token: Token) {
         if !self.others.contains(&token) {
-            self.others.truncate(OTHERS - 1);
-            self.others.insert(0, token);
+            let others = Arc::make_mut(&mut self.others);
+            others.truncate(OTHERS - 1);
+            others.insert(0, token);
         }
     }
 
     /// The token that a client got here, while it lives.
     pub(crate) fn token(&self, given: &Secret, now: UnixSeconds) -> Option<&Token> {
-        let mut tokens = [&self.token].into_iter().chain(&self.others);
+        let mut tokens = [&self.token].into_iter().chain(&*self.others);
         tokens.find(|token| same(given, token.secret())).filter(|token| token.expires_at > now)
     }
 
@@ -97,7 +100,7 @@ impl Served {
             metadata: issued.metadata.clone(),
             handle: port.handle.clone(),
             token: issued.token.clone(),
-            others: Vec::new(),
+            others: Arc::default(),
         };
         Some((port.number, served))
     }
@@ -143,7 +146,7 @@ pub(crate) mod tests {
             grant: issued.grant,
             handle: Secret::new("handle".to_owned()),
             token: issued.token,
-            others: Vec::new(),
+            others: Arc::default(),
         }
     }
 }

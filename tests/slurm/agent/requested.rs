@@ -8,7 +8,7 @@ use super::processes::kill_agent;
 use super::site;
 use super::world::{LIFE, LIMIT, Way, World};
 use crate::clients::library;
-use crate::cluster::CommandLine;
+use crate::cluster::{CommandLine, wait_until};
 use crate::google::{Endpoint, Fault, Recorded, SERVICE_ACCOUNT, Times};
 use crate::refresh::job::{Job, is_ok};
 use crate::skipped::skip;
@@ -174,6 +174,28 @@ fn only_the_jobs_own_service_account_and_user_are_answered_by_iam_credentials() 
         assert_eq!(run.stdout, status.to_string(), "{user} {account} {bearer}");
     }
     assert_eq!(site.google.requests().len(), before, "Google was asked for a stranger");
+    job.end(&site);
+    site.finish();
+}
+
+#[test]
+fn a_client_has_the_old_token_while_google_hangs() {
+    let life = 30;
+    let site = site(json!({}), Some(life));
+    let job = Job::start(&site);
+    let ask = || job.metadata(&format!("token?scopes={DRIVE}"));
+    let first = ask();
+    let secret =
+        first.split('"').find(|part| part.starts_with("ya29.")).unwrap_or_else(|| panic!("{first}")).to_owned();
+    let token = site.google.state.token(&secret).unwrap();
+    site.google.inject(Endpoint::Impersonation, Fault::Delay(LIMIT), Times::Forever);
+    // From half of its life on a new one is asked for.
+    wait_until(LIMIT, || site.google.state.now() > token.issued + life / 2);
+    let second = ask();
+    assert!(is_ok(&second) && second.contains(&secret), "{second}");
+    let asked = |request: &Recorded| request.body.contains(DRIVE);
+    assert_eq!(site.google.requests_to(Endpoint::Impersonation).into_iter().filter(asked).count(), 2);
+    site.google.clear_faults();
     job.end(&site);
     site.finish();
 }
