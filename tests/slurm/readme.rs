@@ -45,6 +45,7 @@ fn every_block_of_commands_is_run_by_a_test() {
         "sh here",
         "sh install",
         "sh itself",
+        "sh live",
         "sh metadata",
         "sh node",
         "sh pyxis",

@@ -1,0 +1,13 @@
+//! `ci/live`: the exchange against the real Google, held against the embedded one.
+
+#[path = "../google/mod.rs"]
+mod google;
+#[path = "mod.rs"]
+mod live;
+
+use std::io::{stderr, stdout};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    live::run(std::env::args().skip(1), &mut stdout(), &mut stderr()).into()
+}
