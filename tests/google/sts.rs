@@ -18,6 +18,42 @@ const SUBJECT_LIMIT: usize = 127;
 /// The difference of clocks that Google forgives.
 const SKEW: i64 = 60;
 const DAY: i64 = 24 * 3600;
+/// First words of scopes: those of Google Cloud, and what its clients ask for besides.
+/// <https://developers.google.com/identity/protocols/oauth2/scopes>
+const SCOPES: [&str; 32] = [
+    "accounts",
+    "appengine",
+    "bigquery",
+    "bigtable",
+    "cloud-bigtable",
+    "cloud-billing",
+    "cloud-healthcare",
+    "cloud-identity",
+    "cloud-language",
+    "cloud-platform",
+    "cloud-translation",
+    "cloud-vision",
+    "cloud_debugger",
+    "cloudkms",
+    "cloudruntimeconfig",
+    "compute",
+    "datastore",
+    "devstorage",
+    "drive",
+    "firebase",
+    "iam",
+    "logging",
+    "monitoring",
+    "ndev",
+    "pubsub",
+    "service",
+    "servicecontrol",
+    "source",
+    "spanner",
+    "sqlservice",
+    "trace",
+    "userinfo",
+];
 /// gcloud says who it is, with the client id that its source code shows to everybody.
 const GCLOUD_CLIENT: &str = "32555940559.apps.googleusercontent.com:";
 
@@ -216,11 +252,12 @@ fn is_gcloud(request: &Request) -> bool {
     credentials.is_some_and(|text| text.starts_with(GCLOUD_CLIENT.as_bytes()))
 }
 
-/// A scope that Google would know by its form.
+/// A scope that Google would know.
 pub fn is_scope(scope: &str) -> bool {
+    let first_word = |rest: &str| rest.split('.').next().is_some_and(|word| SCOPES.contains(&word));
     matches!(scope, "openid" | "email" | "profile")
         || scope.strip_prefix("https://www.googleapis.com/auth/").is_some_and(|rest| {
-            !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte))
+            first_word(rest) && rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
         })
 }
 

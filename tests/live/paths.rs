@@ -13,7 +13,7 @@ const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 const REFRESH_TOKEN: &str = "urn:ietf:params:oauth:token-type:refresh_token";
 const CLOUD_PLATFORM: &str = "https://www.googleapis.com/auth/cloud-platform";
-const NO_SCOPE: &str = "no-such-scope";
+const NO_SCOPE: &str = "https://www.googleapis.com/auth/no-such-scope";
 /// Of the tokens that nobody uses.
 const LIFETIME: &str = "600s";
 

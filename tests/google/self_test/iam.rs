@@ -92,6 +92,7 @@ fn impersonation_refuses() {
         (json!({}), "Request contains an invalid argument."),
         (json!({"scope": []}), "Request contains an invalid argument."),
         (json!({"scope": ["cloud-platform"]}), "Request contains an invalid argument."),
+        (json!({"scope": ["https://www.googleapis.com/auth/no-such-scope"]}), "Request contains an invalid argument."),
         (json!({"scope": [CLOUD_PLATFORM], "lifetime": "0s"}), "must be larger then zero"),
         (json!({"scope": [CLOUD_PLATFORM], "lifetime": 3600}), "Illegal duration format"),
         (json!({"scope": [CLOUD_PLATFORM], "lifetime": "3600"}), "Illegal duration format"),
