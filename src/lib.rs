@@ -85,7 +85,7 @@ unsafe impl Plugin for GcpWif {
 
     fn user_init(&mut self, _: &mut SpankHandle) -> HookResult {
         self.guard(|plugin| {
-            plugin.outcome.line().inspect(|line| slurm_spank_log(line));
+            plugin.outcome.lines().iter().for_each(|line| slurm_spank_log(line));
             Ok(())
         })
     }

@@ -29,6 +29,7 @@
 //!             wake, ports        the agent as a hook sees it; the port where it serves a job
 //!             places             in which runtime directory a job is
 //! 5 plan      enroot, enroot/*   a step's enroot configuration, merged with the user's own
+//!             adc                    credentials of the user's own that clients would take before the job's
 //!             environment, change    everything that a job will see, as a value
 //!             kept               what root keeps for all jobs of a user with the same grant
 //!             record             what root remembers of a job between its hooks
@@ -54,9 +55,9 @@
 //! 4. **slurmstepd**, `init_post_opt`, root: takes what the record has, or waits for the exchange in flight. An option
 //!    given only now, another identity, a token about to end, a worker that died: the work is done here, in a child
 //!    again. It wakes the agent, which answers with the ports that it serves; the job gets another port for one that
-//!    another program took. A child that has become the user reads the user's enroot configuration. Last, it sets the
-//!    environment.
-//! 5. `user_init`: the one line, if something failed. `task_init`: status 1, if what failed was asked for.
+//!    another program took. A child that has become the user reads the user's enroot configuration, and looks for
+//!    credentials that clients would take before the job's. Last, it sets the environment.
+//! 5. `user_init`: the one line, if something failed, and what the user should know besides. `task_init`: status 1, if what failed was asked for.
 //! 6. **agent**, one for each runtime directory: serves each identity of each job at a loopback port, gets a new token
 //!    at half of the life of the old one over a TLS session that it resumes, and publishes it.
 //! 7. `exit`: the step's enroot configuration goes. **epilog**, root: ends the worker if it still runs, removes files
@@ -169,6 +170,7 @@ pub mod policy {
 pub mod tokens;
 pub mod plan {
     //! Everything that a job will see, as values.
+    pub mod adc;
     pub mod change;
     pub mod enroot;
     pub mod environment;

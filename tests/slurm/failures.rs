@@ -97,7 +97,7 @@ pub fn reset(site: &Site, keys: Value) {
 
 /// The one line of ours; besides it srun says only that the task ended.
 #[track_caller]
-fn only_line(case: &str, stderr: &str) -> String {
+pub fn only_line(case: &str, stderr: &str) -> String {
     // A job that waits for the one before it says so.
     let waits = |line: &&str| line.starts_with("srun: job ");
     let (ours, others): (Vec<&str>, Vec<&str>) =

@@ -1,11 +1,15 @@
-//! What a step's containers need: an enroot configuration with the job's credentials in it.
+//! What a step's containers need: an enroot configuration with the job's credentials in it; and what else of the user's
+//! a step has to know.
 #![forbid(unsafe_code)]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
 
 use crate::job::issuance::{Issuance, LOCK};
 use crate::job::node::{Host, Job};
 use crate::job::processes::User;
+use crate::plan::adc;
 use crate::plan::enroot::source::{SUBDIRECTORIES, Search, Size, Source};
 use crate::plan::enroot::{Mounts, Overlay, credentials, registries};
 use crate::plan::environment::{self, Change};
@@ -20,19 +24,35 @@ use crate::world::fs::{NewFile, NewTree, Turn};
 /// The node's own configuration of enroot.
 const SYSTEM: &str = "/etc/enroot/enroot.conf";
 
+/// What a process that has become the user tells.
+#[derive(Serialize, Deserialize)]
+pub(super) struct UsersOwn {
+    /// The user's enroot configuration, or what is wrong with it.
+    enroot: Result<Source, String>,
+    /// Credentials that clients would take before the job's.
+    adc: Option<PathBuf>,
+}
+
+impl UsersOwn {
+    /// What the user should know before clients take other credentials than the job's.
+    pub(super) fn warning(&self) -> Option<Failure> {
+        self.adc.as_deref().map(Failure::of_users_credentials)
+    }
+}
+
 impl Issuance<'_> {
     /// Makes the step's enroot configuration from the user's own.
     pub(super) fn prepare_containers(
         &self,
-        host: &dyn Host,
         site: &Site,
-        job: &Job<'_>,
         step: &str,
+        users: &Result<UsersOwn, Failure>,
         issued: &Issued,
         changes: &[Change],
     ) -> Result<(), Failure> {
         let Site { config, configuration } = site;
-        let (source, facts) = (self.users_own(host, job)?, self.facts);
+        let (source, facts) = (&users.as_ref().map_err(Clone::clone)?.enroot, self.facts);
+        let source = source.as_ref().map_err(|problem| Failure::of_enroot(problem))?;
         let hosts = config.registries.clone().unwrap_or_else(registries::of_google);
         let jobs = self.runtime.path_of_jobs();
         let subject_token = configuration.subject_token_file.parent().filter(|_| config.delivery == Delivery::Direct);
@@ -40,9 +60,9 @@ impl Issuance<'_> {
         let size = source.size();
         // A refresh may have brought another token meanwhile.
         let (locked, record) = self.lock()?;
-        let _turn = if size.is_large() { Some(self.turn_within_share(&source, facts, step)?) } else { None };
+        let _turn = if size.is_large() { Some(self.turn_within_share(source, facts, step)?) } else { None };
         let issued = record.issued_for(issued.identity()).unwrap_or(issued);
-        let overlay = Overlay::new(&source, &hosts, issued.token.secret(), mounts, changes);
+        let overlay = Overlay::new(source, &hosts, issued.token.secret(), mounts, changes);
         if overlay.left_out > 0 {
             self.log.log(&format!(
                 "gcp-wif: files: .credentials would be too long for curl, {} registries are left out of it; set registries to those in use",
@@ -57,7 +77,8 @@ impl Issuance<'_> {
         }
         tree.links
             .extend(overlay.links.iter().map(|(directory, name, target)| (*directory, name.as_str(), target.as_str())));
-        let part = StepPart { identity: issued.identity().clone(), credentials: source.credentials, hosts, size };
+        let credentials = source.credentials.clone();
+        let part = StepPart { identity: issued.identity().clone(), credentials, hosts, size };
         let part = Secret::new(serde_json::to_string(&part).unwrap_or_default());
         Ok(locked.publish_step(step, record.owner(), &tree, part.expose())?)
     }
@@ -87,23 +108,20 @@ impl Issuance<'_> {
         copies
     }
 
-    /// Reads the user's own configuration in a process that has become the user: root may not be able to enter the
-    /// home, and must not read anything that the user cannot read.
-    fn users_own(&self, host: &dyn Host, job: &Job<'_>) -> Result<Source, Failure> {
+    /// Looks at what is the user's own in a process that has become the user: root may not be able to enter the home,
+    /// and must not read anything that the user cannot read. Other credentials are looked for where clients would.
+    pub(super) fn users_own(&self, host: &dyn Host, job: &Job<'_>, clients_look: bool) -> Result<UsersOwn, Failure> {
         let environment = host.environment();
         let config_path = environment::own_enroot_config_path(&|name| host.variable(name));
         let search = Search { environment: &environment, config_path, system: Path::new(SYSTEM), uid: job.uid };
         let (groups, mut answer) = ((job.groups)()?, Vec::new());
         let user = User { uid: job.uid, gid: job.gid, groups: &groups };
         self.node.processes.as_user(&user, &mut answer, &mut || {
-            let source = Source::read(&search).map_err(|error| error.to_string());
-            serde_json::to_vec(&source).unwrap_or_default()
+            let adc = if clients_look { adc::users_own(&environment) } else { None };
+            let enroot = Source::read(&search).map_err(|error| error.to_string());
+            serde_json::to_vec(&UsersOwn { enroot, adc }).unwrap_or_default()
         })?;
-        let answer = zeroize::Zeroizing::new(answer);
-        match serde_json::from_slice::<Result<Source, String>>(&answer) {
-            Ok(Ok(source)) => Ok(source),
-            Ok(Err(problem)) => Err(Failure::of_enroot(&problem)),
-            Err(_) => Err(Failure::of_enroot("the user's enroot configuration could not be read")),
-        }
+        serde_json::from_slice(&zeroize::Zeroizing::new(answer))
+            .map_err(|_| Failure::of_enroot("the user's enroot configuration could not be read"))
     }
 }

@@ -19,6 +19,7 @@
 
 use std::time::Duration;
 
+use crate::job::containers::UsersOwn;
 use crate::job::issuance::{Issuance, LEAST, LOCK, TellEnded, save};
 use crate::job::node::{Host, Job, Log, Node, Outcome, StepDirectory};
 use crate::job::obtain::{self, Looked, Need};
@@ -167,7 +168,7 @@ impl Node<'_> {
             return Outcome::None;
         }
         let (outcome, changes) = match self.step_outcome(host, job, step) {
-            Ok((directory, warning, changes)) => (Outcome::Issued { directory, warning }, changes),
+            Ok((directory, warnings, changes)) => (Outcome::Issued { directory, warnings }, changes),
             Err(outcome) => (outcome, plan(host, &Environment::new(), false)),
         };
         for change in changes {
@@ -252,9 +253,11 @@ impl Node<'_> {
         let step = step.to_string();
         let enroot = runtime.path_of_step(job.id, &step);
         let wanted = |issued: &Issued| environment::environment(issued, &runtime.path_of(&issued.place), &enroot);
+        let clients_look = environment::clients_look(&wanted(&issued), &|name| host.variable(name));
+        let users = issuance.users_own(host, job, clients_look);
         let prepare = |issued: &Issued| {
             let changes = plan(host, &wanted(issued), request.is_explicit());
-            (issuance.prepare_containers(host, site, job, &step, issued, &changes), changes)
+            (issuance.prepare_containers(site, &step, &users, issued, &changes), changes)
         };
         let (mut prepared, mut changes) = prepare(&issued);
         let port = issued.port.as_ref().map(|port| port.number);
@@ -262,14 +265,15 @@ impl Node<'_> {
         if issued.port.as_ref().map(|port| port.number) != port {
             (prepared, changes) = prepare(&issued);
         }
-        let mut warning = host.pyxis_is_earlier().then(|| issuance.tell_order()).flatten();
+        let mut warnings = Vec::from_iter(host.pyxis_is_earlier().then(|| issuance.tell_order()).flatten());
+        warnings.extend(users.iter().filter_map(UsersOwn::warning));
         if let Err(failure) = prepared {
             host.log(&format!("{failure} (job {})", job.id));
             changes = plan(host, &environment::without_enroot(wanted(&issued)), request.is_explicit());
-            warning = Some(failure);
+            warnings.push(failure);
         }
         let directory = StepDirectory { runtime_dir: runtime.path().to_owned(), job: job.id, step };
-        Ok((directory, warning, changes))
+        Ok((directory, warnings, changes))
     }
 
     /// The job's record. Where no prolog has left one, the step makes it.
@@ -352,8 +356,8 @@ impl Node<'_> {
     }
 }
 
-/// What a step is given: its directory, a warning for the user, and the changes of its environment.
-type Given = (StepDirectory, Option<Failure>, Vec<Change>);
+/// What a step is given: its directory, warnings for the user, and the changes of its environment.
+type Given = (StepDirectory, Vec<Failure>, Vec<Change>);
 
 fn plan(host: &dyn Host, wanted: &Environment, explicit: bool) -> Vec<Change> {
     environment::changes(wanted, explicit, &|name| host.variable(name))

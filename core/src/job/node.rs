@@ -103,7 +103,7 @@ pub enum Outcome {
         /// The step's own directory, which goes with it.
         directory: StepDirectory,
         /// What the user should know besides.
-        warning: Option<Failure>,
+        warnings: Vec<Failure>,
     },
     /// It has none, and that is a failure.
     Failed {
@@ -115,13 +115,13 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// The one line for the user, if there is something to tell.
-    pub fn line(&self) -> Option<String> {
+    /// What the user is told: one line for a failure, one for each warning.
+    pub fn lines(&self) -> Vec<String> {
         match self {
-            Self::None | Self::Issued { warning: None, .. } => None,
-            Self::Issued { warning: Some(warning), .. } => Some(warning.to_string()),
-            Self::Failed { failure, explicit: true } => Some(failure.to_string()),
-            Self::Failed { failure, explicit: false } => Some(format!("{failure}; the job runs without credentials")),
+            Self::None => Vec::new(),
+            Self::Issued { warnings, .. } => warnings.iter().map(ToString::to_string).collect(),
+            Self::Failed { failure, explicit: true } => vec![failure.to_string()],
+            Self::Failed { failure, explicit: false } => vec![format!("{failure}; the job runs without credentials")],
         }
     }
 

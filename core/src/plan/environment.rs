@@ -34,6 +34,9 @@ const LONGEST_NAME: usize = 300;
 /// for another job from the user's own, also on a login node, which has no configuration.
 const MARKER: &str = "GCP_WIF_VARIABLES";
 
+/// The credential configuration, by the name that all of Google's libraries look for first.
+const CREDENTIALS: &str = "GOOGLE_APPLICATION_CREDENTIALS";
+
 /// The metadata endpoint, by the names that Google's clients look for.
 const METADATA: [&str; 3] = ["GCE_METADATA_HOST", "GCE_METADATA_ROOT", "GCE_METADATA_IP"];
 
@@ -77,7 +80,7 @@ pub fn environment(issued: &Issued, directory: &Path, enroot: &Path) -> Environm
     let mut environment = Environment::from([
         ("GOOGLE_OAUTH_ACCESS_TOKEN", issued.token.secret().clone()),
         ("GOOGLE_OAUTH_ACCESS_TOKEN_EXPIRES_AT", Secret::new(rfc3339(issued.token.expires_at))),
-        ("GOOGLE_APPLICATION_CREDENTIALS", file(CREDENTIALS_FILE)),
+        (CREDENTIALS, file(CREDENTIALS_FILE)),
         ("CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE", file(CREDENTIALS_FILE)),
         ("GCP_WIF_ACCESS_TOKEN_FILE", file(ACCESS_TOKEN_FILE)),
         ("GCP_WIF_SERVICE_ACCOUNT", Secret::new(issued.name.clone())),
@@ -89,12 +92,18 @@ pub fn environment(issued: &Issued, directory: &Path, enroot: &Path) -> Environm
     }
     // Without a port there is no metadata endpoint that clients could find instead.
     if issued.grant.adc() == Adc::Metadata && issued.port.is_some() {
-        environment.remove("GOOGLE_APPLICATION_CREDENTIALS");
+        environment.remove(CREDENTIALS);
     }
     if let Some(project) = &issued.metadata.project {
         environment.extend(PROJECT.map(|name| (name, Secret::new(project.clone()))));
     }
     environment
+}
+
+/// Whether clients look for credentials by themselves in a job that has `wanted`, because nothing names a file.
+pub fn clients_look(wanted: &Environment, current: &dyn Fn(&str) -> Option<String>) -> bool {
+    let is_users = || current(CREDENTIALS).is_some() && !is_ours(CREDENTIALS, current);
+    !wanted.contains_key(CREDENTIALS) && !is_users()
 }
 
 /// The text of a job's `credentials.json`, whose files are in `directory`. Where the agent serves it, it leads to the

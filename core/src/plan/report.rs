@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -108,6 +109,19 @@ impl Failure {
         let advice = "enroot's configuration stays as it is, and this step's containers are not given the job's \
                       credentials: mend it, or set ENROOT_CONFIG_PATH to another directory";
         Self::new(Stage::Files, Blame::User, problem, advice)
+    }
+
+    /// Clients would take credentials of the user's own, and not the job's.
+    pub fn of_users_credentials(file: &Path) -> Self {
+        Self::new(
+            Stage::Files,
+            Blame::User,
+            format_args!(
+                "{}: Google's libraries take this file of yours, and not the job's credentials",
+                file.display()
+            ),
+            "remove it, or say export GOOGLE_APPLICATION_CREDENTIALS=$CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE in the job",
+        )
     }
 
     /// The agent does not start or does not answer.

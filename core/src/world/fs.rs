@@ -192,6 +192,11 @@ pub fn read_limited(path: &Path, longest: u64) -> Result<Vec<u8>, FileError> {
     read(path, longest, |_| Ok(()))
 }
 
+/// Whether there is a regular file, whatever it holds.
+pub fn is_file(path: &Path) -> bool {
+    rustix::fs::stat(path).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)
+}
+
 /// The names in a directory, sorted.
 ///
 /// # Errors

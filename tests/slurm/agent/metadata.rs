@@ -7,7 +7,9 @@ use serde_json::json;
 use super::site;
 use super::world::{LIFE, LIMIT, STOP, Way, World};
 use crate::clients::library;
-use crate::cluster::{command_path, wait_until};
+use crate::cluster::{command_path, set_mode, wait_until};
+use crate::failures::only_line;
+use crate::golden::Golden;
 use crate::readme::commands;
 use crate::site::OBJECT;
 use crate::skipped::skip;
@@ -77,6 +79,45 @@ fn a_client_that_refuses_the_file_finds_the_endpoint_by_the_readmes_command() {
     let job = world.site.cluster.as_user("alice").shell(&line).limit(LIMIT);
     assert_eq!(world.outlive([(bucket, job)]), ["read\n"]);
     world.finish();
+}
+
+#[test]
+fn credentials_of_the_users_own_that_clients_would_take_are_told() {
+    let site = site(json!({"adc": "metadata"}), None);
+    let told = |variables: &[(&str, &str)]| {
+        let job = site.cluster.as_user("alice").command(["srun", "-w", "n1", "--gcp-wif", "true"]);
+        let stderr = variables.iter().fold(job, |job, (name, value)| job.env(name, value)).run().ok().stderr;
+        // A job that waits for the one before it says so.
+        stderr.lines().filter(|line| line.starts_with("gcp-wif: ")).collect::<Vec<_>>().join("\n")
+    };
+    let home = site.cluster.home("alice");
+    let write = |directory: &str| {
+        let directory = home.join(directory);
+        fs::create_dir_all(&directory).unwrap();
+        // It is not read, and could be of any content.
+        let file = directory.join("application_default_credentials.json");
+        fs::write(&file, "").unwrap();
+        set_mode(&file, 0o000);
+    };
+    let elsewhere = home.join("elsewhere").display().to_string();
+    assert_eq!(told(&[]), "");
+    write("elsewhere");
+    assert_eq!(told(&[]), "");
+    let mut golden = Golden::new("adc");
+    golden.add(
+        "where CLOUDSDK_CONFIG leads",
+        &only_line("elsewhere", &told(&[("CLOUDSDK_CONFIG", &elsewhere)])),
+        &site,
+    );
+    write(".config/gcloud");
+    golden.add("in the home", &only_line("home", &told(&[])), &site);
+    golden.add("CLOUDSDK_CONFIG without one", &only_line("none", &told(&[("CLOUDSDK_CONFIG", "/nowhere")])), &site);
+    golden.check();
+    // The user has decided, or the site.
+    assert_eq!(told(&[("GOOGLE_APPLICATION_CREDENTIALS", "/home/alice/key.json")]), "");
+    site.configure(json!({"delivery": "agent", "command": command_path()}));
+    assert_eq!(told(&[]), "");
+    site.finish();
 }
 
 #[test]

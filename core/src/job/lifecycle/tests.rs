@@ -43,7 +43,14 @@ fn named(email: &str) -> Options {
 }
 
 fn is_issued(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Issued { warning: None, .. })
+    matches!(outcome, Outcome::Issued { warnings, .. } if warnings.is_empty())
+}
+
+/// The one line for the user, if there is something to tell.
+fn line(outcome: &Outcome) -> Option<String> {
+    let mut lines = outcome.lines();
+    assert!(lines.len() < 2, "{lines:?}");
+    lines.pop()
 }
 
 fn token(environment: &BTreeMap<String, String>) -> Option<&str> {
@@ -121,7 +128,7 @@ fn a_refusal_of_the_rules_starts_no_exchange() {
     machine.prolog(&wanted());
     let (outcome, _) = machine.step(&wanted(), &wanted());
     assert_eq!(
-        outcome.line().as_deref(),
+        line(&outcome).as_deref(),
         Some(
             "gcp-wif: rules: no rule gives user alice (61001) (account vision, partition none) a service account; \
              ask the site's administrators for one"
@@ -147,7 +154,7 @@ fn a_fresh_failure_holds_and_an_old_one_does_not() {
     machine.google.fails.set(true);
     machine.prolog(&wanted());
     let (outcome, environment) = machine.step(&wanted(), &wanted());
-    assert_eq!(outcome.line().as_deref(), Some("gcp-wif: token exchange: no answer"));
+    assert_eq!(line(&outcome).as_deref(), Some("gcp-wif: token exchange: no answer"));
     assert!(outcome.ends_tasks() && environment.is_empty());
     assert_eq!(machine.google.exchanges.get(), 1, "Google was asked again for what it just refused");
     machine.google.fails.set(false);
@@ -161,7 +168,7 @@ fn what_fails_under_auto_leaves_the_job_running_with_one_line() {
     machine.google.fails.set(true);
     machine.prolog(&nothing());
     let (outcome, environment) = machine.step(&nothing(), &nothing());
-    assert_eq!(outcome.line().as_deref(), Some("gcp-wif: token exchange: no answer; the job runs without credentials"));
+    assert_eq!(line(&outcome).as_deref(), Some("gcp-wif: token exchange: no answer; the job runs without credentials"));
     assert!(!outcome.ends_tasks() && environment.is_empty());
 }
 
@@ -308,7 +315,7 @@ fn a_step_gives_up_a_port_that_another_program_took() {
     assert!(machine.file("credentials.json").unwrap().contains("127.0.0.1:20004/"));
     // It does not go on for ever.
     let failed = step(20_001..=30_000);
-    assert!(failed.ends_tasks() && failed.line().unwrap().contains("gcp-wif: agent: other programs"), "{failed:?}");
+    assert!(failed.ends_tasks() && line(&failed).unwrap().contains("gcp-wif: agent: other programs"), "{failed:?}");
 }
 
 #[test]
@@ -356,7 +363,7 @@ fn a_broken_configuration_is_told_to_those_whom_it_concerns() {
         std::fs::write(machine.directory.join("site.json"), text).unwrap();
         machine.prolog(&nothing());
         let (outcome, _) = machine.step(&nothing(), &nothing());
-        assert_eq!(outcome.line().is_some(), told, "{text}");
+        assert_eq!(line(&outcome).is_some(), told, "{text}");
         assert!(!outcome.ends_tasks(), "{text}");
         assert!(machine.step(&wanted(), &nothing()).0.ends_tasks(), "{text}");
     }

@@ -37,7 +37,7 @@ impl Case {
         assert!(matches!(outcome, Outcome::Issued { .. }), "{outcome:?}");
         assert!(token(&host.environment.borrow()).is_some());
         let has_copy = host.environment.borrow()["ENROOT_CONFIG_PATH"] != path;
-        match outcome.line() {
+        match line(&outcome) {
             None => assert!(has_copy),
             Some(line) => {
                 let start =
