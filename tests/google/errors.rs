@@ -74,6 +74,13 @@ pub fn html(code: u16, name: &str, text: &str) -> Response {
     Response::new(code, "text/html; charset=UTF-8", body)
 }
 
+/// What a front end says where no service behind it answers.
+pub fn no_service() -> Response {
+    let text = "The server encountered a temporary error and could not complete your request.<p>Please try again in 30 \
+                seconds.";
+    html(502, "Server Error", text)
+}
+
 pub fn not_found(path: &str) -> Response {
     let path = path.replace('<', "&lt;");
     html(404, "Not Found", &format!("The requested URL <code>{path}</code> was not found on this server."))
@@ -127,8 +134,8 @@ pub fn wrong_issuer(issuer: &str, expected: &str) -> Response {
     oauth("invalid_grant", text)
 }
 
-/// The provider's key set has no key of this id; Google blames the issuer.
-pub fn unknown_key() -> Response {
+/// Google could not fetch the issuer's keys; or it has them, and none of this id.
+pub fn no_key_of_issuer() -> Response {
     oauth("invalid_grant", "Error connecting to the given credential's issuer.")
 }
 

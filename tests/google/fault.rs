@@ -60,6 +60,8 @@ pub enum Body {
     Empty,
     /// STS's words when the project's quota is used up.
     Throttled,
+    /// STS's words when it cannot fetch the issuer's keys.
+    IssuerUnreachable,
 }
 
 /// What happens instead of the right answer.
@@ -185,6 +187,7 @@ fn error(code: u16, body: Body) -> Response {
         Body::Html => errors::html(code, "Server Error", "The server encountered an error."),
         Body::Empty => Response::new(code, "text/plain", Vec::new()),
         Body::Throttled => errors::throttled(code),
+        Body::IssuerUnreachable => errors::no_key_of_issuer(),
     }
 }
 

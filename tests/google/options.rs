@@ -33,6 +33,12 @@ pub struct Options {
     pub names_expected_audience: bool,
     /// A subject token for which it is false is rejected.
     pub attribute_condition: Option<AttributeCondition>,
+    /// `false`: Google cannot fetch the issuer's discovery document or keys.
+    pub issuer_reachable: bool,
+    /// How many exchanges the project's quota still has; none: as many as anyone wants.
+    pub exchanges_left: Option<u32>,
+    /// `false`: the front end reaches no service behind it, and answers with its own page.
+    pub services_reachable: bool,
     /// `false`: the IAM Service Account Credentials API is not enabled in the project.
     pub iam_credentials_enabled: bool,
     pub service_accounts: Vec<ServiceAccount>,
@@ -108,6 +114,9 @@ impl Default for Options {
             pool: "slurm".to_owned(),
             provider: "cluster".to_owned(),
             provider_enabled: true,
+            issuer_reachable: true,
+            exchanges_left: None,
+            services_reachable: true,
             allowed_audiences: Vec::new(),
             names_expected_audience: false,
             attribute_condition: None,

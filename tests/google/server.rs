@@ -119,6 +119,9 @@ fn answer(request: &Request, state: &State) -> (usize, Answer) {
 }
 
 fn dispatch(endpoint: Endpoint, request: &Request, state: &State) -> Response {
+    if !state.options().services_reachable {
+        return errors::no_service();
+    }
     let (method, handle): (&str, fn(&Request, &State) -> Response) = match endpoint {
         Endpoint::Sts => ("POST", sts::token),
         Endpoint::Introspect => ("POST", sts::introspect),

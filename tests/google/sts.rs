@@ -76,6 +76,7 @@ fn exchange(request: &Request, state: &State) -> Result<Response, Refusal> {
     };
     expect("grant_type", field("grant_type") == GRANT_TYPE)?;
     expect("requested_token_type", field("requested_token_type") == ACCESS_TOKEN)?;
+    take_from_quota(&mut state.options())?;
     let options = state.options().clone();
     check_audience(field("audience"), &options)?;
     let scopes: Vec<String> = field("scope").split_whitespace().map(str::to_owned).collect();
@@ -103,6 +104,18 @@ fn exchange(request: &Request, state: &State) -> Result<Response, Refusal> {
         answer["expires_in"] = life.into();
     }
     Ok(errors::json_answer(&answer))
+}
+
+/// Counts an exchange, whatever becomes of it.
+fn take_from_quota(options: &mut Options) -> Result<(), Refusal> {
+    match &mut options.exchanges_left {
+        Some(0) => Err(errors::throttled(429).into()),
+        Some(left) => {
+            *left -= 1;
+            Ok(())
+        }
+        None => Ok(()),
+    }
 }
 
 /// The life of a federated token: at most an hour, and no longer than the subject token's, less
@@ -185,10 +198,13 @@ fn verify(token: &str, options: &Options, state: &State, now: i64) -> Result<(St
     if issuer != options.issuer {
         return Err(errors::wrong_issuer(issuer, &options.issuer).into());
     }
+    if !options.issuer_reachable {
+        return Err(errors::no_key_of_issuer().into());
+    }
     let algorithm = token.header["alg"].as_str().unwrap_or("none");
     let kid = token.header["kid"].as_str().unwrap_or("");
     if algorithm != "none" && (algorithm != "RS256" || kid != state.issuer_key.kid) {
-        return Err(errors::unknown_key().into());
+        return Err(errors::no_key_of_issuer().into());
     }
     if algorithm == "none" || !state.issuer_key.verifies(&token) {
         return Err(errors::wrong_signature().into());

@@ -75,7 +75,12 @@ fn check(name: &'static str, cases: &[Case]) {
 pub fn reset(site: &Site, keys: Value) {
     site.forget();
     site.google.clear_faults();
-    site.google.configure(|options| options.service_accounts = accounts());
+    site.google.configure(|options| {
+        options.service_accounts = accounts();
+        options.attribute_condition = None;
+        options.exchanges_left = None;
+        (options.issuer_reachable, options.services_reachable, options.iam_credentials_enabled) = (true, true, true);
+    });
     for node in site.cluster.nodes() {
         let _ = fs::remove_dir(node.config_path());
         let _ = fs::remove_file(node.config_path());

@@ -14,6 +14,9 @@ const QUOTED: usize = 500;
 /// STS throttles in these words. Today the status is 429 and the code `quota_exceeded`; there were 400 and 403, too.
 const THROTTLED: [&str; 2] = ["throttled due to rate limit", "Please retry after"];
 
+/// STS says so if it cannot fetch the issuer's discovery document or keys, and if no key there is the token's.
+const NO_KEY: &str = "Error connecting to the given credential's issuer";
+
 /// A refusal, in Google's own words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
@@ -41,11 +44,17 @@ impl Refusal {
         (300..400).contains(&self.status)
     }
 
-    /// Whether asking again may help: timeouts, quotas, a server's trouble.
+    /// Whether asking again may help: timeouts, quotas, trouble of a server, which can be the issuer's.
     pub fn is_transient(&self) -> bool {
         matches!(self.status, 408 | 500 | 502 | 503 | 504)
             || self.code.as_deref() == Some("internal_failure")
             || self.is_throttled()
+            || self.is_of_issuer()
+    }
+
+    /// Whether Google has not found the subject token's key at its issuer.
+    pub fn is_of_issuer(&self) -> bool {
+        self.code.as_deref() == Some("invalid_grant") && self.text.contains(NO_KEY)
     }
 
     /// Whether a quota is used up, which it is for seconds: quotas are by the minute. IAM Credentials says so by the
@@ -162,6 +171,9 @@ mod tests {
             assert!(!transient(status, ""), "{status}");
         }
         assert!(transient(400, r#"{"error":"internal_failure"}"#));
+        let invalid = |text: &str| format!(r#"{{"error":"invalid_grant","error_description":"{text}"}}"#);
+        assert!(transient(400, &invalid("Error connecting to the given credential's issuer.")));
+        assert!(!transient(400, &invalid("ID Token issued at 1 is stale to sign-in.")));
     }
 
     #[test]

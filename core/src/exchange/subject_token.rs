@@ -19,6 +19,8 @@ pub struct SubjectToken {
 /// The claims that messages need.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Claims {
+    /// `iss`
+    pub issuer: Option<String>,
     /// `sub`
     pub subject: Option<String>,
     /// `aud`
@@ -80,6 +82,7 @@ pub(super) fn claims(token: &str) -> Option<Claims> {
     payload.as_object()?;
     let text = |value: &Value| value.as_str().map(str::to_owned);
     Some(Claims {
+        issuer: payload.get("iss").and_then(text),
         subject: payload.get("sub").and_then(text),
         audiences: match payload.get("aud") {
             Some(Value::Array(audiences)) => audiences.iter().filter_map(text).collect(),
@@ -101,10 +104,12 @@ mod tests {
 
     #[test]
     fn claims_are_read_from_a_projected_token() {
-        let token = jwt(r#"{"aud":["a","b"],"exp":1700000000,"sub":"system:serviceaccount:slurm:default"}"#);
+        let token =
+            jwt(r#"{"iss":"https://i","aud":["a","b"],"exp":1700000000,"sub":"system:serviceaccount:slurm:default"}"#);
         let parsed = parse(&format!("{token}\n")).unwrap();
         assert_eq!(parsed.token().expose(), token);
         assert_eq!(parsed.claims().audiences, ["a", "b"]);
+        assert_eq!(parsed.claims().issuer.as_deref(), Some("https://i"));
         assert_eq!(parsed.claims().expiry, Some(1_700_000_000));
         assert_eq!(parsed.claims().subject.as_deref(), Some("system:serviceaccount:slurm:default"));
         assert_eq!(parse(&jwt(r#"{"aud":"a"}"#)).unwrap().claims().audiences, ["a"]);

@@ -193,6 +193,7 @@ impl Failure {
             (Problem::Transport(_), _) => "check the node's route to it (proxy, firewall, DNS)".to_owned(),
             (Problem::Expired { .. }, _) => "check the node's clock".to_owned(),
             (Problem::Refused(refusal), _) if refusal.is_redirect() => NOT_GOOGLE.to_owned(),
+            (Problem::Refused(refusal), _) if refusal.is_of_issuer() => issuer_hint(claims),
             (Problem::Refused(refusal), _) if refusal.is_transient() => {
                 "Google is busy or out of order, try again later".to_owned()
             }
@@ -238,9 +239,21 @@ fn exchange_hint(
     }
     match refusal.code.as_deref() {
         Some("invalid_target") => format!("check that the provider {provider} exists and is enabled"),
-        Some("unauthorized_client") => "check the provider's attribute condition".to_owned(),
+        Some("unauthorized_client") => {
+            format!("check the attribute condition of the provider {provider}, and the subject token's claims")
+        }
         _ => format!("check issuer, keys and mapping of the provider {provider}"),
     }
+}
+
+/// What to do about an issuer whose keys Google does not get.
+fn issuer_hint(claims: &Claims) -> String {
+    let issuer = claims.issuer.as_deref().map_or_else(|| "ISSUER".to_owned(), |issuer| clip(issuer, 200));
+    format!(
+        "{}/.well-known/openid-configuration and the keys at its jwks_uri must be reachable from the internet, and have \
+         the subject token's key; where keys were uploaded to the provider, upload those of today",
+        issuer.trim_end_matches('/')
+    )
 }
 
 /// What to do about a subject token for another audience.
@@ -273,12 +286,14 @@ fn impersonation_hint(
     match refusal.status {
         400 => "check scopes and token_lifetime_seconds; more than 3600 needs an organization policy".to_owned(),
         401 => "the federated token was not accepted, try again".to_owned(),
+        404 => format!("Google knows no service account {identity}: correct its name, or create it"),
         _ => {
             let pool = configuration.audience.as_str().split("/providers/").next().unwrap_or_default();
             let subject = claims.subject.as_deref().map_or_else(|| "SUBJECT".to_owned(), |subject| clip(subject, 130));
             format!(
                 "check that {identity} exists and grants roles/iam.workloadIdentityUser to \
-                 principal:{pool}/subject/{subject} (a new binding needs up to 5 minutes)"
+                 principal:{pool}/subject/{subject}, if the provider maps google.subject from assertion.sub (a new \
+                 binding needs up to 5 minutes)"
             )
         }
     }

@@ -160,6 +160,25 @@ fn sts_refuses_wrong_subject_tokens() {
 }
 
 #[test]
+fn sts_refuses_what_it_cannot_check_or_has_no_quota_for() {
+    let google = Google::start(Options { exchanges_left: Some(2), issuer_reachable: false, ..Options::default() });
+    let good = Claims::default;
+    let unreachable = "Error connecting to the given credential's issuer.";
+    assert_oauth(&exchange_claims(&google, &good()), "invalid_grant", unreachable);
+    google.configure(|options| options.issuer_reachable = true);
+    assert_eq!(exchange_claims(&google, &good()).status, 200);
+    let throttled = exchange_claims(&google, &good());
+    let words =
+        "The request was throttled due to rate limit: sts.googleapis.com/requests. Please retry after a few seconds.";
+    assert_eq!(throttled.status, 429);
+    assert_eq!(throttled.json(), json!({"error": "quota_exceeded", "error_description": words}));
+    google.configure(|options| options.services_reachable = false);
+    let page = exchange_claims(&google, &good());
+    assert_eq!(page.status, 502);
+    assert!(page.text().contains("Please try again in 30 seconds."), "{}", page.text());
+}
+
+#[test]
 fn sts_accepts_the_edges() {
     let google = Google::start(Options::default());
     let good = Claims::default;

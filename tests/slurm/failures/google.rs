@@ -1,6 +1,7 @@
 //! Faults of Google and of the way there.
 
 use std::fs;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -49,10 +50,19 @@ fn throttled(endpoint: Endpoint, fault: Fault) -> impl Fn(&Site) {
 
 fn within(budget: u64, endpoint: Endpoint, fault: Fault) -> impl Fn(&Site) {
     move |site| {
-        let (long, short) = (format!("\"timeout_seconds\":{BUDGET}"), format!("\"timeout_seconds\":{budget}"));
-        edit_config(site, |text| text.replace(&long, &short));
+        shorten(site, budget);
         site.google.inject(endpoint, fault.clone(), Times::Forever);
     }
+}
+
+fn shorten(site: &Site, budget: u64) {
+    let (long, short) = (format!("\"timeout_seconds\":{BUDGET}"), format!("\"timeout_seconds\":{budget}"));
+    edit_config(site, |text| text.replace(&long, &short));
+}
+
+/// A Google where something is not as it should be.
+fn configured(change: fn(&mut Options)) -> impl Fn(&Site) {
+    move |site| site.google.configure(change)
 }
 
 #[test]
@@ -71,6 +81,16 @@ fn token_exchange() {
             json!("//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q"),
         );
     }));
+    cases.push(case("the issuer cannot be reached", configured(|options| options.issuer_reachable = false)));
+    cases.push(case(
+        "the attribute condition is false",
+        configured(|options| options.attribute_condition = Some(Arc::new(|_| false))),
+    ));
+    cases.push(case("the project's quota is used up", |site| {
+        shorten(site, SHORTER_THAN_PAUSES);
+        site.google.configure(|options| options.exchanges_left = Some(0));
+    }));
+    cases.push(case("the page of a front end", configured(|options| options.services_reachable = false)));
     check("token_exchange", &cases);
 }
 
@@ -106,6 +126,8 @@ fn impersonation() {
         site.google
             .configure(|options| options.service_accounts.iter_mut().for_each(|account| account.subjects.clear()));
     }));
+    cases.push(case("no such service account", configured(|options| options.service_accounts.clear())));
+    cases.push(case("the API is not enabled", configured(|options| options.iam_credentials_enabled = false)));
     check("impersonation", &cases);
 }
 
@@ -119,9 +141,13 @@ fn a_fault_that_passes_is_not_noticed() {
         Fault::throttled(Some("1")),
         Fault::Hangup,
         Fault::Truncated,
+        Fault::status_with(400, Body::IssuerUnreachable),
     ];
     for fault in faults {
         for endpoint in [Endpoint::Sts, Endpoint::Impersonation] {
+            if endpoint == Endpoint::Impersonation && matches!(fault, Fault::Status { code: 400, .. }) {
+                continue;
+            }
             site.forget();
             site.google.inject(endpoint, fault.clone(), Times::Once);
             let run = site

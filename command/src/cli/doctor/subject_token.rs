@@ -100,7 +100,11 @@ fn subject(report: &mut Report<'_, '_>, claims: &Claims) {
                 subject.len()
             ),
         ),
-        Some(subject) => report.ok(STAGE, NAME, clip(subject, 130)),
+        Some(subject) => report.ok(
+            STAGE,
+            NAME,
+            format_args!("{}, if the provider maps google.subject from assertion.sub", clip(subject, 130)),
+        ),
     }
 }
 
