@@ -26,6 +26,9 @@ pub enum Endpoint {
     Unknown,
 }
 
+/// Where Cloud Storage is. The XML API has the root of a host of its own at Google, and a folder here.
+const STORAGE: [&str; 4] = ["/storage/", "/download/storage/", "/upload/storage/", "/xml/"];
+
 impl Endpoint {
     pub fn of(path: &str) -> Self {
         match path {
@@ -34,7 +37,7 @@ impl Endpoint {
             "/token" => Self::Registry,
             _ if path.ends_with(":generateAccessToken") => Self::Impersonation,
             _ if path.ends_with(":generateIdToken") => Self::IdToken,
-            _ if path.starts_with("/storage/") || path.starts_with("/download/storage/") => Self::Storage,
+            _ if STORAGE.iter().any(|start| path.starts_with(start)) => Self::Storage,
             _ => Self::Unknown,
         }
     }

@@ -76,18 +76,40 @@ impl ServiceAccount {
 #[derive(Clone, Debug)]
 pub struct Bucket {
     pub name: String,
-    pub objects: BTreeMap<String, Vec<u8>>,
+    pub objects: BTreeMap<String, Object>,
     /// Who may list and read: emails of service accounts, federated subjects, or `*`.
     pub readers: Vec<String>,
+    /// Whether they may also write and delete.
+    pub is_writable: bool,
+}
+
+/// An object of a bucket.
+#[derive(Clone, Debug)]
+pub struct Object {
+    pub body: Vec<u8>,
+    pub content_type: String,
+    /// Another one for each writing.
+    pub generation: u64,
+}
+
+impl Object {
+    pub fn new(body: impl Into<Vec<u8>>, generation: u64) -> Self {
+        Self { body: body.into(), content_type: "application/octet-stream".to_owned(), generation }
+    }
 }
 
 impl Bucket {
     pub fn new(name: &str, objects: &[(&str, &str)], readers: &[&str]) -> Self {
         Self {
             name: name.to_owned(),
-            objects: objects.iter().map(|&(name, body)| (name.to_owned(), body.as_bytes().to_vec())).collect(),
+            objects: objects.iter().map(|&(name, body)| (name.to_owned(), Object::new(body, 1))).collect(),
             readers: readers.iter().map(|&reader| reader.to_owned()).collect(),
+            is_writable: false,
         }
+    }
+
+    pub fn writable(self) -> Self {
+        Self { is_writable: true, ..self }
     }
 }
 

@@ -18,3 +18,5 @@ mod records;
 mod storage;
 #[path = "self_test/sts.rs"]
 mod sts;
+#[path = "self_test/writing.rs"]
+mod writing;

@@ -127,13 +127,15 @@ fn dispatch(endpoint: Endpoint, request: &Request, state: &State) -> Response {
         Endpoint::Introspect => ("POST", sts::introspect),
         Endpoint::Impersonation => ("POST", iam::generate_access_token),
         Endpoint::IdToken => ("POST", iam::generate_id_token),
-        Endpoint::Storage => ("GET", storage::answer),
+        // It looks at the method itself.
+        Endpoint::Storage => (&request.method, storage::answer),
         Endpoint::Registry => ("GET", registry::token),
         Endpoint::Unknown => return errors::not_found(&request.path),
     };
     let response =
         if request.method == method { handle(request, state) } else { errors::wrong_method(&request.method) };
-    response.header("Date", &http_date(state.now()))
+    let response = response.header("Date", &http_date(state.now()));
+    if request.method == "HEAD" { response.without_body() } else { response }
 }
 
 /// A date as HTTP writes it, RFC 9110 section 5.6.7.

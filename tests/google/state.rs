@@ -12,7 +12,8 @@ use rustls::HandshakeKind;
 
 use super::fault::{Endpoint, Fault, Faults, Times};
 use super::jwt::Signer;
-use super::options::Options;
+use super::options::{Bucket, Options};
+use super::storage::Upload;
 
 pub const CLOUD_PLATFORM: &str = "https://www.googleapis.com/auth/cloud-platform";
 
@@ -101,6 +102,8 @@ pub struct State {
     options: Mutex<Options>,
     memory: Mutex<Memory>,
     changed: Condvar,
+    /// Resumable uploads under way, by their session.
+    uploads: Mutex<HashMap<String, Upload>>,
     pub issuer_key: Signer,
     google_key: OnceLock<Signer>,
     pub registry_certificate: OnceLock<String>,
@@ -112,6 +115,7 @@ impl State {
             options: Mutex::new(options),
             memory: Mutex::default(),
             changed: Condvar::new(),
+            uploads: Mutex::default(),
             issuer_key: Signer::generate(),
             google_key: OnceLock::new(),
             registry_certificate: OnceLock::new(),
@@ -120,6 +124,15 @@ impl State {
 
     pub fn options(&self) -> MutexGuard<'_, Options> {
         self.options.lock().unwrap_or_else(|poison| poison.into_inner())
+    }
+
+    pub fn uploads(&self) -> MutexGuard<'_, HashMap<String, Upload>> {
+        self.uploads.lock().unwrap_or_else(|poison| poison.into_inner())
+    }
+
+    /// Changes a bucket that exists.
+    pub fn change_bucket<T>(&self, name: &str, change: impl FnOnce(&mut Bucket) -> T) -> Option<T> {
+        self.options().buckets.iter_mut().find(|bucket| bucket.name == name).map(change)
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {

@@ -1,65 +1,138 @@
-//! Cloud Storage's JSON API, as far as listing and reading: buckets, objects, ranges.
+//! Cloud Storage: buckets and objects by the JSON API, and objects by the XML API.
+
+mod read;
+mod upload;
+mod xml;
 
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde_json::{Value, json};
 
+pub use self::upload::Upload;
 use super::errors;
 use super::iam::rfc3339;
-use super::options::Bucket;
-use super::server::http_date;
+use super::options::{Bucket, Object};
 use super::state::{AccessToken, CLOUD_PLATFORM, State};
 use super::wire::{Request, Response};
 
-const READ_SCOPES: [&str; 4] = [
+const WRITE_SCOPES: [&str; 3] = [
     CLOUD_PLATFORM,
+    "https://www.googleapis.com/auth/devstorage.read_write",
+    "https://www.googleapis.com/auth/devstorage.full_control",
+];
+const READ_SCOPES: [&str; 2] = [
     "https://www.googleapis.com/auth/cloud-platform.read-only",
     "https://www.googleapis.com/auth/devstorage.read_only",
-    "https://www.googleapis.com/auth/devstorage.read_write",
 ];
-const FULL_CONTROL: &str = "https://www.googleapis.com/auth/devstorage.full_control";
 /// All objects are as old as this project.
 const CREATED: i64 = 1_795_442_400;
 
 type Refusal = Box<Response>;
 
-/// Everything below `/storage/` and `/download/storage/`.
+/// Everything below `/storage/`, `/download/storage/`, `/upload/storage/` and `/xml/`.
 pub fn answer(request: &Request, state: &State) -> Response {
     route(request, state).unwrap_or_else(|refusal| *refusal)
 }
 
+/// What a request is to.
+struct Place<'a> {
+    bucket: String,
+    /// What follows the bucket's name: none, `o`, or `o/` and an object's name, which is still encoded.
+    rest: Option<&'a str>,
+}
+
+impl<'a> Place<'a> {
+    /// None for what is no bucket.
+    fn of(path: &'a str) -> Option<Self> {
+        let path = path.strip_prefix("/storage/v1/b/")?;
+        // Object names hold slashes as %2F, but some clients send them plain.
+        let (name, rest) = path.split_once('/').map_or((path, None), |(name, rest)| (name, Some(rest)));
+        Some(Self { bucket: decoded(name), rest })
+    }
+
+    fn object(&self) -> Option<String> {
+        self.rest?.strip_prefix("o/").filter(|object| !object.is_empty()).map(decoded)
+    }
+}
+
+fn decoded(text: &str) -> String {
+    percent_decode_str(text).decode_utf8_lossy().into_owned()
+}
+
 fn route(request: &Request, state: &State) -> Result<Response, Refusal> {
     let not_found = || Box::new(errors::not_found(&request.path));
+    let method = request.method.as_str();
+    if let Some(path) = request.path.strip_prefix("/xml/") {
+        return xml::answer(request, path, state);
+    }
+    if let Some(path) = request.path.strip_prefix("/upload") {
+        let place = Place::of(path).filter(|place| place.rest == Some("o")).ok_or_else(not_found)?;
+        return upload::answer(request, &place.bucket, state);
+    }
     let (download, path) = match request.path.strip_prefix("/download") {
         Some(path) => (true, path),
         None => (false, request.path.as_str()),
     };
-    let path = path.strip_prefix("/storage/v1/b/").ok_or_else(not_found)?;
-    // Object names hold slashes as %2F, but some clients send them plain.
-    let (name, rest) = path.split_once('/').map_or((path, None), |(name, rest)| (name, Some(rest)));
-    let name = percent_decode_str(name).decode_utf8_lossy().into_owned();
+    let place = Place::of(path).ok_or_else(not_found)?;
     let token = token(request, state)?;
-    let permission = match rest {
-        None => "storage.buckets.get",
-        Some("o") => "storage.objects.list",
-        Some(_) => "storage.objects.get",
-    };
-    let bucket = allowed(&name, &token, permission, state)?;
-    match rest {
-        None => Ok(errors::pretty_answer(&describe_bucket(&bucket, request))),
-        Some("o") => Ok(errors::pretty_answer(&list(&bucket, request)?)),
-        Some(rest) => {
-            let object = rest.strip_prefix("o/").filter(|object| !object.is_empty());
-            let object = percent_decode_str(object.ok_or_else(not_found)?).decode_utf8_lossy();
-            let Some(body) = bucket.objects.get(object.as_ref()) else {
-                let text = format!("No such object: {name}/{object}");
-                return Err(errors::storage(404, "notFound", text).into());
-            };
-            if download || request.query("alt") == Some("media") {
-                return media(request, body);
-            }
-            Ok(errors::pretty_answer(&describe(&bucket, &object, body, request)))
+    let object = place.object();
+    match (method, place.rest, object) {
+        ("GET", None, _) => {
+            let bucket = allowed(&place.bucket, &token, "storage.buckets.get", state)?;
+            Ok(errors::pretty_answer(&describe_bucket(&bucket, request)))
         }
+        ("GET", Some("o"), _) => {
+            let bucket = allowed(&place.bucket, &token, "storage.objects.list", state)?;
+            Ok(errors::pretty_answer(&read::list(&bucket, request)?))
+        }
+        ("GET", _, Some(name)) => {
+            let bucket = allowed(&place.bucket, &token, "storage.objects.get", state)?;
+            let object = existing(&bucket, &name, request)?;
+            if download || request.query("alt") == Some("media") {
+                return read::media(request, object);
+            }
+            Ok(errors::pretty_answer(&describe(&bucket.name, &name, object, request)))
+        }
+        ("DELETE", _, Some(name)) => {
+            let bucket = allowed(&place.bucket, &token, "storage.objects.delete", state)?;
+            existing(&bucket, &name, request)?;
+            state.change_bucket(&bucket.name, |bucket| bucket.objects.remove(&name));
+            Ok(Response::new(204, "application/json; charset=UTF-8", ""))
+        }
+        ("GET" | "DELETE", ..) => Err(not_found()),
+        _ => Err(errors::wrong_method(method).into()),
     }
+}
+
+/// The object, if it is there and is the one that the request wants.
+fn existing<'a>(bucket: &'a Bucket, name: &str, request: &Request) -> Result<&'a Object, Refusal> {
+    let wanted = |object: &&Object| {
+        request.query("generation").is_none_or(|generation| generation == object.generation.to_string())
+    };
+    let Some(object) = bucket.objects.get(name).filter(wanted) else {
+        let text = format!("No such object: {}/{name}", bucket.name);
+        return Err(errors::storage(404, "notFound", text).into());
+    };
+    check_preconditions(Some(object), request)?;
+    Ok(object)
+}
+
+/// `ifGenerationMatch` and `ifGenerationNotMatch`; an object that is not there has the generation 0.
+fn check_preconditions(object: Option<&Object>, request: &Request) -> Result<(), Refusal> {
+    let generation = object.map_or(0, |object| object.generation).to_string();
+    if request.query("ifGenerationMatch").is_some_and(|wanted| wanted != generation) {
+        return Err(not_met());
+    }
+    if request.query("ifGenerationNotMatch") == Some(&*generation) {
+        // RFC 9110 section 13.1.2.
+        let reads = request.method == "GET";
+        return Err(if reads { Response::new(304, "application/json; charset=UTF-8", "").into() } else { not_met() });
+    }
+    Ok(())
+}
+
+fn not_met() -> Refusal {
+    let text = "At least one of the pre-conditions you specified did not hold.";
+    errors::storage(412, "conditionNotMet", text).into()
 }
 
 /// The live token of the request.
@@ -77,12 +150,10 @@ fn token(request: &Request, state: &State) -> Result<Option<AccessToken>, Refusa
     }
 }
 
-/// The bucket, if the token's identity may read it and the token's scopes let it.
+/// The bucket, if the token's identity may do this in it and the token's scopes let it.
 fn allowed(name: &str, token: &Option<AccessToken>, permission: &str, state: &State) -> Result<Bucket, Refusal> {
-    let what = match permission {
-        "storage.objects.get" => "object",
-        _ => "bucket",
-    };
+    let writes = matches!(permission, "storage.objects.create" | "storage.objects.delete");
+    let what = if writes || permission == "storage.objects.get" { "object" } else { "bucket" };
     let denied = |status, reason, who: &str| {
         let text = format!(
             "{who} does not have {permission} access to the Google Cloud Storage {what}. \
@@ -93,8 +164,8 @@ fn allowed(name: &str, token: &Option<AccessToken>, permission: &str, state: &St
     let Some(token) = token else {
         return Err(denied(401, "required", "Anonymous caller"));
     };
-    let scopes = READ_SCOPES.iter().chain([&FULL_CONTROL]);
-    if !scopes.into_iter().any(|scope| token.has_scope(scope)) {
+    let reads: &[&str] = if writes { &[] } else { &READ_SCOPES };
+    if !WRITE_SCOPES.iter().chain(reads).any(|scope| token.has_scope(scope)) {
         let text = "Provided scope(s) are not authorized";
         return Err(errors::storage(403, "forbidden", text).into());
     }
@@ -102,7 +173,7 @@ fn allowed(name: &str, token: &Option<AccessToken>, permission: &str, state: &St
     let Some(bucket) = bucket else {
         return Err(errors::storage(404, "notFound", "The specified bucket does not exist.").into());
     };
-    if !token.identity.is_among(&bucket.readers) {
+    if !token.identity.is_among(&bucket.readers) || writes && !bucket.is_writable {
         return Err(denied(403, "forbidden", token.identity.name()));
     }
     Ok(bucket)
@@ -124,114 +195,25 @@ fn describe_bucket(bucket: &Bucket, request: &Request) -> Value {
     })
 }
 
-fn describe(bucket: &Bucket, name: &str, body: &[u8], request: &Request) -> Value {
+fn describe(bucket: &str, name: &str, object: &Object, request: &Request) -> Value {
     let encoded = utf8_percent_encode(name, NON_ALPHANUMERIC);
-    let path = format!("storage/v1/b/{}/o/{encoded}", bucket.name);
+    let path = format!("storage/v1/b/{bucket}/o/{encoded}");
+    let generation = object.generation.to_string();
     json!({
         "kind": "storage#object",
-        "id": format!("{}/{name}/1", bucket.name),
+        "id": format!("{bucket}/{name}/{generation}"),
         "selfLink": format!("{}/{path}", request.base()),
-        "mediaLink": format!("{}/download/{path}?generation=1&alt=media", request.base()),
+        "mediaLink": format!("{}/download/{path}?generation={generation}&alt=media", request.base()),
         "name": name,
-        "bucket": bucket.name,
-        "generation": "1",
+        "bucket": bucket,
+        "generation": generation,
         "metageneration": "1",
-        "contentType": "application/octet-stream",
+        "contentType": object.content_type,
         "storageClass": "STANDARD",
-        "size": body.len().to_string(),
-        "crc32c": crc32c(body),
-        "etag": "CAE=",
+        "size": object.body.len().to_string(),
+        "crc32c": read::crc32c(&object.body),
+        "etag": format!("CAE{generation}="),
         "timeCreated": rfc3339(CREATED),
         "updated": rfc3339(CREATED),
     })
-}
-
-/// A page of names, with `prefix`, `delimiter`, `maxResults` and `pageToken`.
-fn list(bucket: &Bucket, request: &Request) -> Result<Value, Refusal> {
-    let prefix = request.query("prefix").unwrap_or("");
-    let delimiter = request.query("delimiter").filter(|text| !text.is_empty());
-    let limit = match request.query("maxResults").unwrap_or("1000").parse() {
-        Ok(0) | Err(_) => {
-            let text = "Invalid value for maxResults";
-            return Err(errors::storage(400, "invalid", text).into());
-        }
-        Ok(limit) => usize::min(limit, 1000),
-    };
-    let after = request.query("pageToken");
-    let (mut items, mut prefixes, mut last) = (Vec::new(), Vec::<String>::new(), None);
-    let mut more = false;
-    for (name, body) in &bucket.objects {
-        let Some(rest) = name.strip_prefix(prefix) else {
-            continue;
-        };
-        if after.is_some_and(|after| name.as_str() <= after) {
-            continue;
-        }
-        let folder = delimiter
-            .and_then(|delimiter| rest.find(delimiter).map(|at| at + delimiter.len()))
-            .map(|end| format!("{prefix}{}", &rest[..end]));
-        let seen = folder.as_ref().is_some_and(|folder| prefixes.contains(folder));
-        if !seen && items.len() + prefixes.len() == limit {
-            more = true;
-            break;
-        }
-        match folder {
-            Some(_) if seen => {}
-            Some(folder) => prefixes.push(folder),
-            None => items.push(describe(bucket, name, body, request)),
-        }
-        last = Some(name.clone());
-    }
-    let mut page = json!({"kind": "storage#objects"});
-    if !items.is_empty() {
-        page["items"] = items.into();
-    }
-    if !prefixes.is_empty() {
-        page["prefixes"] = prefixes.into();
-    }
-    if let Some(last) = last.filter(|_| more) {
-        page["nextPageToken"] = last.into();
-    }
-    Ok(page)
-}
-
-/// The bytes of an object, or a range of them.
-fn media(request: &Request, body: &[u8]) -> Result<Response, Refusal> {
-    let kind = "application/octet-stream";
-    let whole = |response: Response| {
-        response
-            .header("X-Goog-Hash", &format!("crc32c={}", crc32c(body)))
-            .header("X-Goog-Generation", "1")
-            .header("ETag", "CAE=")
-            .header("Last-Modified", &http_date(CREATED))
-    };
-    let range = request.header("range").and_then(|value| value.strip_prefix("bytes="));
-    let Some((from, to)) = range.and_then(|range| range.split_once('-')) else {
-        return Ok(whole(Response::new(200, kind, body)));
-    };
-    let (from, to) = match (from.parse::<usize>(), to.parse::<usize>()) {
-        (Ok(from), Ok(to)) => (from, to.saturating_add(1).min(body.len())),
-        (Ok(from), Err(_)) => (from, body.len()),
-        (Err(_), Ok(last)) => (body.len().saturating_sub(last), body.len()),
-        (Err(_), Err(_)) => (0, body.len()),
-    };
-    if from >= to {
-        let response = Response::new(416, "text/plain", "Requested range not satisfiable");
-        return Err(response.header("Content-Range", &format!("bytes */{}", body.len())).into());
-    }
-    let response = Response::new(206, kind, &body[from..to]);
-    Ok(whole(response.header("Content-Range", &format!("bytes {from}-{}/{}", to - 1, body.len()))))
-}
-
-/// CRC32C, big-endian, as base64: the checksum that clients compare.
-fn crc32c(body: &[u8]) -> String {
-    use base64::{Engine, engine::general_purpose::STANDARD};
-    let mut crc = !0u32;
-    for &byte in body {
-        crc ^= u32::from(byte);
-        for _ in 0..8 {
-            crc = (crc >> 1) ^ (0x82F6_3B78 & (0u32.wrapping_sub(crc & 1)));
-        }
-    }
-    STANDARD.encode((!crc).to_be_bytes())
 }

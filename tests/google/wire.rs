@@ -62,12 +62,18 @@ pub struct Response {
     pub status: u16,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
+    /// Of an answer to HEAD, which has the body's length and not the body.
+    length: Option<usize>,
 }
 
 impl Response {
     pub fn new(status: u16, content_type: &str, body: impl Into<Vec<u8>>) -> Self {
         let headers = vec![("Content-Type".to_owned(), content_type.to_owned())];
-        Self { status, headers, body: body.into() }
+        Self { status, headers, body: body.into(), length: None }
+    }
+
+    pub fn without_body(self) -> Self {
+        Self { length: Some(self.body.len()), body: Vec::new(), ..self }
     }
 
     pub fn header(mut self, name: &str, value: &str) -> Self {
@@ -87,7 +93,14 @@ impl Response {
     }
 
     pub fn bytes(&self) -> Vec<u8> {
-        let mut bytes = self.head(&format!("Content-Length: {}", self.body.len())).into_bytes();
+        let length = self.length.unwrap_or(self.body.len());
+        // RFC 9110 section 8.6: these two never have one.
+        let framing = if self.status == 204 || self.status == 304 {
+            "Vary: Origin".to_owned()
+        } else {
+            format!("Content-Length: {length}")
+        };
+        let mut bytes = self.head(&framing).into_bytes();
         bytes.extend_from_slice(&self.body);
         bytes
     }
@@ -165,7 +178,10 @@ fn read_body(stream: &mut impl BufRead, request: &Request) -> io::Result<Vec<u8>
 fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
+        204 => "No Content",
         206 => "Partial Content",
+        304 => "Not Modified",
+        308 => "Resume Incomplete",
         307 => "Temporary Redirect",
         400 => "Bad Request",
         401 => "Unauthorized",
@@ -173,6 +189,7 @@ fn reason(status: u16) -> &'static str {
         404 => "Not Found",
         405 => "Method Not Allowed",
         408 => "Request Timeout",
+        412 => "Precondition Failed",
         416 => "Requested Range Not Satisfiable",
         429 => "Too Many Requests",
         500 => "Internal Server Error",
