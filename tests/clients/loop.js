@@ -1,11 +1,12 @@
-// Lists a bucket with the credentials that google-auth-library finds, until a file appears.
+// Lists a bucket with the credentials that google-auth-library finds, until a file appears. The library's package is the
+// first argument: it is installed in two versions.
 'use strict';
 
 const {existsSync} = require('node:fs');
 const {setTimeout: sleep} = require('node:timers/promises');
-const {GoogleAuth} = require('google-auth-library');
 
-async function main(url, bucket, stop) {
+async function main(library, url, bucket, stop) {
+  const {GoogleAuth} = require(library);
   const auth = new GoogleAuth({scopes: 'https://www.googleapis.com/auth/cloud-platform'});
   const client = await auth.getClient();
   while (!existsSync(stop)) {

@@ -26,7 +26,7 @@ pub enum Endpoint {
     Unknown,
 }
 
-/// Where Cloud Storage is. The XML API has the root of a host of its own at Google, and a folder here.
+/// Where Cloud Storage is. The XML API is the root of storage.googleapis.com, and a folder for who calls another host.
 const STORAGE: [&str; 4] = ["/storage/", "/download/storage/", "/upload/storage/", "/xml/"];
 
 impl Endpoint {

@@ -1,9 +1,11 @@
 //! Cloud Storage: buckets and objects by the JSON API, and objects by the XML API.
 
+mod md5;
 mod read;
 mod upload;
 mod xml;
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde_json::{Value, json};
 
@@ -212,6 +214,7 @@ fn describe(bucket: &str, name: &str, object: &Object, request: &Request) -> Val
         "storageClass": "STANDARD",
         "size": object.body.len().to_string(),
         "crc32c": read::crc32c(&object.body),
+        "md5Hash": STANDARD.encode(md5::md5(&object.body)),
         "etag": format!("CAE{generation}="),
         "timeCreated": rfc3339(CREATED),
         "updated": rfc3339(CREATED),

@@ -29,6 +29,8 @@ impl Authority {
                 "sts.googleapis.com",
                 "iamcredentials.googleapis.com",
                 "storage.googleapis.com",
+                "www.googleapis.com",
+                "bigquery.googleapis.com",
             ],
         };
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();

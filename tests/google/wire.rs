@@ -139,6 +139,12 @@ pub fn read(stream: &mut BufReader<Box<dyn Stream>>, secure: bool) -> io::Result
         body: Vec::new(),
         target,
     };
+    // At this host all other paths are the XML API's.
+    let is_storage =
+        request.header("host").is_some_and(|host| host.split(':').next() == Some("storage.googleapis.com"));
+    if is_storage && !["/storage/", "/download/", "/upload/"].iter().any(|start| request.path.starts_with(start)) {
+        request.path.insert_str(0, "/xml");
+    }
     let expects = request.header("expect").is_some_and(|value| value.eq_ignore_ascii_case("100-continue"));
     if expects {
         stream.get_mut().write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;

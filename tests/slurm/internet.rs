@@ -10,10 +10,13 @@ use std::thread::{self, JoinHandle};
 use crate::google::Google;
 
 /// Where the embedded Google's certificate is valid.
-const HOSTS: [&str; 3] = [
+const HOSTS: [&str; 5] = [
     "CONNECT sts.googleapis.com:443 ",
     "CONNECT iamcredentials.googleapis.com:443 ",
     "CONNECT storage.googleapis.com:443 ",
+    // Where TensorFlow asks for Cloud Storage.
+    "CONNECT www.googleapis.com:443 ",
+    "CONNECT bigquery.googleapis.com:443 ",
 ];
 
 /// A running proxy, ended when dropped.

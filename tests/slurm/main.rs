@@ -13,7 +13,7 @@
 //! kills.rs     processes that die, hang or are cancelled; nothing stays behind
 //! agent.rs     delivery by the agent: refresh, metadata, killed agents
 //!   callers.rs   who is answered: other users, namespaces, pages, crowds; files and processes
-//!   clients.rs   clients past three expiries
+//!   clients.rs   clients past three expiries, each with a row in the README: one file for each language
 //!   federated.rs the same without a service account
 //!   metadata.rs  the same without GOOGLE_APPLICATION_CREDENTIALS
 //!   proxies.rs   jobs whose environment names a proxy
@@ -48,6 +48,7 @@
 //! clients.rs   Google's own clients as jobs under direct delivery: Python, Node, rclone, gcloud, curl
 //! loopback.rs  a loopback interface of a test's own
 //! golden.rs    lines that users read, held against tests/golden
+//! tried.rs     what became of each client, for the README's table
 //! skipped.rs   what cannot be tested on this machine
 //! internet.rs  the internet as jobs know it: Google's host names lead to the embedded one
 //! ```
@@ -59,6 +60,8 @@
 mod cluster;
 #[path = "../google/mod.rs"]
 mod google;
+#[path = "../table/rows.rs"]
+mod table;
 
 mod agent;
 mod attacks;
@@ -82,3 +85,4 @@ mod requests;
 mod search;
 mod site;
 mod skipped;
+mod tried;

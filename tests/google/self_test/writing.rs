@@ -95,8 +95,34 @@ fn an_object_is_written_in_pieces() {
     let reply = send(&google, "PUT", &begin(), &[], "whole");
     assert_eq!(reply.status, 200, "{}", reply.text());
     assert_eq!(read(&google, "big"), "whole");
+    let reply = send(&google, "POST", &begin(), &[], "by POST");
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert_eq!(read(&google, "big"), "by POST");
     let dead = send(&google, "PUT", &begin(), &[("Authorization", "Bearer x")], "whole");
     assert_eq!(dead.status, 401, "{}", dead.text());
+}
+
+#[test]
+fn checksums_are_the_known_ones() {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    let google = google();
+    let long = "a".repeat(64);
+    // RFC 1321, and md5sum(1) where padding takes a block of its own; crc32c of RFC 3720.
+    for (body, md5) in [
+        ("", "d41d8cd98f00b204e9800998ecf8427e"),
+        ("abc", "900150983cd24fb0d6963f7d28e17f72"),
+        (&long[..55], "ef1772b6dff9a122358552954ad0df65"),
+        (&long[..56], "3b0c8ac703f828b04c6c197006d17218"),
+        (&long[..63], "b06521f39153d618550606be297466d5"),
+        (&long[..64], "014842d480b571495a4a0363793f7367"),
+    ] {
+        let reply = ask(&google, "POST", &format!("{UPLOAD}?uploadType=media&name=sum"), &[], body).json();
+        let digest = STANDARD.decode(reply["md5Hash"].as_str().unwrap()).unwrap();
+        let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(digest, md5, "{body}");
+    }
+    let reply = ask(&google, "POST", &format!("{UPLOAD}?uploadType=media&name=sum"), &[], "123456789").json();
+    assert_eq!(reply["crc32c"], "4waSgw==");
 }
 
 #[test]
@@ -163,6 +189,11 @@ fn the_xml_api_has_the_same_objects() {
     let reply = ask(&google, "HEAD", "/xml/mine/a/b", &[], "");
     assert_eq!((reply.status, reply.text().as_str()), (200, ""));
     assert!(reply.headers.contains("Content-Length: 4"), "{}", reply.headers);
+    let bearer = format!("Bearer {}", access_token(&google));
+    let host = format!(
+        "GET /mine/a/b HTTP/1.1\r\nHost: storage.googleapis.com\r\nConnection: close\r\nAuthorization: {bearer}\r\n\r\n"
+    );
+    assert_eq!(parse(&raw(&google, &host)).unwrap().text(), "body");
     assert_eq!(ask(&google, "DELETE", "/xml/mine/a/b", &[], "").status, 204);
     for (target, code) in [("/xml/mine/a/b", "NoSuchKey"), ("/xml/no/a", "NoSuchBucket")] {
         let reply = ask(&google, "GET", target, &[], "");

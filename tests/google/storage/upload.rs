@@ -27,6 +27,8 @@ pub struct Upload {
 /// Everything below `/upload/`.
 pub(super) fn answer(request: &Request, bucket: &str, state: &State) -> Result<Response, Refusal> {
     match (request.method.as_str(), request.query("uploadType")) {
+        // gcsfs sends its pieces by POST.
+        ("PUT" | "POST", _) if request.query("upload_id").is_some() => go_on(request, state),
         ("POST", Some("media")) => {
             let name = name(request, None)?;
             check(request, bucket, &name, state)?;
@@ -40,7 +42,6 @@ pub(super) fn answer(request: &Request, bucket: &str, state: &State) -> Result<R
             store(request, bucket, &name, content_type, body, state)
         }
         ("POST", Some("resumable")) => begin(request, bucket, state),
-        ("PUT" | "POST", _) if request.query("upload_id").is_some() => go_on(request, state),
         ("POST", _) => Err(invalid("Invalid value for uploadType")),
         _ => Err(errors::wrong_method(&request.method).into()),
     }

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
 use crate::clients::library;
@@ -103,9 +104,12 @@ impl World {
         self.site.cluster.as_user("alice").command(words).limit(LIMIT)
     }
 
-    /// google-auth looks up where an identity may be used, at a host name of Google's.
+    /// google-auth looks up where an identity may be used, at a host name of Google's; some clients have no other place for
+    /// Cloud Storage.
     pub fn behind_the_proxy(&self, job: CommandLine) -> CommandLine {
-        job.env("HTTPS_PROXY", &self.internet.url()).env("REQUESTS_CA_BUNDLE", "/etc/slurm/ca.pem")
+        let roots = ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE"];
+        let job = roots.iter().fold(job, |job, name| job.env(name, "/etc/slurm/ca.pem"));
+        job.env("HTTPS_PROXY", &self.internet.url())
     }
 
     /// The same with these variables alone, and no exception of the user's.
@@ -121,8 +125,13 @@ impl World {
     }
 
     pub fn node<'a>(&self, bucket: &'a str, way: Way) -> (&'a str, CommandLine) {
+        self.node_with("google-auth-library", bucket, way)
+    }
+
+    /// A client of Node with one of the versions of its library.
+    pub fn node_with<'a>(&self, package: &str, bucket: &'a str, way: Way) -> (&'a str, CommandLine) {
         let (node, url) = (library("bin/node"), self.site.google.http_url());
-        let job = self.job(way, &[&node, "-", &url, bucket, STOP]);
+        let job = self.job(way, &[&node, "-", package, &url, bucket, STOP]);
         let modules = library("node_modules");
         (bucket, job.env("NODE_PATH", &modules).stdin(include_str!("../../clients/loop.js")))
     }
@@ -149,27 +158,45 @@ impl World {
 
     /// A job that asks gcloud for a token again and again.
     pub fn gcloud(&self, bucket: &str, way: Way, options: &[&str]) -> CommandLine {
-        let line = format!(
-            "until [ -e {STOP} ]; do token=$(gcloud auth print-access-token) || exit 1; \
-               printf 'Authorization: Bearer %s' $token | curl -sS --fail-with-body -H @- -o /dev/null {}/storage/v1/b/{bucket}/o || exit 1; \
-             done; echo read",
+        let round = format!(
+            "token=$(gcloud auth print-access-token) && printf 'Authorization: Bearer %s' $token | \
+             curl -sS --fail-with-body -H @- -o /dev/null {}/storage/v1/b/{bucket}/o",
             self.site.google.http_url()
         );
+        self.gcloud_rounds(&round, way, options)
+    }
+
+    /// A job that copies an object out of a bucket, and back under another name, again and again.
+    pub fn gcloud_storage(&self, bucket: &str, way: Way, options: &[&str]) -> CommandLine {
+        let round = format!(
+            "gcloud storage cp gs://{bucket}/{OBJECT} {bucket}.txt 2>>{bucket}.log && grep -qx hello {bucket}.txt && \
+             gcloud storage cp {bucket}.txt gs://{bucket}/copy.txt 2>>{bucket}.log || {{ cat {bucket}.log; false; }}"
+        );
+        self.gcloud_rounds(&round, way, options)
+    }
+
+    /// A job that runs a line again and again, until [`STOP`] is there.
+    pub fn gcloud_rounds(&self, round: &str, way: Way, options: &[&str]) -> CommandLine {
+        let line = format!("until [ -e {STOP} ]; do {round} || exit 1; done; echo read");
         let words: Vec<&str> = options.iter().copied().chain(["bash", "-c", &line]).collect();
         self.job(way, &words)
             .env("CLOUDSDK_CORE_DISABLE_USAGE_REPORTING", "true")
             .env("CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK", "true")
+            .env("CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE", &format!("{}/storage/v1/", self.site.google.http_url()))
     }
 
-    /// Starts clients, each with the bucket that it reads.
+    /// Starts clients, each with the bucket that it uses.
     pub fn spawn<const N: usize>(&self, jobs: [(&str, CommandLine); N]) -> [Background; N] {
-        let readers = [SERVICE_ACCOUNT, OTHER_ACCOUNT, SUBJECT];
-        self.site.google.configure(|options| {
-            options
-                .buckets
-                .extend(jobs.iter().map(|(bucket, _)| Bucket::new(bucket, &[(OBJECT, "hello\n")], &readers)));
-        });
-        jobs.map(|(_, job)| job.spawn())
+        jobs.map(|(bucket, job)| {
+            self.make_bucket(bucket);
+            job.spawn()
+        })
+    }
+
+    /// Makes a bucket with one object.
+    pub fn make_bucket(&self, name: &str) {
+        let bucket = Bucket::new(name, &[(OBJECT, "hello\n")], &[SERVICE_ACCOUNT, OTHER_ACCOUNT, SUBJECT]);
+        self.site.google.configure(|options| options.buckets.push(bucket.writable()));
     }
 
     /// Waits for Google to see something; a client that ends before it failed.
@@ -185,36 +212,70 @@ impl World {
         }
     }
 
+    /// Lets clients run again after their end.
+    pub fn start_again(&self) {
+        fs::remove_file(self.site.cluster.home("alice").join(STOP)).unwrap();
+    }
+
     /// Ends the clients; none of them failed.
     #[track_caller]
-    pub fn stop<const N: usize>(&self, running: [Background; N]) -> [String; N] {
+    pub fn stop(&self, running: impl IntoIterator<Item = Background>) -> Vec<String> {
         let stop = self.site.cluster.home("alice").join(STOP);
         fs::write(stop, "").unwrap();
-        running.map(|job| job.wait(LIMIT).ok()).map(|Run { stdout, .. }| stdout)
+        running.into_iter().map(|job| job.wait(LIMIT).ok()).map(|Run { stdout, .. }| stdout).collect()
     }
 
     /// Runs clients until each has used a token after [`EXPIRIES`] others that are dead by then; what they print.
     #[track_caller]
     pub fn outlive<const N: usize>(&self, jobs: [(&str, CommandLine); N]) -> [String; N] {
-        let buckets = jobs.each_ref().map(|(bucket, _)| *bucket);
-        let mut running = self.spawn(jobs);
+        self.outlive_all(jobs.into()).try_into().unwrap()
+    }
+
+    /// The same for any number of clients.
+    #[track_caller]
+    pub fn outlive_all(&self, jobs: Vec<(&str, CommandLine)>) -> Vec<String> {
+        let buckets: Vec<&str> = jobs.iter().map(|(bucket, _)| *bucket).collect();
+        let mut running: Vec<Background> = jobs.into_iter().flat_map(|job| self.spawn([job])).collect();
         self.wait_for(&mut running, |world| buckets.iter().all(|bucket| world.expiries(bucket) >= EXPIRIES));
         let printed = self.stop(running);
         for bucket in buckets {
-            let identity = if bucket.ends_with("-other") { OTHER_ACCOUNT } else { &self.identity };
-            for request in self.requests(bucket) {
-                // A cut connection has no status, and is the client's to end.
-                assert!(matches!(request.status, Some(200 | 206)), "{bucket}: {:?} {}", request.status, request.target);
-                let token = bearer(&request).and_then(|secret| self.site.google.state.token(secret));
-                assert_eq!(token.map(|token| token.identity.name().to_owned()), Some(identity.to_owned()), "{bucket}");
-            }
+            self.assert_identity(bucket);
         }
         printed
     }
 
+    /// All that was asked of a bucket was asked with tokens of the right identity, and nothing was refused.
+    #[track_caller]
+    pub fn assert_identity(&self, bucket: &str) {
+        let identity = if bucket.ends_with("-other") { OTHER_ACCOUNT } else { &self.identity };
+        for request in self.requests(bucket) {
+            let told = format!("{bucket}: {:?} {} {}", request.status, request.method, request.target);
+            // Who writes looks first whether something is there. A cut connection has no status, and is the client's to
+            // end.
+            let is_right = matches!(request.status, Some(200..=299 | 308 | 404));
+            // gsutil uses a token to its end, and asks for another one when it is refused.
+            assert!(is_right || request.status == Some(401) && bucket.starts_with("gsutil"), "{told}");
+            // The address of an upload is its permission.
+            if bearer(&request).is_none() && request.target.contains("upload_id=") {
+                continue;
+            }
+            let token = bearer(&request).and_then(|secret| self.site.google.state.token(secret));
+            assert_eq!(token.map(|token| token.identity.name().to_owned()), Some(identity.to_owned()), "{told}");
+        }
+    }
+
+    /// Runs a client that refuses this way, and says so with these words. It asked Google for nothing.
+    #[track_caller]
+    pub fn refuses(&self, (bucket, job): (&str, CommandLine), words: &str) {
+        let run = job.run();
+        assert!(run.status != 0 && run.stderr.contains(words), "{} {}{}", run.status, run.stdout, run.stderr);
+        assert!(self.requests(bucket).is_empty(), "{bucket}: {:#?}", self.summary());
+    }
+
     /// What a client asked Cloud Storage.
     pub fn requests(&self, bucket: &str) -> Vec<Recorded> {
-        let named = |request: &Recorded| request.target.split(['/', '?']).any(|part| part == bucket);
+        let is_it = |part: &str| percent_decode_str(part).decode_utf8_lossy() == bucket;
+        let named = |request: &Recorded| request.target.split(['/', '?']).any(is_it);
         self.site.google.requests_to(Endpoint::Storage).into_iter().filter(named).collect()
     }
 

@@ -1,0 +1,147 @@
+//! gcloud, and the tools that it starts with its credentials. It keeps tokens in the user's directory, by the account's
+//! name: jobs of one user share them.
+
+use serde_json::json;
+
+use super::super::world::{LIFE, STOP, Way, World};
+use super::{BOTH, METADATA};
+use crate::cluster::CommandLine;
+use crate::google::{Endpoint, Fault, SERVICE_ACCOUNT, Times};
+use crate::site::{BUCKET, OBJECT, OTHER_ACCOUNT};
+use crate::skipped::skip;
+use crate::table::Row;
+use crate::tried::{absent, record, version};
+
+const CLIENT: &str = "gcloud";
+/// Seconds that a token lives where many commands run at once, each of which takes a second or two.
+const LONGER_LIFE: i64 = 10;
+
+#[test]
+fn gcloud() {
+    let world = World::start(LONGER_LIFE);
+    if !world.has_gcloud() {
+        absent(CLIENT);
+        return world.finish();
+    }
+    // Those that have no metadata server remember it for ten minutes.
+    let apart = |job: CommandLine| job.env("CLOUDSDK_CONFIG", "another");
+    let jobs = [
+        ("gcloud-file", world.gcloud("gcloud-file", Way::File, &[])),
+        ("gcloud-metadata", apart(world.gcloud("gcloud-metadata", Way::Metadata, &[]))),
+        ("storage-file", world.gcloud_storage("storage-file", Way::File, &[])),
+        ("storage-metadata", apart(world.gcloud_storage("storage-metadata", Way::Metadata, &[]))),
+    ];
+    assert_eq!(world.outlive(jobs), ["read\n"; 4]);
+    world.finish();
+    let found = version(&["gcloud", "version", "--format", "value('Google Cloud SDK')"]).unwrap();
+    let remark = "`gcloud storage` and `print-access-token`. By metadata not within ten minutes of a `gcloud` outside \
+                  of a job: it remembers that there was none";
+    record(&Row::new(CLIENT, &found, BOTH, remark));
+}
+
+#[test]
+fn gcloud_of_jobs_with_one_configuration_directory() {
+    let world = World::start(LONGER_LIFE);
+    if !world.has_gcloud() {
+        skip("gcloud is not installed");
+        return world.finish();
+    }
+    let option = format!("--gcp-wif-service-account={OTHER_ACCOUNT}");
+    // The same identity twice, which is one account for gcloud, and another one beside them. Who has both goes by file.
+    let jobs = [
+        ("file-first", world.gcloud("file-first", Way::Given, &[])),
+        ("file-second", world.gcloud_storage("file-second", Way::Given, &[])),
+        ("file-other", world.gcloud_storage("file-other", Way::Given, &[&option])),
+        ("metadata-first", world.gcloud("metadata-first", Way::Metadata, &[])),
+        ("metadata-other", world.gcloud_storage("metadata-other", Way::Metadata, &[&option])),
+    ];
+    assert_eq!(world.outlive(jobs), ["read\n"; 5]);
+    world.finish();
+}
+
+/// An hour's token is kept for the next command, whichever job that is of: of the same account.
+#[test]
+fn gcloud_keeps_the_tokens_of_two_identities_apart() {
+    let world = World::start(3600);
+    if !world.has_gcloud() {
+        skip("gcloud is not installed");
+        return world.finish();
+    }
+    let option = format!("--gcp-wif-service-account={OTHER_ACCOUNT}");
+    let buckets = ["one", "one-other", "two", "two-other"];
+    for way in [Way::Given, Way::Metadata] {
+        for (bucket, options) in buckets.iter().zip([&[][..], &[&*option], &[], &[&*option]]) {
+            let bucket = format!("{way:?}-{bucket}").to_lowercase();
+            world.make_bucket(&bucket);
+            let line = format!("touch {STOP}; gcloud storage cat gs://{bucket}/{OBJECT}");
+            let run = world.gcloud_rounds(&line, way, options).env("CLOUDSDK_CONFIG", "shared").run();
+            assert_eq!(run.ok().stdout, "hello\nread\n");
+            world.assert_identity(&bucket);
+            world.start_again();
+        }
+    }
+    world.finish();
+}
+
+#[test]
+fn gsutil() {
+    let world = World::start(LIFE);
+    if !world.has_gcloud() {
+        absent("gcloud: gsutil");
+        return world.finish();
+    }
+    let url = world.site.google.https_url();
+    let (host, port) = url.trim_start_matches("https://").split_once(':').unwrap();
+    let round = format!(
+        "gsutil -q -o Credentials:gs_json_host={host} -o Credentials:gs_json_port={port} \
+         -o Boto:ca_certificates_file=/etc/slurm/ca.pem cat gs://gsutil-metadata/{OBJECT} | grep -qx hello"
+    );
+    let job = world.gcloud_rounds(&round, Way::Metadata, &[]);
+    assert_eq!(world.outlive([("gsutil-metadata", job)]), ["read\n"]);
+    world.finish();
+    let found = version(&["gsutil", "version"]).unwrap();
+    record(&Row::new("gcloud: gsutil", &found, METADATA, "`gcloud storage` is its successor"));
+}
+
+#[test]
+fn gcloud_goes_on_without_an_open_id_token() {
+    let world = World::start(LIFE);
+    let url = "http://$GCE_METADATA_HOST/computeMetadata/v1/instance/service-accounts/default/identity?audience";
+    for (status, told) in [(503, "503"), (403, "404")] {
+        // A failure holds for its audience.
+        let line = format!("curl -sS -o /dev/null -w '%{{http_code}}' -H 'Metadata-Flavor: Google' {url}=a-{status}");
+        world.site.google.clear_faults();
+        world.site.google.inject(Endpoint::IdToken, Fault::status(status), Times::Forever);
+        assert_eq!(world.job(Way::Given, &["bash", "-c", &line]).run().ok().stdout, told);
+    }
+    if !world.has_gcloud() {
+        skip("gcloud is not installed");
+        return world.finish();
+    }
+    let job = world.gcloud("gcloud-metadata", Way::Metadata, &[]);
+    assert_eq!(world.outlive([("gcloud-metadata", job)]), ["read\n"]);
+    world.finish();
+}
+
+/// gcloud asks for the project in nearly every command, and ends with an error where the metadata server has none.
+#[test]
+fn gcloud_by_metadata_knows_the_project_of_the_service_account() {
+    let world = World::with(LIFE, json!({"project": null}));
+    if !world.has_gcloud() {
+        skip("gcloud is not installed");
+        return world.finish();
+    }
+    let line = format!(
+        "unset GOOGLE_CLOUD_PROJECT GCLOUD_PROJECT CLOUDSDK_CORE_PROJECT
+         gcloud config list --all 2>&1 | grep -E '^(project|account) ' && gcloud storage ls gs://{BUCKET}"
+    );
+    let job = world.behind_the_proxy(world.job(Way::Metadata, &["bash", "-c", &line]));
+    let run = job
+        .env("CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE", "/etc/slurm/ca.pem")
+        .env("CLOUDSDK_CORE_DISABLE_USAGE_REPORTING", "true")
+        .env("CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK", "true")
+        .run();
+    let expected = format!("account = {SERVICE_ACCOUNT}\nproject = demo-project\ngs://{BUCKET}/{OBJECT}\n");
+    assert_eq!(run.stdout, expected, "{}", run.stderr);
+    world.finish();
+}

@@ -1,0 +1,23 @@
+//! gargle for R, as Debian has it: bigrquery, googleCloudStorageR and their like have their tokens from it.
+
+use super::super::world::{LIFE, STOP, Way, World};
+use super::METADATA;
+use crate::table::Row;
+use crate::tried::{absent, record, version};
+
+#[test]
+fn r() {
+    let client = "R: gargle";
+    let Some(found) = version(&["Rscript", "-e", "cat(as.character(packageVersion('gargle')))"]) else {
+        return absent(client);
+    };
+    let world = World::start(LIFE);
+    let url = world.site.google.http_url();
+    let script = include_str!("../../../clients/loop.R");
+    let job = |way, bucket| world.job(way, &["Rscript", "--vanilla", "-", &url, bucket, STOP]).stdin(script);
+    world.refuses(("r-file", job(Way::File, "r-file")), "no token");
+    assert_eq!(world.outlive([("r-metadata", job(Way::Metadata, "r-metadata"))]), ["GceToken\n"]);
+    world.finish();
+    let remark = "with `options(gargle.gce.use_ip = TRUE)`; of external_account files it takes those for AWS alone";
+    record(&Row::new(client, &found, METADATA, remark));
+}

@@ -1,0 +1,40 @@
+//! Holds the README's table of clients against what the tests have seen: `clients-table RECORDS README`. Prints the table;
+//! ends with 1 where they differ, and rewrites the README where BLESS is set.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, clippy::expect_used, clippy::indexing_slicing)]
+
+mod rows;
+
+use std::process::ExitCode;
+use std::{env, fs};
+
+use self::rows::Seen;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let [records, path] = arguments.as_slice() else {
+        eprintln!("usage: clients-table RECORDS README");
+        return ExitCode::from(2);
+    };
+    // No test had a client: there is no file then.
+    let seen = Seen::parse(&fs::read_to_string(records).unwrap_or_default());
+    let readme = fs::read_to_string(path).expect("the README can be read");
+    print!("{}", seen.table(&readme));
+    if env::var_os("BLESS").is_some() {
+        let Some(text) = seen.rewrite(&readme) else {
+            eprintln!("{path} has no place for the table of clients");
+            return ExitCode::FAILURE;
+        };
+        fs::write(path, text).expect("the README can be written");
+        return ExitCode::SUCCESS;
+    }
+    let differences = seen.differences(&readme);
+    for difference in &differences {
+        println!("{difference}");
+    }
+    if differences.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    println!("the README's table of clients is not what the tests have seen: BLESS=1 ci/test writes it");
+    ExitCode::FAILURE
+}

@@ -1,0 +1,196 @@
+//! The README's table of clients: what a row is, and where table and tests differ.
+
+// Each binary uses a part of it.
+#![allow(dead_code, unreachable_pub)]
+#![allow(clippy::indexing_slicing)]
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+/// Where the table is in the README.
+const BEGIN: &str = "<!-- ci/test writes from here -->\n";
+const END: &str = "<!-- to here -->";
+const HEAD: &str =
+    "| client | version | by file | by metadata | past three expiries | remark |\n|---|---|---|---|---|---|\n";
+
+/// Clients that cannot be had where the tests run, and what should work.
+const NOT_TRIED: [(&str, &str); 5] = [
+    (
+        "DuckDB: httpfs",
+        "the extension cannot be had here; it takes HMAC keys or a token that it does not refresh. Use gcsfs, as above",
+    ),
+    ("Java: google-auth-library from 1.0 on", "cannot be had here; refuses a `token_url` of plain http. Use metadata"),
+    ("Nextflow", "cannot be had here; uses Java's library. Use metadata"),
+    ("PyTorch", "has no client of its own: loaders use gcsfs or google-cloud-storage, as above"),
+    (
+        "Terraform: hashicorp/google",
+        "cannot be had here; prefers GOOGLE_OAUTH_ACCESS_TOKEN, which it cannot refresh: unset that, then it uses Go's library",
+    ),
+];
+
+/// What became of a client in one way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Outcome {
+    #[default]
+    Untried,
+    Works,
+    Refuses,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Untried => "–",
+            Self::Works => "yes",
+            Self::Refuses => "no",
+        })
+    }
+}
+
+/// A client of one version, as a line of the table and of the file of records.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Row {
+    client: String,
+    cells: Vec<String>,
+}
+
+impl Row {
+    /// A client that was tried, which outlived three tokens.
+    pub fn new(client: &str, version: &str, [file, metadata]: [Outcome; 2], remark: &str) -> Self {
+        let cells = [version, &file.to_string(), &metadata.to_string(), "yes", remark];
+        Self { client: client.to_owned(), cells: cells.map(str::to_owned).into() }
+    }
+
+    /// One that has no time to.
+    pub fn new_short(client: &str, version: &str, outcomes: [Outcome; 2], remark: &str) -> Self {
+        let mut row = Self::new(client, version, outcomes, remark);
+        "–".clone_into(&mut row.cells[3]);
+        row
+    }
+
+    fn untried((client, remark): (&str, &str)) -> Self {
+        let cells = ["–", "not tried", "not tried", "–", remark];
+        Self { client: client.to_owned(), cells: cells.map(str::to_owned).into() }
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        let cells = line.strip_prefix("| ")?.strip_suffix(" |")?;
+        let mut cells = cells.split(" | ").map(str::to_owned);
+        Some(Self { client: cells.next()?, cells: cells.collect() })
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "| {} | {} |", self.client, self.cells.join(" | "))
+    }
+}
+
+/// A line of the file of records for a client that is not installed.
+pub fn absence(client: &str) -> String {
+    format!("- {client}")
+}
+
+/// What the tests of one run have seen.
+#[derive(Debug)]
+pub struct Seen {
+    rows: BTreeSet<Row>,
+    absent: BTreeSet<String>,
+}
+
+impl Seen {
+    /// Reads the file of records.
+    pub fn parse(records: &str) -> Self {
+        let rows = records.lines().filter_map(Row::parse).chain(NOT_TRIED.map(Row::untried)).collect();
+        let absent = records.lines().filter_map(|line| line.strip_prefix("- ")).map(str::to_owned).collect();
+        Self { rows, absent }
+    }
+
+    /// The table of these rows, and of those shown rows whose client is not installed.
+    pub fn table(&self, readme: &str) -> String {
+        let kept = shown(readme).into_iter().filter(|row| self.absent.contains(&row.client));
+        let rows: BTreeSet<Row> = kept.chain(self.rows.iter().cloned()).collect();
+        rows.iter().fold(HEAD.to_owned(), |table, row| format!("{table}{row}\n"))
+    }
+
+    /// The README with that table in the place of its own; none if it has no place for it.
+    pub fn rewrite(&self, readme: &str) -> Option<String> {
+        let (before, rest) = readme.split_once(BEGIN)?;
+        let (_, after) = rest.split_once(END)?;
+        Some(format!("{before}{BEGIN}{}{END}{after}", self.table(readme)))
+    }
+
+    /// Where the README's table says something else than the tests.
+    pub fn differences(&self, readme: &str) -> Vec<String> {
+        let shown = shown(readme);
+        let wrong = shown.iter().filter(|row| !self.rows.contains(row) && !self.absent.contains(&row.client));
+        let wrong = wrong.map(|row| format!("the README has, and no test has seen: {row}"));
+        let missing = self.rows.iter().filter(|row| !shown.contains(row));
+        wrong.chain(missing.map(|row| format!("a test has seen, and the README has not: {row}"))).collect()
+    }
+}
+
+/// The rows of the README's table.
+fn shown(readme: &str) -> BTreeSet<Row> {
+    let table = readme.split_once(BEGIN).and_then(|(_, rest)| rest.split_once(END)).map_or("", |(table, _)| table);
+    table.lines().skip(HEAD.lines().count()).filter_map(Row::parse).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WORKS: [Outcome; 2] = [Outcome::Works, Outcome::Refuses];
+
+    fn seen(records: &[String]) -> Seen {
+        Seen::parse(&records.iter().map(|record| format!("{record}\n")).collect::<String>())
+    }
+
+    fn readme(seen: &Seen) -> String {
+        seen.rewrite(&format!("# Title\n{BEGIN}{HEAD}{END}\nEnd.\n")).unwrap()
+    }
+
+    #[test]
+    fn a_table_that_the_tests_have_seen_differs_in_nothing() {
+        let records =
+            [Row::new("Go: a", "1", WORKS, "x"), Row::new("Go: a", "2", WORKS, "")].map(|row| row.to_string());
+        let seen = seen(&records);
+        let readme = readme(&seen);
+        assert!(readme.starts_with("# Title\n") && readme.ends_with("-->\nEnd.\n"), "{readme}");
+        assert!(
+            readme.contains("\n| Go: a | 1 | yes | no | yes | x |\n| Go: a | 2 | yes | no | yes |  |\n"),
+            "{readme}"
+        );
+        assert!(readme.contains("| Nextflow | – | not tried | not tried | – | "), "{readme}");
+        assert_eq!(seen.differences(&readme), [""; 0]);
+        assert_eq!(seen.rewrite(&readme), Some(readme));
+        assert_eq!(seen.rewrite("no table"), None);
+    }
+
+    #[test]
+    fn a_planted_difference_is_named() {
+        let seen = seen(&[Row::new("Go: a", "1", WORKS, "x").to_string()]);
+        let readme = readme(&seen);
+        for (from, to) in [("a | 1 |", "a | 2 |"), ("yes | no", "yes | yes"), ("x |", "y |")] {
+            let planted = readme.replacen(from, to, 1);
+            let told = seen.differences(&planted);
+            assert_eq!(told.len(), 2, "{told:?}");
+            assert!(told[0].starts_with("the README has, and no test has seen: | Go: a | "), "{told:?}");
+            assert_eq!(told[1], "a test has seen, and the README has not: | Go: a | 1 | yes | no | yes | x |");
+        }
+        let told = seen.differences(&readme.replace("| Go: a | 1 | yes | no | yes | x |\n", ""));
+        assert_eq!(told, ["a test has seen, and the README has not: | Go: a | 1 | yes | no | yes | x |"]);
+    }
+
+    #[test]
+    fn a_row_without_a_test_is_named_unless_its_client_is_absent() {
+        let row = Row::new_short("R: b", "1", WORKS, "");
+        let full = seen(&[row.to_string()]);
+        let readme = readme(&full);
+        assert_eq!(seen(&[]).differences(&readme), [format!("the README has, and no test has seen: {row}")]);
+        let absent = seen(&[absence("R: b")]);
+        assert_eq!(absent.differences(&readme), [""; 0]);
+        // Nor is it lost.
+        assert_eq!(absent.rewrite(&readme), Some(readme));
+    }
+}
