@@ -47,6 +47,8 @@ pub struct Options {
     pub federated_life: Option<i64>,
     /// Cuts the life of service accounts' access tokens to so many seconds.
     pub access_token_life: Option<i64>,
+    /// How long tokens are, in bytes; none: as long as Google's usually are.
+    pub token_bytes: Option<usize>,
     /// Who may pull from the registry: emails, subjects, or `*`.
     pub registry_readers: Vec<String>,
     pub certificate: Certificate,
@@ -151,6 +153,7 @@ impl Default for Options {
             )],
             federated_life: None,
             access_token_life: None,
+            token_bytes: None,
             registry_readers: vec![SERVICE_ACCOUNT.to_owned(), SUBJECT.to_owned()],
             certificate: Certificate::Valid,
         }

@@ -165,7 +165,9 @@ impl State {
             Identity::Federated { .. } => "ya29.d.",
             Identity::ServiceAccount { .. } => "ya29.c.",
         };
-        let secret = format!("{prefix}{}", random_text(762));
+        let mut secret = format!("{prefix}{}", random_text(762));
+        let bytes = self.options().token_bytes.unwrap_or(0);
+        secret.extend(std::iter::repeat_n('x', bytes.saturating_sub(secret.len())));
         let mut memory = self.memory();
         memory.secrets.push(secret.clone());
         if matches!(token.identity, Identity::ServiceAccount { .. }) {

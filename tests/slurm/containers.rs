@@ -1,6 +1,7 @@
 //! What a step's containers are given, up to the door of enroot: the merged configuration, its lines proved with
 //! curl against the real registry, its mounts with findmnt.
 
+mod registries;
 mod system;
 mod users;
 

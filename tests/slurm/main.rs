@@ -37,6 +37,7 @@
 //! readme.rs    the README's commands are run, its troubleshooting holds
 //! containers.rs what enroot is given: merged configuration, pull credentials, mounts
 //!   users.rs     files of users that hurt: too many, too long, of the kernel, of a file system that does not respond
+//!   registries.rs Google's registries: regional endpoints, long tokens
 //!   system.rs    enroot.conf of the node, expanded without a shell
 //! pyxis.rs     containers to the end, where pyxis and enroot are installed
 //!   apart.rs     containers with a network of their own

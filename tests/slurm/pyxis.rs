@@ -85,6 +85,9 @@ fn a_private_image_is_pulled_and_finds_the_credentials() {
     let alice = site.cluster.as_user("alice");
     let run = alice.command(srun(&image, &["--gcp-wif"], &["sh", "-c", SHOW])).run().ok();
     assert_eq!(run.stdout, expected(1), "{}{}", run.stderr, registries.logs());
+    let regional = format!("{}#team/tiny:1", registries.regional());
+    let run = alice.command(srun(&regional, &["--gcp-wif"], &["cat", "/etc/os-release"])).run().ok();
+    assert!(run.stdout.contains("ID=tiny"), "{}{}", run.stderr, registries.logs());
     for command in commands("pyxis") {
         let command = command.replace(README_IMAGE, &image);
         let run = alice.shell(&format!("{command} | grep ID=tiny")).run().ok();

@@ -1,5 +1,5 @@
-//! Debian's docker-registry in three roles: one to push to, Artifact Registry with the embedded Google as its token
-//! service, and a company's own with a password.
+//! Debian's docker-registry in its roles: one to push to, Artifact Registry and a regional endpoint of it with the embedded
+//! Google as their token service, and a company's own with a password.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -11,6 +11,8 @@ use crate::site::Site;
 
 /// The name under which the nodes know Artifact Registry. It is one of the plugin's own list.
 pub const HOST: &str = "us-central1-docker.pkg.dev";
+/// The same for one of its regional endpoints.
+pub const REGIONAL: &str = "docker.us-central1.rep.pkg.dev";
 /// The name of the company's registry.
 pub const COMPANY: &str = "nvcr.example";
 /// The user of the company's registry, in the style of nvcr.io, and his password.
@@ -22,6 +24,7 @@ pub const IMAGES_OWN: [&str; 2] = ["/image/own.json", "images-own"];
 /// The registries of a site, with an image `team/tiny:1` in them.
 pub struct Registries {
     artifact: Server,
+    regional: Server,
     company: Server,
     directory: tempfile::TempDir,
 }
@@ -46,20 +49,24 @@ impl Registries {
         let path = directory.path();
         fs::write(path.join("registry.pem"), site.google.registry_certificate()).unwrap();
         fs::write(path.join("htpasswd"), COMPANY_USERS).unwrap();
-        let realm = site.google.http_url().replace("127.0.0.1", HOST);
         let certificate = path.join("registry.pem").display().to_string();
-        let token = format!(
-            "auth: {{token: {{realm: \"{realm}/token\", service: {HOST}, issuer: embedded-google, rootcertbundle: {certificate}}}}}"
-        );
+        let token = |host: &str| {
+            let realm = site.google.http_url().replace("127.0.0.1", host);
+            format!(
+                "auth: {{token: {{realm: \"{realm}/token\", service: {host}, issuer: embedded-google, \
+                 rootcertbundle: {certificate}}}}}"
+            )
+        };
         let password = format!("auth: {{htpasswd: {{realm: company, path: {}}}}}", path.join("htpasswd").display());
         let open = Server::start(path, "open", "");
         push(path, open.port);
         let registries = Self {
-            artifact: Server::start(path, "artifact", &token),
+            artifact: Server::start(path, "artifact", &token(HOST)),
+            regional: Server::start(path, "regional", &token(REGIONAL)),
             company: Server::start(path, "company", &password),
             directory,
         };
-        let hosts = format!("127.0.0.1 localhost {HOST} {COMPANY}\n");
+        let hosts = format!("127.0.0.1 localhost {HOST} {REGIONAL} {COMPANY}\n");
         fs::write(site.cluster.dir().join("hosts"), hosts).unwrap();
         for node in site.cluster.nodes() {
             let hosts = site.cluster.dir().join("hosts").display().to_string();
@@ -73,6 +80,11 @@ impl Registries {
         format!("{HOST}:{}", self.artifact.port)
     }
 
+    /// `HOST:PORT` of the regional endpoint.
+    pub fn regional(&self) -> String {
+        format!("{REGIONAL}:{}", self.regional.port)
+    }
+
     /// `HOST:PORT` of the company's registry.
     pub fn company(&self) -> String {
         format!("{COMPANY}:{}", self.company.port)
@@ -82,7 +94,7 @@ impl Registries {
     pub fn logs(&self) -> String {
         let log =
             |name: &str| fs::read_to_string(self.directory.path().join(format!("{name}.log"))).unwrap_or_default();
-        log("artifact") + &log("company")
+        log("artifact") + &log("regional") + &log("company")
     }
 }
 

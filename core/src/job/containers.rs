@@ -10,6 +10,7 @@ use crate::job::issuance::{Issuance, LOCK};
 use crate::job::node::{Host, Job};
 use crate::job::processes::User;
 use crate::plan::adc;
+use crate::plan::enroot::credentials::LeftOut;
 use crate::plan::enroot::source::{SUBDIRECTORIES, Search, Size, Source};
 use crate::plan::enroot::{Mounts, Overlay, credentials, registries};
 use crate::plan::environment::{self, Change};
@@ -63,11 +64,16 @@ impl Issuance<'_> {
         let _turn = if size.is_large() { Some(self.turn_within_share(source, facts, step)?) } else { None };
         let issued = record.issued_for(issued.identity()).unwrap_or(issued);
         let overlay = Overlay::new(source, &hosts, issued.token.secret(), mounts, changes);
-        if overlay.left_out > 0 {
-            self.log.log(&format!(
-                "gcp-wif: files: .credentials would be too long for curl, {} registries are left out of it; set registries to those in use",
-                overlay.left_out
-            ));
+        match overlay.left_out {
+            LeftOut::Nothing => {}
+            LeftOut::Hosts(count) => self.log.log(&format!(
+                "gcp-wif: files: .credentials would be too long for curl, {count} registries are left out of it; set registries to those in use"
+            )),
+            LeftOut::All => self.log.log(&format!(
+                "gcp-wif: files: the access token of job {} has {} bytes, which is too long for curl in .credentials; no registry has pull credentials",
+                facts.job,
+                issued.token.secret().expose().len()
+            )),
         }
         let mut tree = NewTree { directories: &SUBDIRECTORIES, ..NewTree::default() };
         tree.files

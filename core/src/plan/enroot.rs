@@ -17,6 +17,7 @@ use std::path::Path;
 use crate::plan::change::Change;
 use crate::words::google::RegistryHost;
 use crate::words::secret::Secret;
+use credentials::LeftOut;
 use source::{SUBDIRECTORIES, Source, link_target};
 
 /// Name of our drop-ins; the endings are enroot's.
@@ -36,8 +37,8 @@ pub struct Overlay {
     pub files: Vec<(&'static str, String, String)>,
     /// Links by directory, name and target.
     pub links: Vec<(&'static str, String, String)>,
-    /// How many registries are not in `.credentials`, for want of room.
-    pub left_out: usize,
+    /// Which registries are not in `.credentials`.
+    pub left_out: LeftOut,
 }
 
 /// What the containers of a step need to see at the same path as outside.

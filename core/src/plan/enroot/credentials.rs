@@ -12,12 +12,26 @@ const LOGIN: &str = "oauth2accesstoken";
 
 /// The longest netrc file that curl reads (`lib/netrc.c`, MAX_NETRC_FILE).
 const LONGEST: usize = 128 << 10;
+/// The longest line, its end included. Curl 7.88 skips a longer one (`netrcbuffer`); to later releases a word of this
+/// length is an error in the whole file (MAX_NETRC_TOKEN), so that no login in it works.
+const LONGEST_LINE: usize = 4095;
 
-/// The user's lines, unchanged and first, then a line for each host that the user has none for. Also returns how many
-/// hosts are left out because the file would be too long for curl.
+/// Which registries have no line, because curl could not read it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeftOut {
+    /// Each has one.
+    Nothing,
+    /// So many have none, because the file would be too long.
+    Hosts(usize),
+    /// None has one, because the token is too long for a line.
+    All,
+}
+
+/// The user's lines, unchanged and first, then a line for each host that the user has none for, as far as curl can read
+/// them.
 ///
 /// A `default` entry ends the search of netrc, so ours go before it; a `macdef` goes on until a blank line.
-pub fn merge(users: &Secret, hosts: &[RegistryHost], token: &Secret) -> (Secret, usize) {
+pub fn merge(users: &Secret, hosts: &[RegistryHost], token: &Secret) -> (Secret, LeftOut) {
     let text = users.expose();
     let (before, after) = text.split_at(default_entry(text));
     let mut merged = String::with_capacity(text.len() + hosts.len() * (token.expose().len() + 80));
@@ -29,16 +43,23 @@ pub fn merge(users: &Secret, hosts: &[RegistryHost], token: &Secret) -> (Secret,
         merged.push('\n');
     }
     let own = machines(text);
-    let mut left_out = 0;
+    let (mut left_out, mut is_line_too_long) = (0, false);
     for host in hosts.iter().filter(|host| !own.contains(&host.as_str())) {
         let line = format!("machine {} login {LOGIN} password {}\n", host.as_str(), token.expose());
-        if merged.len() + line.len() + after.len() < LONGEST {
+        if line.len() > LONGEST_LINE {
+            is_line_too_long = true;
+        } else if merged.len() + line.len() + after.len() < LONGEST {
             merged.push_str(&line);
         } else {
             left_out += 1;
         }
     }
     merged.push_str(after);
+    let left_out = match left_out {
+        _ if is_line_too_long => LeftOut::All,
+        0 => LeftOut::Nothing,
+        count => LeftOut::Hosts(count),
+    };
     (Secret::new(merged), left_out)
 }
 
@@ -109,10 +130,24 @@ mod tests {
 
     #[test]
     fn the_file_stays_short_enough_for_curl() {
-        let hosts: Vec<_> = (0..52).map(|n| RegistryHost::try_from(format!("r{n}.pkg.dev")).unwrap()).collect();
+        let hosts = crate::plan::enroot::registries::of_google();
         let merged = |length: usize| merge(&Secret::new(String::new()), &hosts, &Secret::new("x".repeat(length)));
-        assert_eq!(merged(1200).1, 0);
+        assert_eq!(merged(1200).1, LeftOut::Nothing);
         let (text, left_out) = merged(4000);
-        assert!(text.expose().len() < LONGEST && left_out == 20, "{left_out}");
+        assert!(text.expose().len() < LONGEST, "{}", text.expose().len());
+        let named: Vec<&str> = text.expose().lines().filter_map(|line| line.split(' ').nth(1)).collect();
+        let first: Vec<&str> = hosts.iter().map(RegistryHost::as_str).take(32).collect();
+        assert_eq!((named, left_out), (first, LeftOut::Hosts(hosts.len() - 32)));
+    }
+
+    #[test]
+    fn a_token_that_curl_cannot_read_does_not_spoil_the_users_own_logins() {
+        const OWN: &str = "machine nvcr.io login a password b\n";
+        let host = [RegistryHost::try_from("gcr.io".to_owned()).unwrap()];
+        let longest = LONGEST_LINE - "machine gcr.io login oauth2accesstoken password \n".len();
+        let merged = |bytes| merge(&Secret::new(OWN.to_owned()), &host, &Secret::new("x".repeat(bytes)));
+        assert_eq!(merged(longest).1, LeftOut::Nothing);
+        let (text, left_out) = merged(longest + 1);
+        assert_eq!((text.expose(), left_out), (OWN, LeftOut::All));
     }
 }

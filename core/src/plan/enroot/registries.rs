@@ -3,78 +3,114 @@
 
 use crate::words::google::RegistryHost;
 
-/// Regions and multi-regions of Artifact Registry, <https://cloud.google.com/artifact-registry/docs/repositories/repo-locations>.
-const LOCATIONS: [&str; 48] = [
-    "africa-south1",
-    "asia",
-    "asia-east1",
-    "asia-east2",
-    "asia-northeast1",
-    "asia-northeast2",
-    "asia-northeast3",
-    "asia-south1",
-    "asia-south2",
-    "asia-southeast1",
-    "asia-southeast2",
-    "asia-southeast3",
-    "australia-southeast1",
-    "australia-southeast2",
-    "europe",
-    "europe-central2",
-    "europe-north1",
-    "europe-north2",
-    "europe-southwest1",
-    "europe-west1",
-    "europe-west10",
-    "europe-west12",
-    "europe-west2",
-    "europe-west3",
-    "europe-west4",
-    "europe-west6",
-    "europe-west8",
-    "europe-west9",
-    "me-central1",
-    "me-central2",
-    "me-west1",
-    "northamerica-northeast1",
-    "northamerica-northeast2",
-    "northamerica-south1",
-    "southamerica-east1",
-    "southamerica-west1",
-    "us",
-    "us-central1",
-    "us-central2",
-    "us-east1",
-    "us-east4",
-    "us-east5",
-    "us-east7",
-    "us-south1",
-    "us-west1",
-    "us-west2",
-    "us-west3",
-    "us-west4",
+use Place::{Host, Location, Region};
+
+/// Where images are.
+enum Place {
+    /// A location of Artifact Registry, at `LOCATION-docker.pkg.dev`.
+    Location(&'static str),
+    /// The same, and `docker.LOCATION.rep.pkg.dev`, its regional endpoint.
+    Region(&'static str),
+    /// Another host.
+    Host(&'static str),
+}
+
+/// All places, those that most images come from first: curl limits the length of a netrc file, and if tokens are long, the
+/// last ones do not fit.
+///
+/// <https://cloud.google.com/artifact-registry/docs/repositories/repo-locations>, and the hosts for which gcloud 528
+/// configures docker (`googlecloudsdk/core/docker/constants.py`).
+const PLACES: [Place; 54] = [
+    Location("us"),
+    Location("europe"),
+    Location("asia"),
+    Region("us-central1"),
+    Region("us-east1"),
+    Region("us-east4"),
+    Region("us-east5"),
+    Region("europe-west4"),
+    Region("europe-west1"),
+    Region("europe-west2"),
+    Region("europe-west3"),
+    Region("europe-west6"),
+    Region("europe-west8"),
+    Region("europe-west9"),
+    Region("europe-west10"),
+    Region("europe-west12"),
+    Region("us-east7"),
+    Host("gcr.io"),
+    Host("us.gcr.io"),
+    Host("eu.gcr.io"),
+    Host("asia.gcr.io"),
+    Host("marketplace.gcr.io"),
+    Region("us-central2"),
+    Region("us-south1"),
+    Region("us-west1"),
+    Region("us-west2"),
+    Region("us-west3"),
+    Region("us-west4"),
+    Location("us-west8"),
+    Region("africa-south1"),
+    Region("asia-east1"),
+    Region("asia-east2"),
+    Region("asia-northeast1"),
+    Region("asia-northeast2"),
+    Region("asia-northeast3"),
+    Region("asia-south1"),
+    Region("asia-south2"),
+    Region("asia-southeast1"),
+    Region("asia-southeast2"),
+    Location("asia-southeast3"),
+    Region("australia-southeast1"),
+    Region("australia-southeast2"),
+    Region("europe-central2"),
+    Region("europe-north1"),
+    Location("europe-north2"),
+    Region("europe-southwest1"),
+    Region("me-central1"),
+    Region("me-central2"),
+    Region("me-west1"),
+    Region("northamerica-northeast1"),
+    Region("northamerica-northeast2"),
+    Location("northamerica-south1"),
+    Region("southamerica-east1"),
+    Region("southamerica-west1"),
 ];
 
-/// Hosts of Container Registry, which Artifact Registry serves now.
-const CONTAINER_REGISTRY: [&str; 4] = ["gcr.io", "us.gcr.io", "eu.gcr.io", "asia.gcr.io"];
-
-/// Every registry host of Google: what the site's list defaults to.
+/// Every registry host of Google, the regional endpoints last: what the site's list defaults to.
 pub fn of_google() -> Vec<RegistryHost> {
-    let artifact = LOCATIONS.iter().map(|location| format!("{location}-docker.pkg.dev"));
-    let container = CONTAINER_REGISTRY.iter().map(|host| (*host).to_owned());
-    artifact.chain(container).filter_map(|host| RegistryHost::try_from(host).ok()).collect()
+    let usual = PLACES.iter().map(|place| match place {
+        Location(name) | Region(name) => format!("{name}-docker.pkg.dev"),
+        Host(name) => (*name).to_owned(),
+    });
+    let regional = PLACES.iter().filter_map(|place| match place {
+        Region(name) => Some(format!("docker.{name}.rep.pkg.dev")),
+        Location(_) | Host(_) => None,
+    });
+    usual.chain(regional).filter_map(|host| RegistryHost::try_from(host).ok()).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
-    fn every_location_and_gcr_is_there() {
+    fn every_host_is_there_once_and_the_busiest_come_first() {
         let hosts: Vec<String> = of_google().into_iter().map(String::from).collect();
-        assert_eq!(hosts.len(), LOCATIONS.len() + CONTAINER_REGISTRY.len());
-        for host in ["us-central1-docker.pkg.dev", "europe-docker.pkg.dev", "gcr.io"] {
-            assert!(hosts.iter().any(|h| h == host), "{host}");
+        assert_eq!(hosts.iter().collect::<BTreeSet<_>>().len(), hosts.len());
+        let ending = |ending: &str| hosts.iter().filter(|host| host.ends_with(ending)).count();
+        assert_eq!((ending("-docker.pkg.dev"), ending(".rep.pkg.dev"), ending("gcr.io")), (49, 42, 5));
+        let place = |host: &str| hosts.iter().position(|h| h == host).unwrap();
+        for [first, then] in [
+            ["us-docker.pkg.dev", "us-central1-docker.pkg.dev"],
+            ["us-central1-docker.pkg.dev", "gcr.io"],
+            ["gcr.io", "asia-east1-docker.pkg.dev"],
+            ["southamerica-west1-docker.pkg.dev", "docker.us-central1.rep.pkg.dev"],
+            ["us-west8-docker.pkg.dev", "docker.asia-east1.rep.pkg.dev"],
+        ] {
+            assert!(place(first) < place(then), "{first} {then}");
         }
     }
 }
