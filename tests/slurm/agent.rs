@@ -2,6 +2,7 @@
 
 mod callers;
 mod clients;
+mod examples;
 mod federated;
 mod hanging;
 mod load;

@@ -14,6 +14,7 @@
 //! agent.rs     delivery by the agent: refresh, metadata, killed agents
 //!   callers.rs   who is answered: other users, namespaces, pages, crowds; files and processes
 //!   clients.rs   clients past three expiries, each with a row in the README: one file for each language
+//!   examples.rs  the README's examples as jobs
 //!   federated.rs the same without a service account
 //!   metadata.rs  the same without GOOGLE_APPLICATION_CREDENTIALS
 //!   proxies.rs   jobs whose environment names a proxy

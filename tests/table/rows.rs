@@ -17,11 +17,11 @@ const HEAD: &str =
 const NOT_TRIED: [(&str, &str); 5] = [
     (
         "DuckDB: httpfs",
-        "the extension cannot be had here; it takes HMAC keys or a token that it does not refresh. Use gcsfs, as above",
+        "the extension cannot be had here; it takes HMAC keys or a token that it does not refresh. Use it with gcsfs",
     ),
     ("Java: google-auth-library from 1.0 on", "cannot be had here; refuses a `token_url` of plain http. Use metadata"),
     ("Nextflow", "cannot be had here; uses Java's library. Use metadata"),
-    ("PyTorch", "has no client of its own: loaders use gcsfs or google-cloud-storage, as above"),
+    ("PyTorch", "has no client of its own: loaders use gcsfs or google-cloud-storage"),
     (
         "Terraform: hashicorp/google",
         "cannot be had here; prefers GOOGLE_OAUTH_ACCESS_TOKEN, which it cannot refresh: unset that, then it uses Go's library",

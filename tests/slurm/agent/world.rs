@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::clients::library;
 use crate::cluster::{Background, CommandLine, Run, command_path, set_mode};
+use crate::google::state::AccessToken;
 use crate::google::{Bucket, Endpoint, Recorded, SERVICE_ACCOUNT, SUBJECT};
 use crate::internet::Internet;
 use crate::site::{OBJECT, OTHER_ACCOUNT, Site};
@@ -179,7 +180,12 @@ impl World {
     pub fn gcloud_rounds(&self, round: &str, way: Way, options: &[&str]) -> CommandLine {
         let line = format!("until [ -e {STOP} ]; do {round} || exit 1; done; echo read");
         let words: Vec<&str> = options.iter().copied().chain(["bash", "-c", &line]).collect();
-        self.job(way, &words)
+        self.gcloud_job(way, &words)
+    }
+
+    /// A job whose gcloud calls nobody but Google's endpoints.
+    pub fn gcloud_job(&self, way: Way, words: &[&str]) -> CommandLine {
+        self.job(way, words)
             .env("CLOUDSDK_CORE_DISABLE_USAGE_REPORTING", "true")
             .env("CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK", "true")
             .env("CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE", &format!("{}/storage/v1/", self.site.google.http_url()))
@@ -212,6 +218,11 @@ impl World {
         }
     }
 
+    /// What the token of a request means.
+    pub fn token_of(&self, request: &Recorded) -> Option<AccessToken> {
+        bearer(request).and_then(|secret| self.site.google.state.token(secret))
+    }
+
     /// Lets clients run again after their end.
     pub fn start_again(&self) {
         fs::remove_file(self.site.cluster.home("alice").join(STOP)).unwrap();
@@ -236,7 +247,7 @@ impl World {
     pub fn outlive_all(&self, jobs: Vec<(&str, CommandLine)>) -> Vec<String> {
         let buckets: Vec<&str> = jobs.iter().map(|(bucket, _)| *bucket).collect();
         let mut running: Vec<Background> = jobs.into_iter().flat_map(|job| self.spawn([job])).collect();
-        self.wait_for(&mut running, |world| buckets.iter().all(|bucket| world.expiries(bucket) >= EXPIRIES));
+        self.wait_for(&mut running, |world| buckets.iter().all(|bucket| world.has_outlived(bucket)));
         let printed = self.stop(running);
         for bucket in buckets {
             self.assert_identity(bucket);
@@ -259,7 +270,7 @@ impl World {
             if bearer(&request).is_none() && request.target.contains("upload_id=") {
                 continue;
             }
-            let token = bearer(&request).and_then(|secret| self.site.google.state.token(secret));
+            let token = self.token_of(&request);
             assert_eq!(token.map(|token| token.identity.name().to_owned()), Some(identity.to_owned()), "{told}");
         }
     }
@@ -283,6 +294,11 @@ impl World {
     fn summary(&self) -> Vec<String> {
         let requests = self.site.google.requests();
         requests.iter().map(|request| format!("{:?} {} {}", request.status, request.method, request.target)).collect()
+    }
+
+    /// Whether a client has used a token after [`EXPIRIES`] others that are dead by now.
+    pub fn has_outlived(&self, bucket: &str) -> bool {
+        self.expiries(bucket) >= EXPIRIES
     }
 
     /// How many dead tokens a client has used before the one that it uses now.

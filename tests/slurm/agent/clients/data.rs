@@ -7,6 +7,7 @@ use super::{BOTH, METADATA};
 use crate::clients::library;
 use crate::cluster::CommandLine;
 use crate::site::OBJECT;
+use crate::skipped::skip;
 use crate::table::{Outcome, Row};
 use crate::tried::{absent, record, version};
 
@@ -18,21 +19,59 @@ struct Client {
     name: &'static str,
     library: &'static str,
     outcomes: [Outcome; 2],
+    /// How it comes to the metadata endpoint: alone, or although the job has a file.
+    metadata: Way,
     remark: &'static str,
 }
 
 const STORES: [Client; 3] = [
-    Client { name: "Python: gcsfs", library: "gcsfs", outcomes: BOTH, remark: "fsspec, and with it pandas and dask" },
-    Client { name: "Python: pyarrow", library: "pyarrow", outcomes: BOTH, remark: "google-cloud-cpp" },
-    Client { name: "Python: tensorstore", library: "tensorstore", outcomes: METADATA, remark: NO_FILE },
+    Client {
+        name: "Python: gcsfs",
+        library: "gcsfs",
+        outcomes: BOTH,
+        metadata: Way::Metadata,
+        remark: "fsspec, and with it pandas and dask",
+    },
+    Client {
+        name: "Python: pyarrow",
+        library: "pyarrow",
+        outcomes: BOTH,
+        metadata: Way::Metadata,
+        remark: "google-cloud-cpp",
+    },
+    Client {
+        name: "Python: tensorstore",
+        library: "tensorstore",
+        outcomes: METADATA,
+        metadata: Way::Given,
+        remark: NO_FILE,
+    },
 ];
 const FRAMES: [Client; 2] = [
-    Client { name: "Python: DuckDB", library: "duckdb", outcomes: BOTH, remark: "with gcsfs: `register_filesystem`" },
-    Client { name: "Python: polars", library: "polars", outcomes: METADATA, remark: UNSET },
+    Client {
+        name: "Python: DuckDB",
+        library: "duckdb",
+        outcomes: BOTH,
+        metadata: Way::Metadata,
+        remark: "with gcsfs: `register_filesystem`",
+    },
+    Client { name: "Python: polars", library: "polars", outcomes: METADATA, metadata: Way::Metadata, remark: UNSET },
 ];
 const TRAINING: [Client; 2] = [
-    Client { name: "Python: Orbax", library: "orbax", outcomes: METADATA, remark: "arrays by tensorstore, as above" },
-    Client { name: "Python: TensorFlow", library: "tensorflow", outcomes: METADATA, remark: NO_FILE },
+    Client {
+        name: "Python: Orbax",
+        library: "orbax",
+        outcomes: METADATA,
+        metadata: Way::Metadata,
+        remark: "arrays by tensorstore, as above",
+    },
+    Client {
+        name: "Python: TensorFlow",
+        library: "tensorflow",
+        outcomes: METADATA,
+        metadata: Way::Given,
+        remark: NO_FILE,
+    },
 ];
 
 #[test]
@@ -43,6 +82,19 @@ fn stores() {
 #[test]
 fn frames() {
     outlive(FRAMES);
+}
+
+#[test]
+fn polars_refuses_the_file() {
+    let python = library("data/bin/python");
+    if !Path::new(&python).exists() {
+        return skip("polars is not installed");
+    }
+    let world = World::start(LIFE);
+    let url = world.site.google.http_url();
+    let job = world.job(Way::File, &[&python, "-", "polars", &url, "polars-file", OBJECT, STOP]).stdin(SCRIPT);
+    world.refuses(("polars-file", job), "external_account");
+    world.finish();
 }
 
 #[test]
@@ -59,7 +111,7 @@ fn outlive<const N: usize>(clients: [Client; N]) {
     let world = World::start(LIFE);
     let url = world.site.google.http_url();
     let ways = |client: &Client| {
-        let ways = [Way::File, Way::Metadata].into_iter().zip(client.outcomes);
+        let ways = [Way::File, client.metadata].into_iter().zip(client.outcomes);
         let works = ways.filter(|(_, outcome)| *outcome == Outcome::Works);
         works
             .map(|(way, _)| (client.library, way, format!("{}-{way:?}", client.library).to_lowercase()))
@@ -74,7 +126,7 @@ fn outlive<const N: usize>(clients: [Client; N]) {
     let printed = world.outlive_all(jobs.collect());
     assert!(printed.iter().all(|printed| printed == "read\n"), "{printed:?}");
     world.finish();
-    for Client { name, library, outcomes, remark } in clients {
+    for Client { name, library, outcomes, remark, .. } in clients {
         let found = version(&[&python, "-c", SCRIPT, library]).unwrap();
         record(&Row::new(name, &found, outcomes, remark));
     }

@@ -4,11 +4,12 @@
 use serde_json::json;
 
 use super::super::world::{LIFE, STOP, Way, World};
-use super::{BOTH, METADATA};
+use super::BOTH;
 use crate::cluster::CommandLine;
 use crate::google::{Endpoint, Fault, SERVICE_ACCOUNT, Times};
 use crate::site::{BUCKET, OBJECT, OTHER_ACCOUNT};
 use crate::skipped::skip;
+use crate::table::Outcome::{Untried, Works};
 use crate::table::Row;
 use crate::tried::{absent, record, version};
 
@@ -92,15 +93,47 @@ fn gsutil() {
     }
     let url = world.site.google.https_url();
     let (host, port) = url.trim_start_matches("https://").split_once(':').unwrap();
-    let round = format!(
-        "gsutil -q -o Credentials:gs_json_host={host} -o Credentials:gs_json_port={port} \
-         -o Boto:ca_certificates_file=/etc/slurm/ca.pem cat gs://gsutil-metadata/{OBJECT} | grep -qx hello"
-    );
-    let job = world.gcloud_rounds(&round, Way::Metadata, &[]);
-    assert_eq!(world.outlive([("gsutil-metadata", job)]), ["read\n"]);
+    let round = |bucket| {
+        format!(
+            "gsutil -q -o Credentials:gs_json_host={host} -o Credentials:gs_json_port={port} \
+             -o Boto:ca_certificates_file=/etc/slurm/ca.pem cat gs://{bucket}/{OBJECT} | grep -qx hello"
+        )
+    };
+    // It asks the metadata endpoint although the job has a file.
+    let jobs = [("gsutil-given", Way::Given), ("gsutil-metadata", Way::Metadata)];
+    let jobs = jobs.map(|(bucket, way)| (bucket, world.gcloud_rounds(&round(bucket), way, &[])));
+    assert_eq!(world.outlive(jobs), ["read\n"; 2]);
     world.finish();
     let found = version(&["gsutil", "version"]).unwrap();
-    record(&Row::new("gcloud: gsutil", &found, METADATA, "`gcloud storage` is its successor"));
+    let remark = "asks the metadata endpoint even so. `gcloud storage` is its successor";
+    record(&Row::new("gcloud: gsutil", &found, [Untried, Works], remark));
+}
+
+#[test]
+fn bq() {
+    let world = World::start(LIFE);
+    if !world.has_gcloud() {
+        absent("gcloud: bq");
+        return world.finish();
+    }
+    let answer = r#"{"kind": "bigquery#datasetList", "datasets": [{"kind": "bigquery#dataset", "id": "demo-project:seen",
+        "datasetReference": {"datasetId": "seen", "projectId": "demo-project"}}]}"#;
+    let answer = Fault::Answer { status: 200, content_type: "application/json".into(), body: answer.into() };
+    world.site.google.inject(Endpoint::Unknown, answer, Times::Forever);
+    for way in [Way::File, Way::Metadata] {
+        let job = world.gcloud_rounds(&format!("touch {STOP}; bq --project_id=demo-project ls"), way, &[]);
+        let run = world.behind_the_proxy(job.env("CLOUDSDK_CONFIG", &format!("{way:?}"))).run().ok();
+        assert!(run.stdout.contains("seen"), "{}", run.stdout);
+        world.start_again();
+        let asked = world.site.google.requests_to(Endpoint::Unknown);
+        let asked: Vec<_> = asked.iter().filter(|request| request.target.starts_with("/bigquery/")).collect();
+        assert_eq!(asked.len(), if way == Way::File { 1 } else { 2 });
+        let token = asked.last().and_then(|request| world.token_of(request));
+        assert_eq!(token.map(|token| token.identity.name().to_owned()), Some(SERVICE_ACCOUNT.to_owned()), "{way:?}");
+    }
+    world.finish();
+    let found = version(&["bq", "version"]).unwrap();
+    record(&Row::new_short("gcloud: bq", &found, BOTH, "a command has one token"));
 }
 
 #[test]

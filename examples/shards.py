@@ -1,0 +1,55 @@
+#!/usr/bin/env python3
+"""Reads the shards of a data set from a bucket with several processes, as a PyTorch DataLoader with workers does.
+
+    srun --gcp-wif python3 shards.py gs://my-bucket/shards --workers 4 --epochs 10
+
+It needs gcsfs, and nothing that has to do with credentials: gcsfs finds the job's, and has a new token for as long as the
+job runs. With PyTorch, derive Shards from torch.utils.data.IterableDataset, take worker and workers in __iter__ from
+torch.utils.data.get_worker_info(), and leave the rest to the DataLoader, with multiprocessing_context="spawn".
+"""
+
+import argparse
+import multiprocessing
+
+import fsspec
+
+
+class Shards:
+    """The records of every shard that is this worker's: one line, one record."""
+
+    def __init__(self, url, worker, workers):
+        self.url, self.worker, self.workers = url, worker, workers
+
+    def __iter__(self):
+        # In the worker, and not before: a file system does not survive a fork. By name, or gcsfs would go on as nobody
+        # where it finds no credentials.
+        system, path = fsspec.url_to_fs(self.url, token="google_default", use_listings_cache=False)
+        for shard in sorted(system.find(path))[self.worker :: self.workers]:
+            with system.open(shard, "rb") as lines:
+                yield from lines
+
+
+def work(url, worker, workers, epochs, queue):
+    for _ in range(epochs):
+        queue.put(sum(1 for _ in Shards(url, worker, workers)))
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("url")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=1)
+    arguments = parser.parse_args()
+    context = multiprocessing.get_context("spawn")
+    # Of one entry: a worker is at most one epoch ahead.
+    queues = [context.Queue(1) for _ in range(arguments.workers)]
+    for worker, queue in enumerate(queues):
+        words = (arguments.url, worker, arguments.workers, arguments.epochs, queue)
+        context.Process(target=work, args=words, daemon=True).start()
+    for epoch in range(1, arguments.epochs + 1):
+        records = sum(queue.get(timeout=600) for queue in queues)
+        print(f"epoch {epoch}: {records} records", flush=True)
+
+
+if __name__ == "__main__":
+    main()
