@@ -6,7 +6,7 @@ use super::super::world::{LIFE, STOP, Way, World};
 use super::{BOTH, METADATA};
 use crate::clients::library;
 use crate::cluster::CommandLine;
-use crate::google::SERVICE_ACCOUNT;
+use crate::google::{Endpoint, SERVICE_ACCOUNT};
 use crate::table::Row;
 use crate::tried::{absent, record, version};
 
@@ -54,9 +54,16 @@ fn auth() {
     let jobs = [("auth-file", Way::File), ("auth-metadata", Way::Metadata)];
     let jobs = jobs.map(|(bucket, way)| job(&world, "go/auth", bucket, way));
     assert_eq!(world.outlive(jobs), ["read\n"; 2]);
-    let run = world.job(Way::Metadata, &[&program, "identity", "https://service.example"]).run().ok();
-    let claims: Value = serde_json::from_str(&run.stdout).unwrap();
+    let ask = |way| {
+        let job = world.behind_the_proxy(world.job(way, &[&program, "identity", "https://service.example"]));
+        job.env("SSL_CERT_FILE", "/etc/slurm/ca.pem").run()
+    };
+    let claims: Value = serde_json::from_str(&ask(Way::Metadata).ok().stdout).unwrap();
     assert_eq!((&claims["aud"], &claims["email"]), (&"https://service.example".into(), &SERVICE_ACCOUNT.into()));
+    // By file this version asks IAM Credentials itself, without a token; but for the account in the impersonation URL.
+    assert!(ask(Way::File).stderr.contains("CREDENTIALS_MISSING"));
+    let asked = world.site.google.requests_to(Endpoint::IdToken);
+    assert!(asked.last().unwrap().target.contains(&format!("/{SERVICE_ACCOUNT}:generateIdToken")), "{asked:?}");
     world.finish();
     let remark = "the version is that of google-cloud-go. OpenID tokens (idtoken) by metadata";
     record(&Row::new(AUTH, &found, BOTH, remark));
