@@ -10,6 +10,7 @@
 //!   google.rs    faults of Google and of the way there
 //!   node.rs      faults of configuration, subject token, rules, runtime directory
 //! kept.rs      one exchange for a user and identity on a node
+//! kubelet.rs   the subject token as the kubelet keeps it: rotated, late, long
 //! kills.rs     processes that die, hang or are cancelled; nothing stays behind
 //! agent.rs     delivery by the agent: refresh, metadata, killed agents
 //!   callers.rs   who is answered: other users, namespaces, pages, crowds; files and processes
@@ -76,6 +77,7 @@ mod internet;
 mod jobs;
 mod kept;
 mod kills;
+mod kubelet;
 mod loopback;
 mod plugin;
 mod published;

@@ -92,6 +92,25 @@ impl Site {
         }
     }
 
+    /// Takes the volume with the subject token from both nodes, as if it were not mounted yet.
+    pub fn unmount_tokens(&mut self) {
+        self.volumes.clear();
+        for node in self.cluster.nodes() {
+            for name in names(&node.tokens_dir()) {
+                let path = node.tokens_dir().join(name);
+                let removed = if path.is_symlink() { fs::remove_file(path) } else { fs::remove_dir_all(path) };
+                removed.expect("the volume can be emptied");
+            }
+        }
+    }
+
+    /// Lays a subject token out anew on both nodes, with this mode.
+    pub fn mount_tokens(&mut self, mode: u32, token: &str) {
+        self.unmount_tokens();
+        let mount = |node: Node| ProjectedVolume::with_mode(node.tokens_dir(), token, mode);
+        self.volumes = self.cluster.nodes().map(mount).into();
+    }
+
     /// Forgets the tokens and failures that the nodes keep for all jobs of a user, as if the next job were the first.
     pub fn forget(&self) {
         for node in self.cluster.nodes() {

@@ -108,7 +108,7 @@ impl Issuance<'_> {
     ) -> Result<Issued, Failure> {
         // The log tells how long Google took, and not how long this process waited for its turn.
         let begun = Begun { at: self.node.clock.elapsed(), ..begun };
-        let exchange = |budget| self.node.exchanger.exchange(site, grant, Purpose::AccessToken, self.facts, budget);
+        let exchange = |limits| self.node.exchanger.exchange(site, grant, Purpose::AccessToken, self.facts, limits);
         let answer = self.at(key, Need::Begin(grant.delivery())).ask(lock, budget, exchange);
         self.take(Some(site), grant, begun, answer)
     }

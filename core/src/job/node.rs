@@ -55,7 +55,7 @@ pub struct Job<'a> {
 
 /// Gets tokens for a grant.
 pub trait Exchanger {
-    /// Reads the subject token and exchanges it, within `budget`.
+    /// Reads the subject token and exchanges it.
     ///
     /// # Errors
     /// The failure, ready to be told.
@@ -65,8 +65,17 @@ pub trait Exchanger {
         grant: &Grant,
         purpose: Purpose<'_>,
         facts: &JobFacts,
-        budget: Duration,
+        limits: Limits,
     ) -> Result<Exchanged, Failure>;
+}
+
+/// How long an exchange may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// All of it.
+    pub budget: Duration,
+    /// As a part of that, the wait for a subject token that is not there.
+    pub patience: Duration,
 }
 
 /// What an exchange brings.

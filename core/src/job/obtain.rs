@@ -14,7 +14,7 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::job::node::{Exchanged, Node};
+use crate::job::node::{Exchanged, Limits, Node};
 use crate::plan::kept::{Kept, KeptToken};
 use crate::plan::record::RunId;
 use crate::plan::report::{Blame, Failure};
@@ -29,6 +29,9 @@ const LOOK: Duration = Duration::from_millis(5);
 const LOOKS: u32 = 64;
 /// How much longer than its budget the holder of the lock may take: the time to read the certificates, and to write.
 const GRACE: Duration = Duration::from_secs(3);
+
+/// How long to wait for a subject token that is not there: its volume may be mounted a moment later than slurmd starts.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Which of the tokens that are kept will do.
 #[derive(Debug, Clone, Copy)]
@@ -150,31 +153,26 @@ impl<'a> Obtain<'a> {
         &self,
         lock: KeptLock<'_>,
         budget: Duration,
-        exchange: impl FnOnce(Duration) -> Result<Exchanged, Failure>,
+        exchange: impl FnOnce(Limits) -> Result<Exchanged, Failure>,
     ) -> Answer {
         let clock = self.node.clock;
         let until = clock.elapsed().saturating_add(budget + GRACE).as_secs();
         // If it cannot be written, nobody takes the right away from a process that hangs.
         let _ = lock.say_until(i64::try_from(until).unwrap_or(i64::MAX));
-        let result = exchange(budget);
-        let mut kept = self.parse(lock.read());
-        let asked_by = self.run;
-        let is_kept = match &result {
+        let parse = || self.parse(lock.read());
+        // Somebody has just waited in vain; whoever was next meanwhile does not do so again.
+        let patience =
+            if parse().failure(clock.moment()).is_some() { Duration::ZERO } else { PATIENCE.min(budget / 2) };
+        let result = exchange(Limits { budget, patience });
+        let (mut kept, asked_by) = (parse(), self.run);
+        match &result {
             Ok(Exchanged { name, token }) => {
                 kept.keep(KeptToken { name: name.clone(), token: token.clone(), asked_by });
-                true
             }
-            // What is wrong on this node is looked at again by each job: it costs nothing, and may be mended by now.
-            Err(failure) if matches!(failure.blame, Blame::Google { .. }) => {
-                kept.keep_failure(failure.clone(), clock.moment(), asked_by);
-                true
-            }
-            Err(_) => false,
-        };
-        if is_kept {
-            // On a full disk each job asks for itself.
-            let _ = lock.write(kept.to_text().expose());
+            Err(failure) => kept.keep_failure(failure.clone(), clock.moment(), asked_by),
         }
+        // On a full disk each job asks for itself.
+        let _ = lock.write(kept.to_text().expose());
         lock.release();
         Answer { result, source: Source::Google, is_told: false }
     }
@@ -195,7 +193,8 @@ impl<'a> Obtain<'a> {
             let exchanged = Exchanged { name: kept.name.clone(), token: kept.token.clone() };
             return Some(Answer { result: Ok(exchanged), source: source(kept.asked_by), is_told: false });
         }
-        let failed = kept.failure(now)?;
+        // What is wrong on this node is looked at again by each job: it may be mended by now.
+        let failed = kept.failure(now).filter(|failed| matches!(failed.failure.blame, Blame::Google { .. }))?;
         let (source, is_told) = (source(failed.asked_by), failed.asked_by == self.run);
         Some(Answer { result: Err(failed.failure.clone()), source, is_told })
     }

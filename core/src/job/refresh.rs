@@ -66,8 +66,8 @@ pub fn refresh(node: &Node<'_>, log: &dyn Log, runtime_dir: &Path, due: &Due) ->
             match obtain.look(Duration::ZERO) {
                 Ok(Looked::Busy) => return Ok(Refreshed::Busy),
                 Ok(Looked::Known(answer)) => answer,
-                Ok(Looked::Ask(lock)) => obtain.ask(lock, site.config.timeout(), |budget| {
-                    node.exchanger.exchange(&site, grant, Purpose::AccessToken, facts, budget)
+                Ok(Looked::Ask(lock)) => obtain.ask(lock, site.config.timeout(), |limits| {
+                    node.exchanger.exchange(&site, grant, Purpose::AccessToken, facts, limits)
                 }),
                 Err(error) => Answer::of_nobody(error.into()),
             }

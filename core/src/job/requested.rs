@@ -93,8 +93,8 @@ impl Requested<'_> {
                     return Err(denial.into());
                 }
                 let begun = self.node.clock.elapsed();
-                let answer = obtain.ask(lock, budget, |budget| {
-                    self.node.exchanger.exchange(&site, self.grant, self.purpose, self.facts, budget)
+                let answer = obtain.ask(lock, budget, |limits| {
+                    self.node.exchanger.exchange(&site, self.grant, self.purpose, self.facts, limits)
                 });
                 let outcome = answer.result.as_ref().map(|exchanged| exchanged.token.expires_at);
                 let (identity, duration) = (self.grant.identity(), self.node.clock.elapsed().saturating_sub(begun));

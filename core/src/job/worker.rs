@@ -10,7 +10,7 @@ use crate::exchange::credential_configuration::CredentialConfiguration;
 use crate::exchange::run;
 use crate::exchange::subject_token::SubjectToken;
 use crate::exchange::{Exchange, Purpose, Wanted};
-use crate::job::node::{Exchanged, Exchanger};
+use crate::job::node::{Exchanged, Exchanger, Limits};
 use crate::plan::report::Failure;
 use crate::policy::facts::JobFacts;
 use crate::policy::grant::Grant;
@@ -44,10 +44,10 @@ impl Exchanger for Worker {
         grant: &Grant,
         purpose: Purpose<'_>,
         facts: &JobFacts,
-        budget: Duration,
+        limits: Limits,
     ) -> Result<Exchanged, Failure> {
-        let answer = sys::in_child(budget + GRACE, || {
-            let answer = match exchange(&Sessions::new(), site, grant, purpose, facts, budget) {
+        let answer = sys::in_child(limits.budget + GRACE, || {
+            let answer = match exchange(&Sessions::new(), site, grant, purpose, facts, limits) {
                 Ok(Exchanged { name, token }) => Answer::Exchanged { name, token },
                 Err(failure) => Answer::Failed(failure),
             };
@@ -83,20 +83,23 @@ impl Exchanger for Direct {
         grant: &Grant,
         purpose: Purpose<'_>,
         facts: &JobFacts,
-        budget: Duration,
+        limits: Limits,
     ) -> Result<Exchanged, Failure> {
-        exchange(&self.sessions, site, grant, purpose, facts, budget)
+        exchange(&self.sessions, site, grant, purpose, facts, limits)
     }
 }
 
-/// Reads the subject token where the credential configuration says. It is read anew for each exchange: the kubelet
-/// replaces it long before it expires.
+/// Reads the subject token where the credential configuration says, and waits for it if it is not there. It is read anew
+/// for each exchange: the kubelet replaces it long before it expires.
 ///
 /// # Errors
 /// When the file cannot be read or holds no JWT.
-pub fn read_subject_token(configuration: &CredentialConfiguration) -> Result<SubjectToken, Failure> {
+pub fn read_subject_token(
+    configuration: &CredentialConfiguration,
+    patience: Duration,
+) -> Result<SubjectToken, Failure> {
     let path = &configuration.subject_token_file;
-    let content = fs::read_limited(path, LONGEST_SUBJECT_TOKEN).map_err(Failure::of_subject_token)?;
+    let content = fs::read_projected(path, LONGEST_SUBJECT_TOKEN, patience).map_err(Failure::of_subject_token)?;
     SubjectToken::parse(&Zeroizing::new(content), &configuration.subject_token_format)
         .map_err(|problem| Failure::of_subject_token(format_args!("{}: {problem}", path.display())))
 }
@@ -111,11 +114,13 @@ fn exchange(
     grant: &Grant,
     purpose: Purpose<'_>,
     facts: &JobFacts,
-    budget: Duration,
+    limits: Limits,
 ) -> Result<Exchanged, Failure> {
     let configuration = &site.configuration;
     let client = sessions.client(site.config.ca_certificates.as_deref(), site.config.proxy.as_deref())?;
-    let subject_token = read_subject_token(configuration)?;
+    let begun = SystemClock.elapsed();
+    let subject_token = read_subject_token(configuration, limits.patience)?;
+    let budget = limits.budget.saturating_sub(SystemClock.elapsed().saturating_sub(begun));
     let reason = format!("slurm job {} of user {}", facts.job, facts.user_text());
     let identity = grant.identity();
     let wanted = Wanted { identity, scopes: grant.scopes(), lifetime: grant.lifetime() };

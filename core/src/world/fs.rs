@@ -8,6 +8,7 @@ mod acl;
 mod held;
 mod links;
 mod mark;
+mod projected;
 mod runtime;
 mod users;
 
@@ -21,6 +22,7 @@ use rustix::fs::{Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 pub use links::{forget_link, links, remember_link};
+pub use projected::read_projected;
 pub use runtime::{KeptLock, KeptPlace, LockedJob, NewFile, NewTree, Owner, Place, RuntimeDirectory, TryLock, Turn};
 pub use users::read_users;
 

@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
 use super::Report;
 use gcp_wif_core::exchange::credential_configuration::CredentialConfiguration;
@@ -33,7 +34,7 @@ pub(super) fn check(report: &mut Report<'_, '_>, site: Option<&Site>) -> Option<
         return None;
     };
     let path = &site.configuration.subject_token_file;
-    match read_subject_token(&site.configuration) {
+    match read_subject_token(&site.configuration, Duration::ZERO) {
         Ok(token) => {
             report.ok(STAGE, NAME, path.display());
             let claims = token.claims();
@@ -120,7 +121,7 @@ fn mode(report: &mut Report<'_, '_>, path: &Path, delivery: Delivery) {
             report.warn(STAGE, NAME, format_args!("{mode:04o}: {means}; \"direct\" delivery has it so"));
         }
         (true, Delivery::Agent) => {
-            report.fail(STAGE, NAME, format_args!("{mode:04o}: {means}; let root alone read it (defaultMode: 0600)"));
+            report.fail(STAGE, NAME, format_args!("{mode:04o}: {means}; let root alone read it (defaultMode: 0400)"));
         }
         (false, Delivery::Direct) => report.warn(
             STAGE,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{JOB, STEP};
 use crate::exchange::AccessToken;
 use crate::exchange::Purpose;
-use crate::job::node::{Exchanged, Exchanger, Host, Job, Log, Node, Outcome};
+use crate::job::node::{Exchanged, Exchanger, Host, Job, Limits, Log, Node, Outcome};
 use crate::job::refresh::{Due, Refreshed, refresh};
 use crate::plan::environment::Change;
 use crate::plan::record::JobRecord;
@@ -77,6 +77,7 @@ impl Default for FakeGoogle {
             fails: Cell::default(),
             blame: Cell::new(Blame::Google { is_final: false }),
             behind: Cell::default(),
+            patience: Cell::default(),
             grants: RefCell::default(),
         }
     }
@@ -98,6 +99,8 @@ pub(super) struct FakeGoogle {
     pub(super) blame: Cell<Blame>,
     /// How far the machine's own clock is behind the time of day.
     behind: Cell<i64>,
+    /// How long the last one would have waited for a subject token.
+    pub(super) patience: Cell<Duration>,
     /// What it was asked for.
     pub(super) grants: RefCell<Vec<Grant>>,
 }
@@ -109,10 +112,11 @@ impl Exchanger for FakeGoogle {
         grant: &Grant,
         purpose: Purpose<'_>,
         _: &JobFacts,
-        _: Duration,
+        limits: Limits,
     ) -> Result<Exchanged, Failure> {
         self.exchanges.set(self.exchanges.get() + 1);
         self.grants.borrow_mut().push(grant.clone());
+        self.patience.set(limits.patience);
         if self.fails.get() {
             return Err(Failure {
                 stage: Stage::TokenExchange,
@@ -161,12 +165,12 @@ impl<F: FnOnce()> Exchanger for SlowGoogle<'_, F> {
         grant: &Grant,
         purpose: Purpose<'_>,
         facts: &JobFacts,
-        budget: Duration,
+        limits: Limits,
     ) -> Result<Exchanged, Failure> {
         if let Some(meanwhile) = self.meanwhile.take() {
             meanwhile();
         }
-        self.google.exchange(site, grant, purpose, facts, budget)
+        self.google.exchange(site, grant, purpose, facts, limits)
     }
 }
 

@@ -207,3 +207,25 @@ fn what_lies_in_another_users_place_is_for_nobody() {
     assert_eq!(begin(&machine, JobId(9), BOB), Some(format!("{SITE}-3")));
     assert_eq!(begin(&machine, JobId(10), 61001), Some(format!("{SITE}-1")));
 }
+
+#[test]
+fn only_one_of_a_users_jobs_waits_for_a_subject_token_that_is_not_there() {
+    let machine = Machine::new("");
+    machine.google.fails.set(true);
+    machine.google.blame.set(Blame::Site);
+    let patience = |then: &dyn Fn()| {
+        then();
+        machine.google.patience.get()
+    };
+    let prolog = || machine.prolog(&wanted());
+    let step = || drop(machine.step(&wanted(), &wanted()));
+    assert_eq!(patience(&prolog), Duration::from_secs(3));
+    // The step, which has waited for the prolog's worker, looks once more, because the token may be there by now.
+    assert_eq!((patience(&step), exchanges(&machine)), (Duration::ZERO, 2));
+    machine.wait(9);
+    assert_eq!(patience(&prolog), Duration::ZERO);
+    machine.wait(10);
+    assert_eq!(patience(&prolog), Duration::from_secs(3));
+    machine.google.fails.set(false);
+    assert_eq!(begin(&machine, SECOND, 61001), Some(format!("{SITE}-5")));
+}
