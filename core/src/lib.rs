@@ -124,6 +124,9 @@
 //! | Where is the subject token read? | `core/src/job/worker.rs` | `read_subject_token` |
 //! | Where is a job's directory made? | `core/src/world/fs/runtime/locked.rs` | `publish`, `jobs_directory` |
 //! | Where is the runtime directory chosen? | `core/src/job/places.rs` | `open`, `of_job` |
+//! | Who waits for a subject token that is not there? | `core/src/job/obtain.rs` | `ask` |
+//! | What is excepted from the job's proxies? | `core/src/plan/environment/proxies.rs` | `exceptions` |
+//! | Which registries get pull credentials? | `core/src/plan/enroot/registries.rs` | `of_google` |
 //! | Where is ENROOT_CONFIG_PATH composed? | `core/src/plan/environment.rs` | `environment` |
 //! | What is in that directory? | `core/src/plan/enroot.rs` | `new` |
 //! | What is mounted into a container? | `core/src/plan/enroot.rs` | `fstab` |
