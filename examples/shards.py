@@ -30,8 +30,18 @@ class Shards:
 
 
 def work(url, worker, workers, epochs, queue):
-    for _ in range(epochs):
-        queue.put(sum(1 for _ in Shards(url, worker, workers)))
+    try:
+        for _ in range(epochs):
+            queue.put(sum(1 for _ in Shards(url, worker, workers)))
+    except Exception as error:
+        queue.put(RuntimeError(f"worker {worker}: {error!r}"))
+
+
+def take(queue):
+    taken = queue.get()
+    if isinstance(taken, Exception):
+        raise taken
+    return taken
 
 
 def main():
@@ -47,7 +57,7 @@ def main():
         words = (arguments.url, worker, arguments.workers, arguments.epochs, queue)
         context.Process(target=work, args=words, daemon=True).start()
     for epoch in range(1, arguments.epochs + 1):
-        records = sum(queue.get(timeout=600) for queue in queues)
+        records = sum(take(queue) for queue in queues)
         print(f"epoch {epoch}: {records} records", flush=True)
 
 

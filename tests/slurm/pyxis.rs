@@ -30,7 +30,7 @@ const SHOW: &str = "echo $GCP_WIF_SERVICE_ACCOUNT; echo $GOOGLE_APPLICATION_CRED
                     (echo x >$GCP_WIF_ACCESS_TOKEN_FILE) 2>/dev/null || echo read-only";
 
 /// A site whose Slurm has pyxis, with its registries. None where this machine has no pyxis.
-fn world(test: &str) -> Option<(Site, Registries)> {
+pub fn world(test: &str) -> Option<(Site, Registries)> {
     let Some(pyxis) = pyxis().filter(|_| is_installed("enroot")) else {
         skip(&format!("enroot and pyxis are not installed: {test}"));
         return None;

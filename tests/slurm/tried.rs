@@ -28,7 +28,11 @@ fn append(line: &str) {
 /// The first word with a digit in what a program prints of itself; none if it is not installed.
 pub fn version(words: &[&str]) -> Option<String> {
     let run = Command::new(words[0]).args(&words[1..]).output().ok().filter(|run| run.status.success())?;
-    let printed = String::from_utf8_lossy(&run.stdout).into_owned();
+    version_in(&String::from_utf8_lossy(&run.stdout))
+}
+
+/// The first word with a digit.
+pub fn version_in(printed: &str) -> Option<String> {
     let word = printed.split_whitespace().find(|word| word.contains(|c: char| c.is_ascii_digit()))?;
     Some(word.trim_start_matches('v').to_owned())
 }

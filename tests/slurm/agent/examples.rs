@@ -3,10 +3,14 @@
 use std::fs;
 use std::path::Path;
 
+use serde_json::json;
+
 use super::world::{LIFE, LIMIT, STOP, Way, World};
 use crate::clients::library;
 use crate::cluster::{ALICE, Background, CommandLine, set_owner, wait_until};
 use crate::google::Bucket;
+use crate::pyxis;
+use crate::registry::HOST;
 use crate::skipped::skip;
 
 /// Where Python has gcsfs, for jobs; none where it is not installed.
@@ -87,6 +91,29 @@ fn a_checkpoint_is_gone_on_from() {
     assert!(step >= 20, "{}", run.stdout);
     assert_eq!(run.stdout, format!("begins at step {step}\ndone at step {step}\n"));
     world.assert_identity("run");
+    world.finish();
+}
+
+#[test]
+fn a_checkpoint_is_written_in_a_container() {
+    let Some(python) = python() else { return };
+    let Some((site, registries)) = pyxis::world("examples in containers") else { return };
+    let world = World::on(site, LIFE, json!({"registries": [HOST]}));
+    copy(&world, "checkpoint.py");
+    world.make_bucket("container");
+    let image = format!("--container-image={}#team/tiny:1", registries.artifact());
+    // The image has no Python: the node's is mounted, with all that it needs.
+    let mounts =
+        ["/usr", "/lib", "/lib64", "/etc/slurm", "/var/cache"].map(|path| format!("{path}:{path}:ro")).join(",");
+    let mounts = format!("--container-mounts={mounts}");
+    let home = world.site.cluster.home("alice");
+    let script = home.join("checkpoint.py").display().to_string();
+    let in_it = "grep -q ID=tiny /etc/os-release && exec \"$@\"";
+    let options = [&*image, &mounts, "--container-mount-home", "sh", "-c", in_it, "-"];
+    let words = [&options[..], &[&python, &script, "gs://container/run-1", "--steps", "1000000"]].concat();
+    let running = job(&world, &words).spawn();
+    let running = wait(&world, running, "container", |job| job.stdout().contains("checkpoint at step 20\n"));
+    world.site.cancel(running);
     world.finish();
 }
 

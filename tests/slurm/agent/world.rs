@@ -76,7 +76,12 @@ impl World {
     /// A site with these keys in its configuration besides.
     #[track_caller]
     pub fn with(life: i64, keys: Value) -> Self {
-        let site = Site::start();
+        Self::on(Site::start(), life, keys)
+    }
+
+    /// The same on a site that is there already.
+    #[track_caller]
+    pub fn on(site: Site, life: i64, keys: Value) -> Self {
         let internet = Internet::start(&site.google);
         site.google.configure(|options| {
             options.federated_life = Some(life);
@@ -98,7 +103,8 @@ impl World {
 
     /// A job of alice's on the first node, for a client that finds its credentials in one way.
     pub fn job(&self, way: Way, words: &[&str]) -> CommandLine {
-        let (options, words): (Vec<&str>, Vec<&str>) = words.iter().partition(|word| word.starts_with("--gcp-wif"));
+        let (options, words): (Vec<&str>, Vec<&str>) =
+            words.iter().partition(|word| word.starts_with("--gcp-wif") || word.starts_with("--container"));
         let unset = way.others().iter().flat_map(|name| ["-u", name]);
         let words =
             ["srun", "-w", "n1", "--gcp-wif"].into_iter().chain(options).chain(["env"]).chain(unset).chain(words);

@@ -62,8 +62,8 @@ const TRAINING: [Client; 2] = [
         name: "Python: Orbax",
         library: "orbax",
         outcomes: METADATA,
-        metadata: Way::Metadata,
-        remark: "arrays by tensorstore, as above",
+        metadata: Way::Given,
+        remark: "arrays by tensorstore, everything else by gcsfs",
     },
     Client {
         name: "Python: TensorFlow",
