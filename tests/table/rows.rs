@@ -14,12 +14,13 @@ const HEAD: &str =
     "| client | version | by file | by metadata | past three expiries | remark |\n|---|---|---|---|---|---|\n";
 
 /// Clients that cannot be had where the tests run, and what should work.
-const NOT_TRIED: [(&str, &str); 5] = [
+const NOT_TRIED: [(&str, &str); 6] = [
     (
         "DuckDB: httpfs",
         "the extension cannot be had here; it takes HMAC keys or a token that it does not refresh. Use it with gcsfs",
     ),
     ("Java: google-auth-library from 1.0 on", "cannot be had here; refuses a `token_url` of plain http. Use metadata"),
+    ("gcsfuse", "cannot be had here; uses Go's library, and hands its background process what that needs"),
     ("Nextflow", "cannot be had here; uses Java's library. Use metadata"),
     ("PyTorch", "has no client of its own: loaders use gcsfs or google-cloud-storage"),
     (
