@@ -4,6 +4,7 @@
 //!
 //! Each client uses a bucket of its own, by which Google's record tells it from the others, and has a row in the README.
 
+mod crates;
 mod data;
 mod gcloud;
 mod go;
@@ -12,7 +13,6 @@ mod node;
 mod python;
 mod r;
 mod rclone;
-mod rust;
 
 pub use node::node_at;
 pub use python::python_at;
