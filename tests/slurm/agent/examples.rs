@@ -119,7 +119,8 @@ fn a_checkpoint_is_written_in_a_container() {
 
 #[test]
 fn rsync() {
-    let world = World::start(LIFE);
+    // A copy takes a second or two.
+    let world = World::start(2 * LIFE);
     if !world.has_gcloud() {
         skip("gcloud is not installed: examples");
         return world.finish();
