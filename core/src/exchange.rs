@@ -143,7 +143,7 @@ enum State {
     Done(AccessToken),
 }
 
-/// What for.
+/// What a token is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose<'a> {
     /// A token for Google's interfaces.
