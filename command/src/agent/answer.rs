@@ -42,11 +42,10 @@ impl From<Reply> for Answer {
 impl Answer {
     /// An access token with these scopes; the job's own if it has the same, or without scopes.
     pub(crate) fn access_token(served: &Served, scopes: Vec<Scope>, to_reply: ToReply, now: UnixSeconds) -> Self {
-        let grant = served.grant.for_scopes(scopes);
-        if grant.has_scopes_of(&served.grant) {
-            Self::Now(to_reply(served.own(now), &grant, now))
-        } else {
-            Self::Later(Wanted { grant, audience: None, to_reply })
+        let other = (!scopes.is_empty()).then(|| served.grant.for_scopes(scopes));
+        match other.filter(|grant| !grant.has_scopes_of(&served.grant)) {
+            Some(grant) => Self::Later(Wanted { grant, audience: None, to_reply }),
+            None => Self::Now(to_reply(served.own(now), &served.grant, now)),
         }
     }
 
