@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use std::{env, fs, io};
 
 use gcp_wif_core::exchange::Purpose;
-use gcp_wif_core::job::node::{Exchanger, Limits};
+use gcp_wif_core::job::node::{Exchanger, Limits, TokenRequest};
 use gcp_wif_core::job::worker::Worker;
 use gcp_wif_core::policy::facts::JobFacts;
 use gcp_wif_core::policy::grant::Grant;
@@ -127,8 +127,9 @@ pub fn exchanges(config: &Path) {
         let result = Configuration::load(config).map_err(|error| error.to_string()).and_then(|site| {
             let facts = facts();
             let grant = Grant::decide(&site, &facts, None).map_err(|denial| denial.to_string())?;
+            let request = TokenRequest { site: &site, grant: &grant, purpose: Purpose::AccessToken, facts: &facts };
             let limits = Limits { budget: BUDGET, patience: Duration::ZERO };
-            Worker.exchange(&site, &grant, Purpose::AccessToken, &facts, limits).map_err(|failure| failure.to_string())
+            Worker.exchange(request, limits).map_err(|failure| failure.to_string())
         });
         match result {
             Ok(_) => println!("{}", begun.elapsed().as_secs_f64() * 1000.0),

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::exchange::Purpose;
-use crate::job::node::{Exchanged, Log, Node};
+use crate::job::node::{Exchanged, Log, Node, TokenRequest};
 use crate::job::obtain::{Answer, Looked, Need, Obtain, Source};
 use crate::job::wake::Asked;
 use crate::plan::enroot::credentials;
@@ -108,7 +108,8 @@ impl Issuance<'_> {
     ) -> Result<Issued, Failure> {
         // The log tells how long Google took, and not how long this process waited for its turn.
         let begun = Begun { at: self.node.clock.elapsed(), ..begun };
-        let exchange = |limits| self.node.exchanger.exchange(site, grant, Purpose::AccessToken, self.facts, limits);
+        let request = TokenRequest { site, grant, purpose: Purpose::AccessToken, facts: self.facts };
+        let exchange = |limits| self.node.exchanger.exchange(request, limits);
         let answer = self.at(key, Need::Begin(grant.delivery())).ask(lock, budget, exchange);
         self.take(Some(site), grant, begun, answer)
     }

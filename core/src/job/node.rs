@@ -59,14 +59,20 @@ pub trait Exchanger {
     ///
     /// # Errors
     /// The failure, ready to be told.
-    fn exchange(
-        &self,
-        site: &Site,
-        grant: &Grant,
-        purpose: Purpose<'_>,
-        facts: &JobFacts,
-        limits: Limits,
-    ) -> Result<Exchanged, Failure>;
+    fn exchange(&self, request: TokenRequest<'_>, limits: Limits) -> Result<Exchanged, Failure>;
+}
+
+/// A token that is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct TokenRequest<'a> {
+    /// What the node is told of its site and of Google.
+    pub site: &'a Site,
+    /// The permission to have it.
+    pub grant: &'a Grant,
+    /// What it is for.
+    pub purpose: Purpose<'a>,
+    /// The job, which Google's audit log names.
+    pub facts: &'a JobFacts,
 }
 
 /// How long an exchange may take.

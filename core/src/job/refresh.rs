@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::exchange::Purpose;
 use crate::job::issuance::{Issuance, TellEnded};
-use crate::job::node::{Log, Node};
+use crate::job::node::{Log, Node, TokenRequest};
 use crate::job::obtain::{Answer, Looked, Need};
 use crate::plan::record::{JobRecord, RunId};
 use crate::plan::report::Failure;
@@ -66,9 +66,10 @@ pub fn refresh(node: &Node<'_>, log: &dyn Log, runtime_dir: &Path, due: &Due) ->
             match obtain.look(Duration::ZERO) {
                 Ok(Looked::Busy) => return Ok(Refreshed::Busy),
                 Ok(Looked::Known(answer)) => answer,
-                Ok(Looked::Ask(lock)) => obtain.ask(lock, site.config.timeout(), |limits| {
-                    node.exchanger.exchange(&site, grant, Purpose::AccessToken, facts, limits)
-                }),
+                Ok(Looked::Ask(lock)) => {
+                    let request = TokenRequest { site: &site, grant, purpose: Purpose::AccessToken, facts };
+                    obtain.ask(lock, site.config.timeout(), |limits| node.exchanger.exchange(request, limits))
+                }
                 Err(error) => Answer::of_nobody(error.into()),
             }
         }

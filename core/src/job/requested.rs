@@ -7,7 +7,7 @@
 
 use crate::exchange::Purpose;
 use crate::job::issuance::{LEAST, line};
-use crate::job::node::{Log, Node};
+use crate::job::node::{Log, Node, TokenRequest};
 use crate::job::obtain::{Looked, Need, Obtain, Source};
 use crate::plan::record::RunId;
 use crate::plan::report::Failure;
@@ -93,9 +93,8 @@ impl Requested<'_> {
                     return Err(denial.into());
                 }
                 let begun = self.node.clock.elapsed();
-                let answer = obtain.ask(lock, budget, |limits| {
-                    self.node.exchanger.exchange(&site, self.grant, self.purpose, self.facts, limits)
-                });
+                let request = TokenRequest { site: &site, grant: self.grant, purpose: self.purpose, facts: self.facts };
+                let answer = obtain.ask(lock, budget, |limits| self.node.exchanger.exchange(request, limits));
                 let outcome = answer.result.as_ref().map(|exchanged| exchanged.token.expires_at);
                 let (identity, duration) = (self.grant.identity(), self.node.clock.elapsed().saturating_sub(begun));
                 self.log.log(&line(self.facts, identity, &self.detail(), Source::Google, outcome, duration));

@@ -9,12 +9,9 @@ use zeroize::Zeroizing;
 use crate::exchange::credential_configuration::CredentialConfiguration;
 use crate::exchange::run;
 use crate::exchange::subject_token::SubjectToken;
-use crate::exchange::{Exchange, Purpose, Wanted};
-use crate::job::node::{Exchanged, Exchanger, Limits};
+use crate::exchange::{Exchange, Wanted};
+use crate::job::node::{Exchanged, Exchanger, Limits, TokenRequest};
 use crate::plan::report::Failure;
-use crate::policy::facts::JobFacts;
-use crate::policy::grant::Grant;
-use crate::policy::site::Site;
 use crate::tokens::Token;
 use crate::world::clock::{Clock, SystemClock};
 use crate::world::http::Sessions;
@@ -38,16 +35,9 @@ enum Answer {
 }
 
 impl Exchanger for Worker {
-    fn exchange(
-        &self,
-        site: &Site,
-        grant: &Grant,
-        purpose: Purpose<'_>,
-        facts: &JobFacts,
-        limits: Limits,
-    ) -> Result<Exchanged, Failure> {
+    fn exchange(&self, request: TokenRequest<'_>, limits: Limits) -> Result<Exchanged, Failure> {
         let answer = sys::in_child(limits.budget + GRACE, || {
-            let answer = match exchange(&Sessions::new(), site, grant, purpose, facts, limits) {
+            let answer = match exchange(&Sessions::new(), request, limits) {
                 Ok(Exchanged { name, token }) => Answer::Exchanged { name, token },
                 Err(failure) => Answer::Failed(failure),
             };
@@ -77,15 +67,8 @@ impl Direct {
 }
 
 impl Exchanger for Direct {
-    fn exchange(
-        &self,
-        site: &Site,
-        grant: &Grant,
-        purpose: Purpose<'_>,
-        facts: &JobFacts,
-        limits: Limits,
-    ) -> Result<Exchanged, Failure> {
-        exchange(&self.sessions, site, grant, purpose, facts, limits)
+    fn exchange(&self, request: TokenRequest<'_>, limits: Limits) -> Result<Exchanged, Failure> {
+        exchange(&self.sessions, request, limits)
     }
 }
 
@@ -108,14 +91,8 @@ pub fn read_subject_token(
 ///
 /// # Errors
 /// The failure, ready to be told.
-fn exchange(
-    sessions: &Sessions,
-    site: &Site,
-    grant: &Grant,
-    purpose: Purpose<'_>,
-    facts: &JobFacts,
-    limits: Limits,
-) -> Result<Exchanged, Failure> {
+fn exchange(sessions: &Sessions, request: TokenRequest<'_>, limits: Limits) -> Result<Exchanged, Failure> {
+    let TokenRequest { site, grant, purpose, facts } = request;
     let configuration = &site.configuration;
     let client = sessions.client(site.config.ca_certificates.as_deref(), site.config.proxy.as_deref())?;
     let begun = SystemClock.elapsed();

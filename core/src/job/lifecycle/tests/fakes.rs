@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{JOB, STEP};
 use crate::exchange::AccessToken;
 use crate::exchange::Purpose;
-use crate::job::node::{Exchanged, Exchanger, Host, Job, Limits, Log, Node, Outcome};
+use crate::job::node::{Exchanged, Exchanger, Host, Job, Limits, Log, Node, Outcome, TokenRequest};
 use crate::job::refresh::{Due, Refreshed, refresh};
 use crate::plan::environment::Change;
 use crate::plan::record::JobRecord;
@@ -15,7 +15,6 @@ use crate::plan::report::{Blame, Failure, Stage};
 use crate::policy::facts::JobFacts;
 use crate::policy::grant::Grant;
 use crate::policy::request::Options;
-use crate::policy::site::Site;
 use crate::testing::{self, Directory, FakeProcesses, SITE, facts};
 use crate::tokens::Token;
 use crate::words::names::StepId;
@@ -106,14 +105,8 @@ pub(super) struct FakeGoogle {
 }
 
 impl Exchanger for FakeGoogle {
-    fn exchange(
-        &self,
-        _: &Site,
-        grant: &Grant,
-        purpose: Purpose<'_>,
-        _: &JobFacts,
-        limits: Limits,
-    ) -> Result<Exchanged, Failure> {
+    fn exchange(&self, request: TokenRequest<'_>, limits: Limits) -> Result<Exchanged, Failure> {
+        let TokenRequest { grant, purpose, .. } = request;
         self.exchanges.set(self.exchanges.get() + 1);
         self.grants.borrow_mut().push(grant.clone());
         self.patience.set(limits.patience);
@@ -159,18 +152,11 @@ struct SlowGoogle<'a, F> {
 }
 
 impl<F: FnOnce()> Exchanger for SlowGoogle<'_, F> {
-    fn exchange(
-        &self,
-        site: &Site,
-        grant: &Grant,
-        purpose: Purpose<'_>,
-        facts: &JobFacts,
-        limits: Limits,
-    ) -> Result<Exchanged, Failure> {
+    fn exchange(&self, request: TokenRequest<'_>, limits: Limits) -> Result<Exchanged, Failure> {
         if let Some(meanwhile) = self.meanwhile.take() {
             meanwhile();
         }
-        self.google.exchange(site, grant, purpose, facts, limits)
+        self.google.exchange(request, limits)
     }
 }
 
