@@ -84,6 +84,10 @@ impl Shared {
         while reader.read_line(&mut header)? > 2 {
             header.clear();
         }
+        if request.is_empty() {
+            // A client that ends while its library connects asks nothing.
+            return Ok(());
+        }
         if !HOSTS.iter().any(|host| request.starts_with(host)) {
             self.refused.lock().expect("no thread panics").push(request.trim_end().to_owned());
             return client.write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");

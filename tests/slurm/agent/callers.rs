@@ -223,7 +223,10 @@ fn a_users_jobs_have_identities_and_ports_of_their_own() {
         assert!(!told(word), "{word}: {without}");
     }
     for door in &doors {
-        assert!(!told(&door.handle) && !told(&format!(":{}", door.port)), "{without}");
+        // Slurm's own variables have ports as well, which may begin with the same digits.
+        let address = format!("127.0.0.1:{}", door.port);
+        let named = without.lines().any(|line| line.split(['=', ',', '/']).any(|part| part == address));
+        assert!(!told(&door.handle) && !named, "{without}");
     }
     let [first, second] = jobs;
     drop(second);
