@@ -37,7 +37,11 @@ fn the_readmes_commands() {
     let root =
         |line: &str| site.cluster.node(1).command(["bash", "-c", &line.replace("gcp-wif", command_path())]).run().ok();
     assert!(root(doctor).stdout.contains("\nok       impersonation "));
-    assert!(root(explain).stdout.ends_with(&format!("granted    {SERVICE_ACCOUNT}\nadc        file\n")));
+    assert!(
+        root(explain)
+            .stdout
+            .ends_with(&format!("granted    {SERVICE_ACCOUNT}\nauto       no: with --gcp-wif only\nadc        file\n"))
+    );
     site.configure(json!({"delivery": "direct"}));
     let (job, id) = site.running_job();
     let run = shell(&site, Some(&id), &format!("{env}; echo $GCP_WIF_SERVICE_ACCOUNT")).ok();
@@ -60,16 +64,21 @@ fn explain_says_which_rule_decides_and_why() {
         format!(
             "user       alice (61001)\ngroups     alice (61001), ml (61100)\naccount    vision\n\
              partition  not given (--partition)\nrule 1     users: alice (61001) is not among them\n\
-             rule 2     matches, and decides\ngranted    {OTHER_ACCOUNT}\nadc        file\n"
+             rule 2     matches, and decides\ngranted    {OTHER_ACCOUNT}\nauto       no: with --gcp-wif only\nadc        file\n"
         )
     );
     let run = explain(&site, "61001", "--partition gpu --account speech").ok();
     assert!(
         run.stdout
-            .ends_with(&format!("rule 3     matches, and decides\ngranted    {SERVICE_ACCOUNT}\nadc        file\n"))
+            .ends_with(&format!("rule 3     matches, and decides\ngranted    {SERVICE_ACCOUNT}\nauto       no: with --gcp-wif only\nadc        file\n"))
     );
     let run = explain(&site, "alice", &format!("--account vision --service-account {SERVICE_ACCOUNT}")).ok();
-    assert!(run.stdout.ends_with(&format!("granted    {SERVICE_ACCOUNT}\nadc        file\n")), "{}", run.stdout);
+    assert!(
+        run.stdout
+            .ends_with(&format!("granted    {SERVICE_ACCOUNT}\nauto       no: with --gcp-wif only\nadc        file\n")),
+        "{}",
+        run.stdout
+    );
 
     // Nothing but her groups is against her.
     let run = explain(&site, "carol", "--account vision --partition gpu").expect_status(1);

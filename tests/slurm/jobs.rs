@@ -132,6 +132,32 @@ fn auto_serves_every_job_but_those_that_refuse() {
 }
 
 #[test]
+fn rules_decide_whose_jobs_have_credentials_without_asking_and_others_see_no_line() {
+    let site = Site::start();
+    site.configure(json!({"rules": [{"users": ["alice"], "auto": true}, {"users": ["bob"]}]}));
+    let env = |user: &str, option: Option<&str>| {
+        let words = ["srun", "-w", "n1"].into_iter().chain(option).chain(["printenv", "GCP_WIF_SERVICE_ACCOUNT"]);
+        site.cluster.as_user(user).command(words).run()
+    };
+    assert_eq!(env("alice", None).ok().stdout.trim(), SERVICE_ACCOUNT);
+    assert_eq!(env("alice", Some("--no-gcp-wif")).stdout, "");
+    let bob = env("bob", None);
+    assert!(bob.stdout.is_empty() && !bob.stderr.contains("gcp-wif"), "{}", bob.stderr);
+    assert_eq!(env("bob", Some("--gcp-wif")).ok().stdout.trim(), SERVICE_ACCOUNT);
+
+    // Automatic for everyone but where a rule says otherwise; whom no rule names is left alone.
+    site.configure(json!({"auto": true, "rules": [{"users": ["alice"], "auto": false}]}));
+    for user in ["alice", "bob"] {
+        let run = env(user, None);
+        assert!(run.stdout.is_empty() && !run.stderr.contains("gcp-wif"), "{user}: {}", run.stderr);
+    }
+    assert!(!site.cluster.node(1).log().contains("gcp-wif: rules"));
+    assert_eq!(env("alice", Some("--gcp-wif")).ok().stdout.trim(), SERVICE_ACCOUNT);
+    assert!(env("bob", Some("--gcp-wif")).stderr.contains("gcp-wif: rules: no rule gives user bob"));
+    site.finish();
+}
+
+#[test]
 fn the_job_sees_what_is_documented() {
     let site = Site::start();
     site.configure(json!({"project": "demo-project"}));

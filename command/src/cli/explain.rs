@@ -62,7 +62,7 @@ pub(super) fn run(arguments: &Arguments, json: bool, screen: &mut Screen<'_>) ->
         facts: &facts,
         rules: site.config.rules.as_deref(),
         decision: &decision,
-        sites_adc: site.config.adc,
+        sites: Defaults { auto: site.config.auto, adc: site.config.adc },
     };
     if json {
         screen.json(&explanation.json());
@@ -91,7 +91,13 @@ struct Explanation<'a> {
     facts: &'a JobFacts,
     rules: Option<&'a [Rule]>,
     decision: &'a Result<Decision, Denial>,
-    sites_adc: Adc,
+    sites: Defaults,
+}
+
+/// What the site says where a rule does not.
+struct Defaults {
+    auto: bool,
+    adc: Adc,
 }
 
 impl Explanation<'_> {
@@ -111,6 +117,9 @@ impl Explanation<'_> {
             Ok(granted) => format!("granted    {}: this site has one identity for everyone", granted.identity),
             Err(denial) => format!("denied     {}", Failure::from(denial.clone()).text()),
         });
+        lines.extend(self.auto().map(|auto| {
+            format!("auto       {}", if auto { "yes: without an option" } else { "no: with --gcp-wif only" })
+        }));
         lines.extend(self.adc().map(|adc| format!("adc        {adc}")));
         lines
     }
@@ -132,6 +141,7 @@ impl Explanation<'_> {
             "granted": granted.is_some(),
             "identity": granted.map(|decision| decision.identity.to_string()),
             "service_account": granted.and_then(|decision| decision.identity.service_account()),
+            "auto": self.auto(),
             "adc": self.adc(),
             "reason": self.decision.as_ref().err().map(|denial| Failure::from(denial.clone()).text()),
         })
@@ -145,9 +155,14 @@ impl Explanation<'_> {
         (1..).zip(all).take(first.map_or(rules.len(), |index| index + 1))
     }
 
+    /// Whether the job gets credentials without asking.
+    fn auto(&self) -> Option<bool> {
+        self.decision.as_ref().ok().map(|decision| decision.auto.unwrap_or(self.sites.auto))
+    }
+
     /// How clients in the job find the credentials.
     fn adc(&self) -> Option<Adc> {
-        self.decision.as_ref().ok().map(|decision| decision.adc.unwrap_or(self.sites_adc))
+        self.decision.as_ref().ok().map(|decision| decision.adc.unwrap_or(self.sites.adc))
     }
 
     fn reason(&self, key: Key) -> String {
@@ -206,14 +221,15 @@ mod tests {
         };
         let asked = asked.map(|email| ServiceAccountEmail::parse(email).unwrap());
         let decision = rules::decide(Some(&rules), &Identity::Federated, &facts, asked.as_ref());
-        let explanation = Explanation { facts: &facts, rules: Some(&rules), decision: &decision, sites_adc: Adc::File };
+        let sites = Defaults { auto: true, adc: Adc::File };
+        let explanation = Explanation { facts: &facts, rules: Some(&rules), decision: &decision, sites };
         (explanation.lines(), explanation.json())
     }
 
     #[test]
     fn each_rule_before_the_deciding_one_says_what_does_not_match() {
         let rules = r#"[{"users": ["bob"]}, {"groups": ["wheel"]}, {"accounts": ["speech"]}, {"partitions": ["gpu"]},
-            {"groups": ["ml"], "service_account": "a@p.iam.gserviceaccount.com", "adc": "metadata"}, {}]"#;
+            {"groups": ["ml"], "service_account": "a@p.iam.gserviceaccount.com", "auto": false, "adc": "metadata"}, {}]"#;
         let (lines, json) = explanation(rules, None);
         let expected = [
             "user       alice (1000)",
@@ -226,12 +242,13 @@ mod tests {
             "rule 4     partitions: the rule asks for one, and none was given (--partition)",
             "rule 5     matches, and decides",
             "granted    a@p.iam.gserviceaccount.com",
+            "auto       no: with --gcp-wif only",
             "adc        metadata",
         ];
         assert_eq!(lines, expected);
         assert_eq!(json["rules"].as_array().unwrap().len(), 5);
         assert_eq!(json["rules"][1], json!({"rule": 2, "matches": false, "mismatch": "groups"}));
-        assert_eq!(json["adc"], "metadata");
+        assert_eq!((&json["auto"], &json["adc"]), (&json!(false), &json!("metadata")));
         assert_eq!((&json["granted"], &json["service_account"]), (&json!(true), &json!("a@p.iam.gserviceaccount.com")));
     }
 

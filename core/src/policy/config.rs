@@ -99,6 +99,8 @@ pub struct Rule {
     /// What `--gcp-wif-service-account` may name besides the default identity.
     #[serde(default)]
     pub allow: Vec<ServiceAccountEmail>,
+    /// Whether the rule's jobs get credentials without asking; absent: as the site says.
+    pub auto: Option<bool>,
     /// How clients in the rule's jobs find the credentials; absent: as the site says.
     pub adc: Option<Adc>,
 }
@@ -109,7 +111,7 @@ pub struct Rule {
 pub struct Config {
     /// Path of Google's credential configuration.
     pub credential_configuration: PathBuf,
-    /// Every job gets credentials unless it says `--no-gcp-wif`.
+    /// Every job gets credentials unless it says `--no-gcp-wif`, or its rule says otherwise.
     #[serde(default)]
     pub auto: bool,
     /// The project that jobs see as theirs; absent: the one that the identity's email has.
@@ -219,13 +221,22 @@ impl Config {
         CredentialConfiguration::parse(&text).map_err(|problem| ConfigError::Content { path: path.clone(), problem })
     }
 
-    /// Whether a refused configuration sets `auto`, or cannot even tell. Users hear of the refusal then.
+    /// Whether a refused configuration sets `auto`, for all or in a rule, or cannot even tell. Users hear of the refusal then.
     pub fn refused_but_auto(path: &Path) -> bool {
         let Ok(text) = fs::read_limited(path, 1 << 20) else { return true };
+        let is_set = |value: &serde_json::Value| value.get("auto").and_then(serde_json::Value::as_bool) == Some(true);
         match serde_json::from_slice::<serde_json::Value>(&text) {
-            Ok(value) => value.get("auto") == Some(&serde_json::Value::Bool(true)),
+            Ok(value) => {
+                let rules = value.get("rules").and_then(serde_json::Value::as_array);
+                is_set(&value) || rules.is_some_and(|rules| rules.iter().any(is_set))
+            }
             Err(_) => true,
         }
+    }
+
+    /// Whether jobs that ask for nothing may get credentials: all of them, or those of a rule.
+    pub fn may_be_auto(&self) -> bool {
+        self.auto || self.rules.iter().flatten().any(|rule| rule.auto == Some(true))
     }
 
     /// Whether a rule asks for account or partition, which only a job's prolog knows.

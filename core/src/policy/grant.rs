@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::config::{Adc, Delivery, default_adc};
+use super::config::{Adc, Config, Delivery, default_adc};
 use super::facts::JobFacts;
 use super::rules::{self, Denial};
 use super::site::Site;
@@ -20,6 +20,8 @@ pub struct Grant {
     asked: Option<ServiceAccountEmail>,
     identity: Identity,
     rule: Option<usize>,
+    /// What the rule says of `auto`.
+    auto: Option<bool>,
     is_sites_own: bool,
     scopes: Vec<Scope>,
     /// Whether a client may have no others.
@@ -44,6 +46,7 @@ impl Grant {
             is_sites_own: decision.identity == default,
             identity: decision.identity,
             rule: decision.rule,
+            auto: decision.auto,
             scopes: site.config.scopes(),
             limits_scopes: site.config.scopes.is_some(),
             lifetime: site.configuration.lifetime(),
@@ -74,6 +77,11 @@ impl Grant {
     /// The rule that granted it, counted from 1; none where the site has no rules.
     pub fn rule(&self) -> Option<usize> {
         self.rule
+    }
+
+    /// Whether a job that asks for nothing has it: as its rule says, else as the site does.
+    pub fn is_auto(&self, config: &Config) -> bool {
+        self.auto.unwrap_or(config.auto)
     }
 
     /// Scopes of the access token.

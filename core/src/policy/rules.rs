@@ -14,6 +14,8 @@ pub struct Decision {
     pub identity: Identity,
     /// The rule that granted it, counted from 1; none where the site has no rules.
     pub rule: Option<usize>,
+    /// Whether a job gets it without asking, where the rule says so.
+    pub auto: Option<bool>,
     /// How clients find the credentials, where the rule says so.
     pub adc: Option<Adc>,
 }
@@ -85,18 +87,18 @@ pub fn decide(
     facts: &JobFacts,
     asked: Option<&ServiceAccountEmail>,
 ) -> Result<Decision, Denial> {
-    let terms = terms(rules, default, facts)?;
-    match asked {
-        Some(email) if terms.identity.service_account() != Some(email) => {
+    let Terms { identity: default, allow, rule, auto, adc, .. } = terms(rules, default, facts)?;
+    let identity = match asked {
+        Some(email) if default.service_account() != Some(email) => {
             let identity = Identity::ServiceAccount(email.clone());
-            if terms.allow.contains(email) {
-                Ok(Decision { identity, rule: terms.rule, adc: terms.adc })
-            } else {
-                Err(Denial::NotAllowed { user: facts.user_text(), identity, rule: terms.rule })
+            if !allow.contains(email) {
+                return Err(Denial::NotAllowed { user: facts.user_text(), identity, rule });
             }
+            identity
         }
-        _ => Ok(Decision { identity: terms.identity, rule: terms.rule, adc: terms.adc }),
-    }
+        _ => default,
+    };
+    Ok(Decision { identity, rule, auto, adc })
 }
 
 /// Checks that a job may keep an identity that it was granted. Where the deciding rule names no service account, or
@@ -128,12 +130,14 @@ struct Terms<'a> {
     is_sites_own: bool,
     allow: &'a [ServiceAccountEmail],
     rule: Option<usize>,
+    auto: Option<bool>,
     adc: Option<Adc>,
 }
 
 fn terms<'a>(rules: Option<&'a [Rule]>, default: &Identity, facts: &JobFacts) -> Result<Terms<'a>, Denial> {
     let Some(rules) = rules else {
-        return Ok(Terms { identity: default.clone(), is_sites_own: true, allow: &[], rule: None, adc: None });
+        let identity = default.clone();
+        return Ok(Terms { identity, is_sites_own: true, allow: &[], rule: None, auto: None, adc: None });
     };
     if facts.placement.is_none() && rules.iter().any(|rule| rule.accounts.is_some() || rule.partitions.is_some()) {
         return Err(Denial::UnknownPlacement);
@@ -148,6 +152,7 @@ fn terms<'a>(rules: Option<&'a [Rule]>, default: &Identity, facts: &JobFacts) ->
         is_sites_own,
         allow: &rule.allow,
         rule: Some(index + 1),
+        auto: rule.auto,
         adc: rule.adc,
     })
 }

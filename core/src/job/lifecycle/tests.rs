@@ -1,5 +1,6 @@
 //! Whole jobs, hook by hook, on a real runtime directory with a fake Slurm and a fake Google.
 
+mod auto;
 mod fakes;
 mod idle;
 mod kept;
@@ -15,10 +16,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::*;
+use crate::job::node::Outcome;
 use crate::job::refresh::Refreshed;
 use crate::plan::environment::{ACCESS_TOKEN_FILE, CREDENTIALS_FILE};
 use crate::plan::report::{Blame, Stage};
 use crate::testing::{FakeProcesses, SITE, facts};
+use crate::words::names::StepId;
 use crate::world::clock::Clock;
 use fakes::{FakeGoogle, FakeHost, Machine, run_prolog, start_step};
 
@@ -87,15 +90,6 @@ fn an_option_given_to_a_step_only_is_served_at_its_start() {
     machine.prolog(&nothing());
     assert!(is_issued(&machine.step(&wanted(), &nothing()).0));
     assert_eq!(machine.step(&nothing(), &nothing()), (Outcome::None, BTreeMap::new()));
-}
-
-#[test]
-fn auto_serves_everyone_but_who_refuses() {
-    let machine = Machine::new(r#", "auto": true"#);
-    machine.prolog(&nothing());
-    assert!(is_issued(&machine.step(&nothing(), &nothing()).0));
-    assert_eq!(machine.step(&refused(), &nothing()), (Outcome::None, BTreeMap::new()));
-    assert_eq!(machine.google.exchanges.get(), 1);
 }
 
 #[test]
@@ -358,7 +352,12 @@ fn each_issuance_is_one_line_of_the_log() {
 
 #[test]
 fn a_broken_configuration_is_told_to_those_whom_it_concerns() {
-    for (text, told) in [(r#"{"auto": true, "x": 1}"#, true), (r#"{"auto": false, "x": 1}"#, false), ("{", true)] {
+    for (text, told) in [
+        (r#"{"auto": true, "x": 1}"#, true),
+        (r#"{"auto": false, "x": 1}"#, false),
+        (r#"{"rules": [{}, {"auto": true}], "x": 1}"#, true),
+        ("{", true),
+    ] {
         let machine = Machine::new("");
         std::fs::write(machine.directory.join("site.json"), text).unwrap();
         machine.prolog(&nothing());

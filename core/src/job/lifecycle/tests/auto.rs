@@ -1,0 +1,44 @@
+//! Jobs that ask for nothing: the site and its rules decide.
+
+use super::*;
+
+#[test]
+fn auto_serves_everyone_but_who_refuses() {
+    let machine = Machine::new(r#", "auto": true"#);
+    machine.prolog(&nothing());
+    assert!(is_issued(&machine.step(&nothing(), &nothing()).0));
+    assert_eq!(machine.step(&refused(), &nothing()), (Outcome::None, BTreeMap::new()));
+    assert_eq!(machine.google.exchanges.get(), 1);
+}
+
+#[test]
+fn a_rule_decides_whether_its_jobs_ask() {
+    let vision = |auto| format!(r#"{{"accounts": ["vision"], "auto": {auto}}}"#);
+    for (site, rules, has) in [
+        (false, format!("[{}]", vision(true)), true),
+        (true, format!("[{}]", vision(false)), false),
+        (true, r#"[{"accounts": ["vision"]}]"#.to_owned(), true),
+        (false, format!(r#"[{}, {{"accounts": ["speech"], "auto": true}}]"#, vision(false)), false),
+    ] {
+        let machine = Machine::new(&format!(r#", "auto": {site}, "rules": {rules}"#));
+        machine.prolog(&nothing());
+        assert_eq!(machine.google.exchanges.get() == 1, has, "{rules}");
+        let (outcome, _) = machine.step(&nothing(), &nothing());
+        assert_eq!((is_issued(&outcome), line(&outcome)), (has, None), "{rules}");
+        assert!(is_issued(&machine.step(&wanted(), &nothing()).0), "{rules}");
+        // Another step's option is not this one's.
+        assert_eq!(is_issued(&machine.step(&nothing(), &nothing()).0), has, "{rules}");
+    }
+}
+
+#[test]
+fn whom_no_rule_names_is_left_alone_unless_he_asks() {
+    for auto in [r#"{"accounts": ["speech"], "auto": true}"#, r#"{"accounts": ["speech"]}"#] {
+        let machine = Machine::new(&format!(r#", "auto": true, "rules": [{auto}]"#));
+        let host = FakeHost::default();
+        machine.serve(|node| run_prolog(node, &host, &facts()));
+        assert!(host.log.borrow().is_empty());
+        assert_eq!(machine.step(&nothing(), &nothing()), (Outcome::None, BTreeMap::new()));
+        assert!(machine.step(&wanted(), &nothing()).0.ends_tasks());
+    }
+}
