@@ -23,6 +23,7 @@
 //!             containers         a step's enroot configuration, read as the user and published
 //!             issuance           credentials for one run of a job: obtained, remembered, published, served
 //!             obtain             an access token: the one that is kept on the node, or a new one
+//!             tell               the log, the audit log, the metrics
 //!             worker             the exchange: in a process of its own for hooks, in a thread for the agent
 //!             node               what all of these work with, as traits: Slurm, Google, the node's processes
 //!             processes          the node's processes
@@ -31,6 +32,8 @@
 //! 5 plan      enroot, enroot/*   a step's enroot configuration, merged with the user's own
 //!             adc                    credentials of the user's own that clients would take before the job's
 //!             environment, change    everything that a job will see, as a value
+//!             metrics            the node's counters, in Prometheus' text format
+//!             audit              what is told of each token
 //!             kept               what root keeps for all jobs of a user with the same grant
 //!             record             what root remembers of a job between its hooks
 //!             report             an error -> the one line that a person reads
@@ -99,6 +102,8 @@
 //! RUNTIME_DIR/tokens/KEY/      an access token for all jobs of a user with the same grant. The directory is its lock
 //! RUNTIME_DIR/jobs/JOBID/      what the job's user can read
 //! RUNTIME_DIR/agent.*          the agent's lock, socket and log
+//! RUNTIME_DIR/metrics.prom     what the node has issued, for Prometheus
+//! RUNTIME_DIR/audit.log        the same token by token, if the site wants it
 //! RUNTIME_DIR/elsewhere/       links to other runtime directories that jobs are in; in the default one only
 //! ```
 //!
@@ -137,7 +142,9 @@
 //! | Who is answered at a job's port? | `command/src/agent/caller.rs` | `owner` |
 //! | What removes a job? | `core/src/job/lifecycle.rs` | `epilog`, `extern_exit` |
 //! | What removes leftovers? | `core/src/job/sweep.rs` | `sweep` |
-//! | Where is the log's line for an issuance written? | `core/src/job/issuance.rs` | `line` |
+//! | What does slurmd's log say of an issuance? | `core/src/plan/audit.rs` | `line` |
+//! | Where are metrics counted? | `core/src/plan/metrics.rs` | `count`, `set` |
+//! | Where is it told what became of a token? | `core/src/job/tell.rs` | `tell` |
 //!
 //! # Unsafe code
 //!
@@ -174,10 +181,12 @@ pub mod tokens;
 pub mod plan {
     //! Everything that a job will see, as values.
     pub mod adc;
+    pub mod audit;
     pub mod change;
     pub mod enroot;
     pub mod environment;
     pub mod kept;
+    pub mod metrics;
     pub mod record;
     pub mod report;
 }
@@ -194,6 +203,7 @@ pub mod job {
     pub mod refresh;
     pub mod requested;
     pub mod sweep;
+    pub mod tell;
     pub mod wake;
     pub mod worker;
 }

@@ -34,6 +34,7 @@
 //!   pulls.rs     pull credentials of steps that run on
 //!   clock.rs     a clock that was set back
 //!   steps.rs     steps that come without the job's environment
+//! observed.rs  metrics, as Prometheus reads them; the audit log
 //! published.rs a job's files: whose they are, what becomes of those that their user lets grow
 //! attacks.rs   what a user of a shared node might try
 //! readme.rs    the README's commands are run, its troubleshooting holds
@@ -79,6 +80,7 @@ mod kept;
 mod kills;
 mod kubelet;
 mod loopback;
+mod observed;
 mod plugin;
 mod published;
 mod pyxis;

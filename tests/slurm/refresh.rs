@@ -19,7 +19,7 @@ use crate::site::Site;
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A site whose agent serves access tokens that live for so many seconds.
-fn site(keys: Value, life: Option<i64>) -> Site {
+pub fn site(keys: Value, life: Option<i64>) -> Site {
     let site = Site::start();
     site.google.configure(|options| options.access_token_life = life);
     for node in site.cluster.nodes() {
@@ -30,7 +30,7 @@ fn site(keys: Value, life: Option<i64>) -> Site {
 }
 
 /// Changes the site configuration of both nodes to these keys.
-fn configure(site: &Site, keys: Value) {
+pub fn configure(site: &Site, keys: Value) {
     let mut config = json!({"delivery": "agent", "command": command_path()});
     for (key, value) in keys.as_object().unwrap() {
         config[key] = value.clone();

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use gcp_wif_core::policy::config::LogLevel;
 use gcp_wif_core::world::clock::{Clock, SystemClock};
 
-/// The log starts anew beyond this.
+/// Beyond this the log moves aside, and the one before it goes.
 const LONGEST: u64 = 4 << 20;
 
 /// Where to log, and how much.
@@ -32,10 +32,12 @@ impl Journal {
             return;
         }
         let long = std::fs::metadata(&self.path).is_ok_and(|metadata| metadata.len() > LONGEST);
-        let mut options = OpenOptions::new();
-        options.create(true).mode(0o600);
-        let options = if long { options.write(true).truncate(true) } else { options.append(true) };
-        if let Ok(mut file) = options.open(&self.path) {
+        if long {
+            // If it cannot be moved, it grows.
+            let _ = std::fs::rename(&self.path, self.path.with_extension("log.1"));
+        }
+        // Opened anew for each line, so that it can be rotated.
+        if let Ok(mut file) = OpenOptions::new().create(true).append(true).mode(0o600).open(&self.path) {
             // A log that cannot be written is no reason to stop serving.
             let _ = writeln!(file, "{} {level} {text}", gcp_wif_core::words::time::rfc3339(SystemClock.now()));
         }
@@ -64,12 +66,13 @@ mod tests {
     }
 
     #[test]
-    fn a_long_log_starts_anew() {
+    fn a_long_log_moves_aside() {
         let directory = gcp_wif_core::testing::directory();
         let journal = Journal { path: directory.join("agent.log"), level: LogLevel::Info };
         std::fs::write(&journal.path, vec![b'x'; LONGEST as usize + 1]).unwrap();
         journal.write(LogLevel::Info, "new");
         let text = std::fs::read_to_string(&journal.path).unwrap();
         assert!(text.ends_with(" info new\n") && text.lines().count() == 1, "{} bytes", text.len());
+        assert_eq!(std::fs::metadata(directory.join("agent.log.1")).unwrap().len(), LONGEST + 1);
     }
 }

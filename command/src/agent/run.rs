@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gcp_wif_core::job::refresh::{Due, Refreshed};
-use gcp_wif_core::job::{obtain, wake};
+use gcp_wif_core::job::{obtain, tell, wake};
+use gcp_wif_core::plan::metrics;
 use gcp_wif_core::plan::record::JobRecord;
 use gcp_wif_core::policy::config::LogLevel;
 use gcp_wif_core::policy::site::Site;
+use gcp_wif_core::words::names::JobId;
 use gcp_wif_core::words::time::UnixSeconds;
 use gcp_wif_core::world::clock::{Clock, SystemClock};
 use gcp_wif_core::world::fs::RuntimeDirectory;
@@ -61,6 +63,7 @@ pub(super) fn serve(workplace: Workplace, sockets: Sockets, watcher: Watcher) ->
         workplace,
         pauses: Rc::default(),
         renewed: Rc::default(),
+        start: SystemClock.now(),
         refreshes: Arc::new(Semaphore::new(REFRESHES)),
         jitter: SystemClock.jitter(),
     });
@@ -79,6 +82,7 @@ struct Agent {
     pauses: Rc<RefCell<Pauses>>,
     /// A refresh has ended.
     renewed: Rc<Notify>,
+    start: UnixSeconds,
     /// Limits how many refreshes run at once.
     refreshes: Arc<Semaphore>,
     /// The part of the jitter that is this agent's own.
@@ -169,6 +173,7 @@ impl Agent {
             refresh::heal_and_tell(&self.config_path(), &self.journal(), &self.runtime, &record);
             wanted.extend(record.issued.iter().filter_map(|issued| Served::of(&record, issued)));
         }
+        self.tell_served(&wanted);
         // No borrow may be held over an await. Nothing else uses the ports until they are put back.
         let mut ports = self.ports.take();
         let events = ports.set(wanted).await;
@@ -182,6 +187,13 @@ impl Agent {
                 }
             }
         }
+    }
+
+    fn tell_served(&self, wanted: &BTreeMap<u16, Served>) {
+        let jobs: BTreeSet<JobId> = wanted.values().map(|served| served.facts.job).collect();
+        let next_expiry = wanted.values().map(|served| served.token.expires_at).min();
+        let (jobs, start, version) = (jobs.len(), self.start, env!("CARGO_PKG_VERSION"));
+        tell::tell_served(&self.runtime, &metrics::Served { jobs, next_expiry, start, version });
     }
 
     /// Tells what is wrong with the configuration, once for each change of that.

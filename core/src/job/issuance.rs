@@ -9,19 +9,21 @@ use std::time::Duration;
 
 use crate::exchange::Purpose;
 use crate::job::node::{Exchanged, Log, Node, TokenRequest};
-use crate::job::obtain::{Answer, Looked, Need, Obtain, Source};
+use crate::job::obtain::{Answer, Looked, Need, Obtain};
+use crate::job::tell::tell;
 use crate::job::wake::Asked;
+use crate::plan::audit::{Entry, Event};
 use crate::plan::enroot::credentials;
 use crate::plan::environment::{self, ACCESS_TOKEN_FILE, CREDENTIALS_FILE, HANDLE_FILE, STATUS_FILE};
 use crate::plan::record::{Issued, JobRecord, Metadata, Port, RunId, StepPart};
 use crate::plan::report::Failure;
-use crate::policy::config::{ConfigError, Delivery};
+use crate::policy::config::{Audit, ConfigError, Delivery};
 use crate::policy::facts::JobFacts;
 use crate::policy::grant::Grant;
 use crate::policy::site::Site;
 use crate::tokens::Key;
 use crate::words::google::Identity;
-use crate::words::time::{UnixSeconds, rfc3339};
+use crate::words::time::UnixSeconds;
 use crate::world::fs::{FileError, FileProblem, KeptLock, LockedJob, NewFile, Place, RuntimeDirectory, Turn};
 
 /// How many ports a step loses to other programs before it fails.
@@ -49,6 +51,9 @@ pub(super) struct Issuance<'a> {
     pub(super) runtime: &'a RuntimeDirectory,
     pub(super) facts: &'a JobFacts,
     pub(super) run: RunId,
+    /// Who gets a token, and where that is told.
+    pub(super) event: Event,
+    pub(super) audit: Audit,
 }
 
 /// When somebody began to look for credentials, and when the token came that the job had by then.
@@ -133,7 +138,9 @@ impl Issuance<'_> {
         let result = result.map(|(issued, _)| issued);
         if is_news {
             let outcome = result.as_ref().map(|issued| issued.token.expires_at);
-            self.log.log(&line(self.facts, identity, "", source, outcome, duration));
+            let JobFacts { job, uid, .. } = *self.facts;
+            let entry = Entry { event: self.event, job, uid, identity, asked: None, source, outcome, duration };
+            tell(self.log, self.runtime, self.audit, &entry, self.node.clock.now());
         }
         if let Err(failure) = &result {
             self.tell_status(identity, begun.token, failure);
@@ -354,30 +361,4 @@ fn is_whole_for(runtime: &RuntimeDirectory, issued: &Issued) -> bool {
     let sizes =
         [(ACCESS_TOKEN_FILE, issued.token.secret().expose().len()), (CREDENTIALS_FILE, issued.credentials.len())];
     issued.is_published && runtime.have_sizes(&issued.place, &sizes)
-}
-
-/// The line in the log for each issuance. `detail` says what was asked for, if it is not the job's own token.
-pub(super) fn line(
-    facts: &JobFacts,
-    identity: &Identity,
-    detail: &str,
-    source: Source,
-    outcome: Result<UnixSeconds, &Failure>,
-    duration: Duration,
-) -> String {
-    let seconds = duration.as_secs_f64();
-    let outcome = match outcome {
-        Ok(expiry) => format!("outcome=issued duration={seconds:.3}s expiry={}", rfc3339(expiry)),
-        Err(failure) => format!("outcome=failed duration={seconds:.3}s expiry=none {failure}"),
-    };
-    let identity = identity.service_account().map_or("federated", |email| email.as_str());
-    let source = match source {
-        Source::Google => "google",
-        Source::Kept => "kept",
-        Source::None => "none",
-    };
-    format!(
-        "gcp-wif: issuance job={} uid={} identity={identity}{detail} source={source} {outcome}",
-        facts.job, facts.uid
-    )
 }

@@ -25,6 +25,7 @@ use crate::job::issuance::{Issuance, LEAST, LOCK, TellEnded, save};
 use crate::job::node::{Host, Job, Log, Node, StepDirectory};
 use crate::job::obtain::{self, Looked, Need};
 use crate::job::{places, sweep};
+use crate::plan::audit::Event;
 use crate::plan::environment::{self, Change, Environment};
 use crate::plan::record::{Issued, JobRecord};
 use crate::plan::report::Failure;
@@ -118,7 +119,8 @@ impl Node<'_> {
         request: &Request,
     ) -> Result<(), Failure> {
         let told = TellEnded(host, runtime);
-        let issuance = Issuance { node: self, log: host, runtime, facts: &record.facts, run: record.run };
+        let (facts, run, event, audit) = (&record.facts, record.run, Event::Issuance, site.config.audit);
+        let issuance = Issuance { node: self, log: host, runtime, facts, run, event, audit };
         // The step tells a denial.
         let Ok(grant) = Grant::decide(site, &record.facts, asked(request)) else { return Ok(()) };
         if !has(&grant, site, request) {

@@ -15,6 +15,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::job::node::{Exchanged, Limits, Node};
+use crate::plan::audit::Source;
 use crate::plan::kept::{Kept, KeptToken};
 use crate::plan::record::RunId;
 use crate::plan::report::{Blame, Failure};
@@ -42,17 +43,6 @@ pub enum Need<'a> {
     Replace(&'a Token),
     /// One that a client which asks for it gets.
     HandOut,
-}
-
-/// Whether Google was asked for a job's token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
-    /// It was, for this run of this job.
-    Google,
-    /// The token, or the failure, was kept: Google was asked for another job.
-    Kept,
-    /// Nobody was asked.
-    None,
 }
 
 /// A token or a failure, and where it comes from.

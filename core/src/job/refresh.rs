@@ -8,8 +8,10 @@ use crate::exchange::Purpose;
 use crate::job::issuance::{Issuance, TellEnded};
 use crate::job::node::{Log, Node, TokenRequest};
 use crate::job::obtain::{Answer, Looked, Need};
+use crate::plan::audit::Event;
 use crate::plan::record::{JobRecord, RunId};
 use crate::plan::report::Failure;
+use crate::policy::config::Audit;
 use crate::policy::facts::JobFacts;
 use crate::policy::grant::Grant;
 use crate::policy::site::Site;
@@ -56,9 +58,11 @@ pub fn refresh(node: &Node<'_>, log: &dyn Log, runtime_dir: &Path, due: &Due) ->
         return Ok(Refreshed::NotDue);
     }
     let (grant, facts) = (&issued.grant, &record.facts);
-    let issuance = Issuance { node, log, runtime: &runtime, facts, run: record.run };
+    let site = may_refresh(node, grant, facts);
+    let audit = site.as_ref().map_or(Audit::Log, |site| site.config.audit);
+    let issuance = Issuance { node, log, runtime: &runtime, facts, run: record.run, event: Event::Refresh, audit };
     let begun = issuance.begin(&record, grant);
-    let answer = match may_refresh(node, grant, facts) {
+    let answer = match site {
         Ok(site) => {
             let key = issuance.key(&site, grant);
             let obtain = issuance.at(&key, Need::Replace(&issued.token));
@@ -92,5 +96,6 @@ fn may_refresh(node: &Node<'_>, grant: &Grant, facts: &JobFacts) -> Result<Site,
 /// When it cannot be written.
 pub fn heal(node: &Node<'_>, log: &dyn Log, runtime: &RuntimeDirectory, record: &JobRecord) -> Result<(), Failure> {
     let _told = TellEnded(log, runtime);
-    Issuance { node, log, runtime, facts: &record.facts, run: record.run }.heal_if_idle(record)
+    let (facts, run, event, audit) = (&record.facts, record.run, Event::Refresh, Audit::Log);
+    Issuance { node, log, runtime, facts, run, event, audit }.heal_if_idle(record)
 }

@@ -6,9 +6,11 @@
 #![forbid(unsafe_code)]
 
 use crate::exchange::Purpose;
-use crate::job::issuance::{LEAST, line};
+use crate::job::issuance::LEAST;
 use crate::job::node::{Log, Node, TokenRequest};
-use crate::job::obtain::{Looked, Need, Obtain, Source};
+use crate::job::obtain::{Looked, Need, Obtain};
+use crate::job::tell::tell;
+use crate::plan::audit::{Asked, Entry, Event, Source};
 use crate::plan::record::RunId;
 use crate::plan::report::Failure;
 use crate::policy::facts::JobFacts;
@@ -16,7 +18,6 @@ use crate::policy::grant::Grant;
 use crate::policy::site::Site;
 use crate::tokens::{Key, Token};
 use crate::words::google::Scope;
-use crate::words::names::clip;
 use crate::world::fs::RuntimeDirectory;
 
 /// How many tokens of a user are kept on a node. Each one more costs the project two requests of its quota.
@@ -97,7 +98,10 @@ impl Requested<'_> {
                 let answer = obtain.ask(lock, budget, |limits| self.node.exchanger.exchange(request, limits));
                 let outcome = answer.result.as_ref().map(|exchanged| exchanged.token.expires_at);
                 let (identity, duration) = (self.grant.identity(), self.node.clock.elapsed().saturating_sub(begun));
-                self.log.log(&line(self.facts, identity, &self.detail(), Source::Google, outcome, duration));
+                let JobFacts { job, uid, .. } = *self.facts;
+                let (event, asked, source) = (Event::Request, Some(self.asked()), Source::Google);
+                let entry = Entry { event, job, uid, identity, asked, source, outcome, duration };
+                tell(self.log, self.runtime, site.config.audit, &entry, self.node.clock.now());
                 answer
             }
         };
@@ -124,14 +128,13 @@ impl Requested<'_> {
         if kept.len() < OF_USER || kept.contains(&name) { Ok(()) } else { Err(Failure::of_share(OF_USER)) }
     }
 
-    /// What was asked for, as a field of the log's line.
-    fn detail(&self) -> String {
-        let (name, value) = match self.purpose {
+    /// What was asked for.
+    fn asked(&self) -> Asked {
+        match self.purpose {
             Purpose::AccessToken => {
-                ("scopes", self.grant.scopes().iter().map(Scope::as_str).collect::<Vec<_>>().join(","))
+                Asked::Scopes(self.grant.scopes().iter().map(Scope::as_str).collect::<Vec<_>>().join(","))
             }
-            Purpose::IdToken(audience) => ("audience", audience.replace(char::is_whitespace, "_")),
-        };
-        format!(" {name}={}", clip(&value, 300))
+            Purpose::IdToken(audience) => Asked::Audience(audience.to_owned()),
+        }
     }
 }

@@ -41,6 +41,34 @@ pub enum Stage {
     Agent,
 }
 
+impl Stage {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Option,
+        Self::Configuration,
+        Self::Rules,
+        Self::SubjectToken,
+        Self::TokenExchange,
+        Self::Impersonation,
+        Self::Files,
+        Self::Agent,
+    ];
+
+    /// Its name as one word, for programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SubjectToken => "subject_token",
+            Self::TokenExchange => "token_exchange",
+            Self::Option => "option",
+            Self::Configuration => "configuration",
+            Self::Rules => "rules",
+            Self::Impersonation => "impersonation",
+            Self::Files => "files",
+            Self::Agent => "agent",
+        }
+    }
+}
+
 impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

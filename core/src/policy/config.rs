@@ -72,6 +72,16 @@ impl std::fmt::Display for LogLevel {
     }
 }
 
+/// Where it is told what jobs were issued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Audit {
+    /// In the log alone.
+    Log,
+    /// In the audit log as well, as JSON.
+    Json,
+}
+
 /// A user or a group in a rule: its name, or its number in digits.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
@@ -145,6 +155,9 @@ pub struct Config {
     /// How much the agent logs.
     #[serde(default = "default_log_level")]
     pub log_level: LogLevel,
+    /// Where it is told what jobs were issued.
+    #[serde(default = "default_audit")]
+    pub audit: Audit,
 }
 
 fn default_delivery() -> Delivery {
@@ -164,6 +177,9 @@ fn default_timeout() -> u64 {
 }
 fn default_log_level() -> LogLevel {
     LogLevel::Info
+}
+fn default_audit() -> Audit {
+    Audit::Log
 }
 
 /// A configuration that cannot be used.
@@ -303,6 +319,7 @@ mod tests {
         assert_eq!(config.runtime_dir, Path::new("/run/gcp-wif"));
         assert_eq!(config.command, Path::new("/usr/bin/gcp-wif"));
         assert_eq!(config.timeout(), Duration::from_secs(20));
+        assert_eq!((config.log_level, config.audit), (LogLevel::Info, Audit::Log));
         assert_eq!((config.registries, config.rules, config.proxy), (None, None, None));
     }
 
@@ -324,6 +341,7 @@ mod tests {
             (r#""delivery": "indirect""#, "unknown variant `indirect`"),
             (r#""delivery": "direct", "adc": "metadata""#, "adc: \"metadata\" needs delivery \"agent\""),
             (r#""delivery": "direct", "rules": [{"adc": "metadata"}]"#, "adc: \"metadata\" needs delivery \"agent\""),
+            (r#""audit": "xml""#, "unknown variant `xml`"),
             (r#""proxy": "proxy:3128""#, "proxy: "),
             (r#""project": "a b""#, "project: not a project id"),
             (r#""rules": [{"user": ["alice"]}]"#, "unknown field `user`"),

@@ -53,7 +53,7 @@ fn rules_that_are_written_later_end_a_jobs_refresh_and_do_not_change_who_it_is()
         let status = job.status();
         let failing = format!("state=failing\nidentity={SERVICE_ACCOUNT}\n");
         assert!(status.starts_with(&failing) && status.contains("\nfailure=gcp-wif: rules: "), "{status}");
-        job.wait_for(|| job.errors().iter().any(|line| line.contains("gcp-wif: rules: ")));
+        job.wait_for(|| job.errors().iter().any(|line| line.contains(" stage=rules ")));
 
         // The old token is the last one: it ends, and nobody asks for another.
         let before = impersonated(&site).len();

@@ -21,7 +21,9 @@ fn rules_for(user: &str) -> Value {
 /// Status and log tell this failure, and nothing that failed is called issued.
 #[track_caller]
 fn assert_told(job: &Job, failure: &str) {
-    let logged = || job.errors().iter().any(|line| line.contains(failure));
+    let (stage, error) = failure.strip_prefix("gcp-wif: ").and_then(|line| line.split_once(": ")).unwrap();
+    let in_log = format!(" stage={} error=\"{}", stage.replace(' ', "_"), error.replace('"', "\\\""));
+    let logged = || job.errors().iter().any(|line| line.contains(&in_log));
     let said = || job.status().starts_with("state=failing\n");
     job.wait_for(|| said() && logged());
     let (status, errors) = (job.status(), job.errors());

@@ -6,6 +6,7 @@ use crate::job::containers::UsersOwn;
 use crate::job::issuance::{Issuance, TellEnded, save};
 use crate::job::node::{Host, Job, Node, Outcome, StepDirectory};
 use crate::job::places;
+use crate::plan::audit::Event;
 use crate::plan::environment::{self, Change, Environment};
 use crate::plan::record::{Issued, JobRecord};
 use crate::plan::report::Failure;
@@ -109,7 +110,8 @@ impl Node<'_> {
     ) -> Result<Given, Failure> {
         let Wanted { site, record, grant, explicit } = *wanted;
         let _told = TellEnded(host, runtime);
-        let issuance = Issuance { node: self, log: host, runtime, facts: &record.facts, run: record.run };
+        let (facts, run, event, audit) = (&record.facts, record.run, Event::Issuance, site.config.audit);
+        let issuance = Issuance { node: self, log: host, runtime, facts, run, event, audit };
         let mut issued = issuance.obtain(site, grant, budget(site))?;
         // The agent looks while the user's configuration is read.
         let asked = issued.port.as_ref().and_then(|_| self.processes.ask_agent(runtime.path()));

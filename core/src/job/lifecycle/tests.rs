@@ -343,9 +343,9 @@ fn each_issuance_is_one_line_of_the_log() {
             "gcp-wif: issuance job=7 uid=61001 identity=site@p.iam.gserviceaccount.com source=kept outcome=issued \
              duration=0.000s expiry=1970-01-12T14:46:40Z",
             "gcp-wif: issuance job=7 uid=61001 identity=site@p.iam.gserviceaccount.com source=google outcome=failed \
-             duration=0.000s expiry=none gcp-wif: token exchange: no answer",
+             duration=0.000s expiry=none stage=token_exchange error=\"no answer\"",
             "gcp-wif: issuance job=8 uid=61001 identity=site@p.iam.gserviceaccount.com source=kept outcome=failed \
-             duration=0.000s expiry=none gcp-wif: token exchange: no answer",
+             duration=0.000s expiry=none stage=token_exchange error=\"no answer\"",
         ]
     );
 }

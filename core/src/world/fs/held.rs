@@ -104,6 +104,8 @@ pub(super) fn read_file(directory: &OwnedFd, path: &Path, name: &str) -> Result<
 pub(super) enum Access {
     /// Root alone.
     Root,
+    /// Everyone.
+    Everyone,
     /// The user, who owns it.
     Users(Owner),
     /// Root, who owns it, and the user.
@@ -119,6 +121,7 @@ impl Access {
         };
         match self {
             Self::Root => Ok(()),
+            Self::Everyone => rustix::fs::fchmod(file, Mode::from_raw_mode(0o644)),
             Self::Users(owner) => owned(owner),
             Self::Readable(owner) => match acl::let_read(file, owner.uid) {
                 Err(Errno::NOTSUP | Errno::NOSYS) => owned(owner),

@@ -11,6 +11,8 @@
 //!     KEY/               what is kept for a user and a grant. The directory itself is the right to ask Google
 //!       token            0600 root; the access token, and the last failure
 //!       until            when the holder of that right is done at the latest
+//!   metrics.prom         0644 root; the directory itself is its lock
+//!   audit.log            0600 root; where the site wants it
 //!   jobs/                0711 root
 //!     JOBID/             0700 root, and an ACL entry that lets the job's user in, read-only
 //!       access_token     0400 user
@@ -28,6 +30,7 @@ mod locked;
 mod room;
 #[cfg(test)]
 mod tests;
+mod told;
 mod turn;
 
 use std::cell::RefCell;

@@ -77,7 +77,8 @@ fn a_refresh_that_the_rules_refuse_is_told_and_brings_no_other_identity() {
         let told = status(&machine);
         assert!(told.starts_with(&format!("state=failing\nidentity={SITE}\nexpiry=")), "{told}");
         assert!(told.ends_with(&format!("\nfailure={refused}\n")), "{told}");
-        assert!(host.log.borrow()[0].ends_with(&format!(" expiry=none {refused}")), "{:?}", host.log.borrow());
+        let end = format!(" expiry=none stage=rules error={:?}", refused.text());
+        assert!(host.log.borrow()[0].ends_with(&end), "{:?}", host.log.borrow());
         assert_eq!(access_token(&machine), format!("{SITE}-1"));
         assert_eq!(machine.step(&wanted(), &wanted()).0, Outcome::Failed { failure: refused, explicit: true });
 

@@ -143,7 +143,7 @@ fn the_log_has_a_line_where_google_was_asked_that_names_scopes_or_audience() {
     assert!(line.contains(" audience=a_b_=c source=google ") && !line.contains('\n'), "{line}");
     machine.google.fails.set(true);
     let line = lines(&["bigquery"], Purpose::AccessToken).concat();
-    assert!(line.contains("outcome=failed") && line.ends_with("no answer"), "{line}");
+    assert!(line.contains("outcome=failed") && line.ends_with("error=\"no answer\""), "{line}");
 }
 
 #[test]

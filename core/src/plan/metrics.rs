@@ -1,0 +1,208 @@
+//! The node's metrics, in Prometheus' text format: <https://prometheus.io/docs/instrumenting/exposition_formats/>.
+//!
+//! The counters of a node are counted by many short processes, so that the file itself is their memory: it is read,
+//! changed and replaced. A library would count in the memory of one process.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use crate::plan::audit::{Entry, Event, Source};
+use crate::plan::report::Stage;
+use crate::words::time::UnixSeconds;
+
+const EXCHANGES: &str = "gcp_wif_exchanges_total";
+const SAVED: &str = "gcp_wif_exchanges_saved_total";
+const SECONDS: &str = "gcp_wif_last_exchange_duration_seconds";
+const LAST_SUCCESS: &str = "gcp_wif_last_success_timestamp_seconds";
+const JOBS: &str = "gcp_wif_jobs_served";
+const NEXT_EXPIRY: &str = "gcp_wif_next_expiry_timestamp_seconds";
+const START: &str = "gcp_wif_agent_start_time_seconds";
+const INFO: &str = "gcp_wif_agent_info";
+
+/// Each metric: its name, its type, its help.
+pub const FAMILIES: [(&str, &str, &str); 11] = [
+    ("gcp_wif_issuances_total", "counter", "Jobs and steps that began with a new token, or without one."),
+    ("gcp_wif_refreshes_total", "counter", "Tokens that running jobs got before the old ones ended, or did not get."),
+    ("gcp_wif_requests_total", "counter", "Google's answers to clients that asked for other scopes or OpenID tokens."),
+    (EXCHANGES, "counter", "Tokens for which Google was asked."),
+    (SAVED, "counter", "Tokens that another job of the same user already had."),
+    (SECONDS, "gauge", "How long Google took for the last token, or until it failed."),
+    (LAST_SUCCESS, "gauge", "When a job got a token last."),
+    (JOBS, "gauge", "Jobs that the agent serves."),
+    (NEXT_EXPIRY, "gauge", "When the first token of those that the agent serves ends."),
+    (START, "gauge", "When the agent started."),
+    (INFO, "gauge", "The version of the agent."),
+];
+
+/// What the agent serves at a moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Served {
+    /// How many jobs.
+    pub jobs: usize,
+    /// When the first of their tokens ends.
+    pub next_expiry: Option<UnixSeconds>,
+    /// When the agent started.
+    pub start: UnixSeconds,
+    /// Its version.
+    pub version: &'static str,
+}
+
+/// The metrics of a node.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Metrics(BTreeMap<String, f64>);
+
+impl Metrics {
+    /// Reads them. A line that cannot be read, or is of no metric of ours, counts as nothing.
+    pub fn parse(text: &str) -> Self {
+        let sample = |line: &str| {
+            let (series, value) = line.rsplit_once(' ')?;
+            let name = series.split('{').next()?;
+            let is_ours = FAMILIES.iter().any(|(family, ..)| *family == name);
+            let value = value.parse::<f64>().ok().filter(|value| value.is_finite())?;
+            is_ours.then(|| (series.to_owned(), value))
+        };
+        Self(text.lines().filter_map(sample).collect())
+    }
+
+    /// Counts what was told of a token.
+    pub fn count(&mut self, entry: &Entry<'_>, now: UnixSeconds) {
+        // From the first one on each series is there: a counter that appears with 1 has not increased for Prometheus.
+        for event in Event::ALL {
+            for stage in std::iter::once(None).chain(Stage::ALL.map(Some)) {
+                self.add(series(event, stage), 0);
+            }
+        }
+        let source = |wanted| u8::from(entry.source == wanted);
+        self.add(series(entry.event, entry.outcome.err().map(|failure| failure.stage)), 1);
+        self.add(EXCHANGES.to_owned(), source(Source::Google));
+        self.add(SAVED.to_owned(), source(Source::Kept));
+        if entry.source == Source::Google {
+            self.0.insert(SECONDS.to_owned(), (entry.duration.as_secs_f64() * 1000.0).round() / 1000.0);
+        }
+        if entry.outcome.is_ok() {
+            self.0.insert(LAST_SUCCESS.to_owned(), seconds(now));
+        }
+    }
+
+    /// Sets what the agent serves.
+    pub fn set(&mut self, served: &Served) {
+        self.0.retain(|series, _| !series.starts_with(INFO) && series != NEXT_EXPIRY);
+        self.0.insert(JOBS.to_owned(), f64::from(u32::try_from(served.jobs).unwrap_or(u32::MAX)));
+        self.0.extend(served.next_expiry.map(|expiry| (NEXT_EXPIRY.to_owned(), seconds(expiry))));
+        self.0.insert(START.to_owned(), seconds(served.start));
+        self.0.insert(format!("{INFO}{{version=\"{}\"}}", served.version), 1.0);
+    }
+
+    /// Their text.
+    pub fn to_text(&self) -> String {
+        let mut text = String::new();
+        for (family, kind, help) in FAMILIES {
+            let is_of = |series: &str| series.split('{').next() == Some(family);
+            let mut samples = self.0.iter().filter(|(series, _)| is_of(series)).peekable();
+            if samples.peek().is_some() {
+                let _ = writeln!(text, "# HELP {family} {help}\n# TYPE {family} {kind}");
+            }
+            for (series, value) in samples {
+                let _ = writeln!(text, "{series} {value}");
+            }
+        }
+        text
+    }
+
+    fn add(&mut self, series: String, count: u8) {
+        *self.0.entry(series).or_default() += f64::from(count);
+    }
+}
+
+fn series(event: Event, failed: Option<Stage>) -> String {
+    let family = match event {
+        Event::Issuance => "gcp_wif_issuances_total",
+        Event::Refresh => "gcp_wif_refreshes_total",
+        Event::Request => "gcp_wif_requests_total",
+    };
+    let (outcome, stage) = failed.map_or(("issued", "none"), |stage| ("failed", stage.name()));
+    format!("{family}{{outcome=\"{outcome}\",stage=\"{stage}\"}}")
+}
+
+/// Seconds since 1970 are exact in a float for longer than anybody will look.
+#[allow(clippy::cast_precision_loss)]
+fn seconds(at: UnixSeconds) -> f64 {
+    at as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::plan::report::Failure;
+    use crate::words::google::Identity;
+    use crate::words::names::JobId;
+
+    fn entry<'a>(event: Event, source: Source, outcome: Result<UnixSeconds, &'a Failure>) -> Entry<'a> {
+        let (identity, duration) = (&Identity::Federated, Duration::from_millis(120));
+        Entry { event, job: JobId(7), uid: 1000, identity, asked: None, source, outcome, duration }
+    }
+
+    fn value(metrics: &Metrics, series: &str) -> f64 {
+        metrics.0[series]
+    }
+
+    #[test]
+    fn what_is_told_is_counted_over_any_number_of_processes() {
+        let failure = Failure::of_wait();
+        let mut metrics = Metrics::default();
+        for entry in [
+            entry(Event::Issuance, Source::Google, Ok(100)),
+            entry(Event::Issuance, Source::Kept, Ok(100)),
+            entry(Event::Issuance, Source::Kept, Ok(100)),
+            entry(Event::Refresh, Source::Google, Err(&failure)),
+            entry(Event::Refresh, Source::None, Err(&failure)),
+        ] {
+            metrics.count(&entry, 50);
+            // Each process reads what the one before has written.
+            metrics = Metrics::parse(&metrics.to_text());
+        }
+        for (series, expected) in [
+            ("gcp_wif_issuances_total{outcome=\"issued\",stage=\"none\"}", 3.0),
+            ("gcp_wif_issuances_total{outcome=\"failed\",stage=\"token_exchange\"}", 0.0),
+            ("gcp_wif_refreshes_total{outcome=\"failed\",stage=\"token_exchange\"}", 2.0),
+            ("gcp_wif_requests_total{outcome=\"issued\",stage=\"none\"}", 0.0),
+            (EXCHANGES, 2.0),
+            (SAVED, 2.0),
+            (SECONDS, 0.12),
+            (LAST_SUCCESS, 50.0),
+        ] {
+            assert_eq!(value(&metrics, series), expected, "{series}");
+        }
+    }
+
+    #[test]
+    fn what_is_served_replaces_what_was() {
+        let mut metrics = Metrics::parse("gcp_wif_agent_info{version=\"0.0.1\"} 1\ngcp_wif_exchanges_total 7\n");
+        let served = Served { jobs: 2, next_expiry: Some(1_700_000_000), start: 1_600_000_000, version: "0.2.0" };
+        metrics.set(&served);
+        let text = metrics.to_text();
+        for line in [
+            "# TYPE gcp_wif_jobs_served gauge",
+            "gcp_wif_jobs_served 2",
+            "gcp_wif_next_expiry_timestamp_seconds 1700000000",
+            "gcp_wif_agent_info{version=\"0.2.0\"} 1",
+            "gcp_wif_exchanges_total 7",
+        ] {
+            assert!(text.lines().any(|told| told == line), "{line}: {text}");
+        }
+        assert!(!text.contains("0.0.1"));
+        metrics.set(&Served { jobs: 0, next_expiry: None, ..served });
+        assert!(!metrics.to_text().contains(NEXT_EXPIRY));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_dropped() {
+        let text =
+            "gcp_wif_exchanges_total x\nother 3\ngcp_wif_exchanges_saved_total NaN\n\u{0}\ngcp_wif_jobs_served 1";
+        assert_eq!(Metrics::parse(text).to_text().lines().last(), Some("gcp_wif_jobs_served 1"));
+        assert_eq!(Metrics::parse(text).0.len(), 1);
+    }
+}

@@ -1,0 +1,64 @@
+//! What is told of a node's tokens: metrics, and the audit log.
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::io::Write;
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::{Result, RuntimeDirectory};
+use crate::world::fs::FileError;
+use crate::world::fs::held::{Access, directory_flags, lock_within, read_file, write_file};
+
+/// The metrics of the node.
+const METRICS: &str = "metrics.prom";
+/// The audit log.
+const AUDIT: &str = "audit.log";
+/// How long to wait for another process that writes the metrics.
+const LIMIT: Duration = Duration::from_millis(200);
+
+impl RuntimeDirectory {
+    /// Replaces the metrics by what `change` makes of their text. The directory itself is their lock.
+    ///
+    /// # Errors
+    /// When they cannot be written, or another process has the lock for long.
+    pub fn update_metrics(&self, change: impl FnOnce(&str) -> String) -> Result<()> {
+        let problem = |errno| FileError::system(&self.path, "lock it", errno);
+        let directory = rustix::fs::open(&self.path, directory_flags(), Mode::empty()).map_err(problem)?;
+        lock_within(&self.path, LIMIT, || {
+            match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => Ok(Some(())),
+                Err(Errno::WOULDBLOCK | Errno::INTR) => Ok(None),
+                Err(errno) => Err(problem(errno)),
+            }
+        })?;
+        let before = read_file(&directory, &self.path, METRICS).ok().flatten().unwrap_or_default();
+        let before = String::from_utf8_lossy(&before);
+        let after = change(&before);
+        let written = if after == before {
+            Ok(())
+        } else {
+            write_file(&directory, &self.path, METRICS, &after, Access::Everyone)
+        };
+        // A child that is starting may have the descriptor as well.
+        let _ = rustix::fs::flock(&directory, FlockOperation::Unlock);
+        written
+    }
+
+    /// Appends a line to the audit log, which is root's alone. It is opened anew for each line, so that it can be
+    /// rotated.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn append_audit(&self, line: &str) -> Result<()> {
+        let path = self.path.join(AUDIT);
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600));
+        let mut file = File::from(opened.map_err(|errno| FileError::system(&path, "open it", errno))?);
+        // One write, so that lines of several processes do not mix.
+        file.write_all(format!("{line}\n").as_bytes())
+            .map_err(|error| FileError::system(&path, "write it", Errno::from_io_error(&error).unwrap_or(Errno::IO)))
+    }
+}
