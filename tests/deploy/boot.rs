@@ -183,12 +183,31 @@ fn serves_a_job(kind: Kind) {
     let run = world.node_n1().command(["sh", "-c", writable]).run().expect_status(1);
     assert!(run.stdout.contains("Read-only") && run.stdout.lines().count() == 1, "{}", run.stdout);
 
+    // The doctor agrees.
+    let words = ["/opt/gcp-wif/gcp-wif", "doctor", "--config", "/etc/gcp-wif/gcp-wif.json"];
+    let run = world.node_n1().command(words).run();
+    assert_eq!(run.status, 0, "{}{}", run.stdout, run.stderr);
+
     // A changed ConfigMap reaches the node, with no restart.
     let config = world.manifests.path(kind, "gcp-wif.json");
     let config = fs::read_to_string(config).unwrap().replace(&format!("\"{project}\""), "\"another-project\"");
     world.node.update("gcp-wif-config", "gcp-wif.json", &config);
     let run = alice.shell("srun -w n1 --gcp-wif sh -c 'echo $GOOGLE_CLOUD_PROJECT'").run().ok();
     assert_eq!(run.stdout, "another-project\n", "{}", run.stderr);
+
+    // A runtime directory as the kubelet makes it, in which users could do what they like: that is told, and costs no node.
+    world.node.shell("chmod 0777 /run/gcp-wif");
+    let run = alice.command(["srun", "-w", "n1", "--gcp-wif", "true"]).run().expect_status(1);
+    assert!(run.stderr.contains("gcp-wif: files: /run/gcp-wif: mode 0777"), "{}", run.stderr);
+    world.node.shell("chmod 0711 /run/gcp-wif");
+    alice.command(["srun", "-w", "n1", "--gcp-wif", "true"]).run().ok();
+
+    // A container runtime that mounts image volumes noexec: what srun says, and the step runs.
+    if kind == Kind::Sunk {
+        world.login.shell("mount -o remount,bind,ro,noexec /opt/gcp-wif");
+        let run = alice.command(["srun", "-w", "n1", "true"]).run().ok();
+        assert!(run.stderr.contains("failed to map segment"), "{}", run.stderr);
+    }
     world.site.finish();
 }
 
@@ -263,6 +282,42 @@ fn s6_can_keep_the_agent() {
     assert!(agent.is_running(), "{}{}", agent.stdout(), agent.stderr());
     agent.signal("TERM");
     agent.wait(std::time::Duration::from_secs(60));
+    world.site.finish();
+}
+
+#[test]
+fn the_health_check_drains_a_node_that_is_not_ready_and_resumes_it() {
+    let Some(mut world) = World::new("the health check", Kind::Sunk) else { return };
+    world.start(Kind::Sunk);
+    let check = || {
+        // slurmd gives it no more than this.
+        let words = ["env", "-i", "SLURMD_NODENAME=n1", "/opt/gcp-wif/health-check"];
+        world.node_n1().command(words).run().ok();
+        let show =
+            world.site.cluster.as_user("root").command(["sinfo", "-hN", "-n", "n1", "-p", "debug", "-o", "%T %E"]);
+        // The star is of a node that slurmctld has not heard of since.
+        show.run().ok().stdout.replace('*', "")
+    };
+    let doctor = ["/opt/gcp-wif/gcp-wif", "doctor", "--offline", "--config", "/etc/gcp-wif/gcp-wif.json"];
+    if world.node_n1().command(doctor).run().status == 2 {
+        skip("this gcp-wif has no doctor --offline: the health check");
+        return;
+    }
+    assert_eq!(check(), "idle none\n");
+    // As it is before the oneshot ran.
+    world.node.shell("chmod 0777 /run/gcp-wif");
+    assert_eq!(check(), "drained gcp-wif doctor --offline failed\n");
+    assert_eq!(check(), "drained gcp-wif doctor --offline failed\n");
+    world.node.shell("chmod 0711 /run/gcp-wif");
+    assert_eq!(check(), "idle none\n");
+    // Another reason is another's.
+    let root = world.site.cluster.as_user("root");
+    root.command(["scontrol", "update", "NodeName=n1", "State=DRAIN", "Reason=disk"]).run().ok();
+    for mode in ["0777", "0711"] {
+        world.node.shell(&format!("chmod {mode} /run/gcp-wif"));
+        assert_eq!(check(), "drained disk\n");
+    }
+    root.command(["scontrol", "update", "NodeName=n1", "State=RESUME"]).run().ok();
     world.site.finish();
 }
 

@@ -50,6 +50,19 @@ fn the_manifests_render_and_no_placeholder_stays() {
 }
 
 #[test]
+fn the_pages_name_files_that_are_there() {
+    for kind in Kind::BOTH {
+        let folder = checkout().join("deploy").join(kind.folder());
+        let page = fs::read_to_string(folder.join("README.md")).unwrap();
+        let links: Vec<&str> = page.split("](").skip(1).filter_map(|rest| rest.split(')').next()).collect();
+        assert!(links.len() > 5);
+        for link in links {
+            assert!(folder.join(link).exists(), "{}: {link}", kind.folder());
+        }
+    }
+}
+
+#[test]
 fn pods_and_objects_are_what_kubernetes_takes() {
     let Some(manifests) = Manifests::fill("Kubernetes' schemas", &[]) else { return };
     for (kind, versions) in VERSIONS {
