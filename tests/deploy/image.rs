@@ -7,6 +7,7 @@ use std::process::Command;
 
 use crate::cluster::{plugin_path, set_mode};
 use crate::manifests::checkout;
+use crate::skipped::{is_installed, skip};
 
 /// Where the image has the line of plugstack.conf.
 pub const DROP_IN: &str = "/opt/gcp-wif/plugstack.conf.d/10-gcp-wif.conf";
@@ -40,6 +41,52 @@ pub fn make(root: &Path) {
 fn source(path: &str) -> PathBuf {
     path.strip_prefix("target/release/")
         .map_or_else(|| checkout().join(path), |name| plugin_path().with_file_name(name))
+}
+
+/// Builds the image with buildah, and prints what is in it. Its base is an image of busybox alone: no network is asked.
+const BUILD: &str = r#"
+cp -a "$1/deploy/image" context/deploy/
+echo '{"default": [{"type": "insecureAcceptAnything"}]}' >policy.json
+run() { buildah --storage-driver vfs --root "$PWD/root" --runroot "$PWD/runroot" "$@"; }
+trap 'run rm --all >/dev/null; run rmi --all --force >/dev/null' EXIT
+base=$(run from scratch)
+mkdir "$(run mount "$base")/bin"
+cp /bin/busybox "$(run mount "$base")/bin/"
+from=$(sed -n 's/^FROM //p' context/deploy/image/Containerfile)
+run commit --quiet --signature-policy policy.json "$base" "$from" >&2
+run build --quiet --signature-policy policy.json --isolation chroot --pull-never --tag built \
+  --file context/deploy/image/Containerfile context >&2
+cd "$(run mount "$(run from --pull-never --signature-policy policy.json built)")"
+find opt \( -type d -printf '%p %m %U\n' \) -o -printf '%p %m %U %s\n' | sort
+"#;
+
+/// The same of a root directory.
+const LIST: &str = "cd \"$1\" && find opt \\( -type d -printf '%p %m %U\\n' \\) -o -printf '%p %m %U %s\\n' | sort";
+
+#[test]
+fn a_real_build_makes_the_image_of_these_tests() {
+    if !is_installed("buildah") {
+        skip("buildah is not installed: a real build of the image");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let release = directory.path().join("context/target/release");
+    fs::create_dir_all(&release).unwrap();
+    fs::create_dir_all(directory.path().join("context/deploy")).unwrap();
+    for name in ["libspank_gcp_wif.so", "gcp-wif"] {
+        fs::copy(plugin_path().with_file_name(name), release.join(name)).unwrap();
+    }
+    let bash = |script: &str, argument: &Path| {
+        let words = ["-euo", "pipefail", "-c", script, "-"];
+        let run = Command::new("bash").args(words).arg(argument).current_dir(directory.path()).output().unwrap();
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+        String::from_utf8_lossy(&run.stdout).into_owned()
+    };
+    let root = directory.path().join("made");
+    make(&root);
+    let made = bash(LIST, &root);
+    assert!(made.contains("opt/gcp-wif/gcp-wif 755 0 "), "{made}");
+    assert_eq!(bash(BUILD, checkout()), made);
 }
 
 fn make_busybox(root: &Path) {
