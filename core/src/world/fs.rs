@@ -142,7 +142,7 @@ impl std::error::Error for FileError {}
 /// # Errors
 /// When it is not such a file or cannot be read.
 pub fn read_trusted(path: &Path) -> Result<Vec<u8>, FileError> {
-    read(path, LONGEST, |stat| {
+    let check = |stat: &Stat| {
         let mode = stat.st_mode & 0o7777;
         if ![0, rustix::process::geteuid().as_raw()].contains(&stat.st_uid) {
             Err(FileProblem::OwnedBy(stat.st_uid))
@@ -151,7 +151,8 @@ pub fn read_trusted(path: &Path) -> Result<Vec<u8>, FileError> {
         } else {
             Ok(())
         }
-    })
+    };
+    projected::look(path, || read(path, LONGEST, check))
 }
 
 /// Checks that a file is as [`read_trusted`] wants it, without reading it.

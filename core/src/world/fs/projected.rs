@@ -29,6 +29,27 @@ pub fn read_projected(path: &Path, longest: u64, patience: Duration) -> Result<V
     }
 }
 
+/// Looks again if a file was not there and lies in a volume of the kubelet's. A ConfigMap is laid out as a projected volume
+/// is, and the same may happen between its two links.
+///
+/// # Errors
+/// What the last look said.
+pub(super) fn look<T>(path: &Path, look: impl Fn() -> Result<T, FileError>) -> Result<T, FileError> {
+    let mut looks = 1;
+    loop {
+        match look() {
+            Err(error) if error.is_absent() && looks < LOOKS && is_kubelets(path) => sleep(PAUSE),
+            result => return result,
+        }
+        looks += 1;
+    }
+}
+
+/// Whether the kubelet keeps the directory that a file is in.
+fn is_kubelets(path: &Path) -> bool {
+    path.parent().is_some_and(|directory| rustix::fs::lstat(&directory.join("..data")).is_ok())
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs::{create_dir, remove_dir_all, rename, write};
@@ -63,6 +84,22 @@ mod tests {
                 let is_whole = content.iter().all(u8::is_ascii_digit) && !content.is_empty();
                 if is_whole { Ok(()) } else { Err(format!("{content:?}")) }
             });
+            is_done.store(true, Ordering::Relaxed);
+            assert_eq!(read, Ok(()));
+        });
+    }
+
+    /// What the kubelet makes of a ConfigMap is laid out the same way, and the site configuration may be one.
+    #[test]
+    fn a_trusted_file_that_is_replaced_again_and_again_is_always_read() {
+        let directory = crate::testing::directory();
+        rotate(&directory, 0);
+        symlink("..data/token", directory.join("token")).unwrap();
+        let is_done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| (1..).take_while(|_| !is_done.load(Ordering::Relaxed)).for_each(|n| rotate(&directory, n)));
+            let read =
+                (0..200_000).try_for_each(|_| crate::world::fs::read_trusted(&directory.join("token")).map(drop));
             is_done.store(true, Ordering::Relaxed);
             assert_eq!(read, Ok(()));
         });
