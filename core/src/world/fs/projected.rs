@@ -47,7 +47,7 @@ pub(super) fn look<T>(path: &Path, look: impl Fn() -> Result<T, FileError>) -> R
 
 /// Whether the kubelet keeps the directory that a file is in.
 fn is_kubelets(path: &Path) -> bool {
-    path.parent().is_some_and(|directory| rustix::fs::lstat(&directory.join("..data")).is_ok())
+    path.parent().is_some_and(|directory| rustix::fs::lstat(directory.join("..data")).is_ok())
 }
 
 #[cfg(test)]
