@@ -1,0 +1,39 @@
+//! `deploy/google`: the script with the real gcloud, and the Terraform module, against a project at an embedded Google.
+//!
+//! Where gcloud or terraform is not installed, the tests that need it are skipped. `GCP_WIF_SETUP_SWEEP=1` kills the
+//! script at each of its steps, not only at some.
+//!
+//! ```text
+//! whole.rs        made, made again, removed, brought back; files that are written, and an exchange by them
+//! changed.rs      what is there already: changed, used, or left alone
+//! interrupted.rs  killed at a step, then run again
+//! wrong.rs        what is refused, and in which words
+//! terraform.rs    the module: its names, what it makes, compared with the script
+//! commands.rs     the commands of deploy/google/README.md
+//! desk.rs         an administrator's machine: gcloud's own configuration, the script, its output
+//! api/            the project at Google
+//! ```
+
+#![allow(missing_docs, unreachable_pub)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+// What is skipped has to be said.
+#![allow(clippy::print_stderr)]
+#![forbid(unsafe_code)]
+
+mod api {
+    pub mod errors;
+    pub mod iam;
+    pub mod policies;
+    pub mod server;
+    pub mod services;
+    pub mod world;
+}
+mod changed;
+mod desk;
+#[path = "../google/mod.rs"]
+mod google;
+mod interrupted;
+#[path = "../slurm/skipped.rs"]
+mod skipped;
+mod whole;
+mod wrong;

@@ -1,0 +1,137 @@
+//! What is refused, and in which words.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use crate::api::world::World;
+use crate::desk::{Desk, golden};
+
+/// What is wrong with the options alone is said before anything is asked.
+#[test]
+fn options_that_cannot_be_right() {
+    let desk = Desk::without_gcloud(World::new());
+    // Were it asked, it would not be there.
+    desk.install("gcloud", "#!/bin/sh\nexit 99\n");
+    let keys = desk.path("keys");
+    fs::write(&keys, r#"{"keys": [{"kty": "RSA", "n": "AQAB", "d": "AQAB"}]}"#).unwrap();
+    let private = format!("--jwks={}", keys.display());
+    let long = format!("--subject=system:serviceaccount:tenant-slurm:{}", "a".repeat(100));
+    let cases: [&[&str]; 24] = [
+        &["--frobnicate"],
+        &["--frobnicate=1"],
+        &["something"],
+        &["--pool"],
+        &["--pool="],
+        &["--project=123456789012"],
+        &["--project=My Project"],
+        &["--issuer=http://oidc.example.net"],
+        &["--issuer=oidc.example.net"],
+        &["--pool=abc"],
+        &["--pool=gcp-slurm"],
+        &["--provider=Cluster"],
+        &["--subject=*"],
+        &["--subject=system:serviceaccount:*"],
+        &[&long],
+        &["--service-account=job"],
+        &["--service-account=job-runner@my-project.iam.gserviceaccount.com"],
+        &["--direct", "--service-account=job-runner"],
+        &["--direct", "--lifetime=3600"],
+        &["--lifetime=60"],
+        &["--bucket=gs://training-data"],
+        &["--repository=images"],
+        &["--sts-location=here"],
+        &["--credential-source-file=token"],
+    ];
+    let mut seen = String::new();
+    for options in cases {
+        let line = desk.setup(&[options, &["--yes"]].concat()).failure(2);
+        seen.push_str(&format!("{}\n    {line}\n", options.join(" ")));
+    }
+    golden("options.txt", &seen.replace(&desk.directory.path().display().to_string(), "DESK"));
+    let line = desk.setup(&["--yes", &private]).failure(1);
+    assert!(line.contains("has a private key"), "{line}");
+    fs::write(&keys, "no keys").unwrap();
+    let line = desk.setup(&["--yes", &private]).failure(1);
+    assert!(line.contains("is no JSON Web Key Set: kubectl get --raw /openid/v1/jwks"), "{line}");
+    assert!(desk.run(&["--help"]).ok().stdout.starts_with("Usage: deploy/google/setup "));
+    assert_eq!(
+        desk.run(&["--yes"]).failure(2),
+        "setup: --project is missing: the project's id is needed, not its name or \
+                number. Try: deploy/google/setup --help"
+    );
+}
+
+#[test]
+fn there_is_no_gcloud() {
+    let desk = Desk::without_gcloud(World::new());
+    for program in ["bash", "dirname", "mktemp", "wc", "tr", "rm", "cut"] {
+        let found = ["/usr/bin", "/bin"].map(|place| std::path::Path::new(place).join(program));
+        symlink(found.iter().find(|path| path.exists()).unwrap(), desk.path("bin").join(program)).unwrap();
+    }
+    let issuer = format!("--issuer={}", desk.api.issuer());
+    let mut command = desk.command("/bin/bash");
+    command.args(["deploy/google/setup", "--project=my-project", &issuer, "--yes"]).env("PATH", desk.path("bin"));
+    let line = crate::desk::finish(&mut command).failure(1);
+    assert!(line.starts_with("setup: there is no gcloud here: install it"), "{line}");
+}
+
+/// The issuer is not what the tokens will say: each exchange would fail.
+#[test]
+fn an_issuer_that_is_another_one() {
+    let desk = Desk::without_gcloud(World::new());
+    desk.install("gcloud", "#!/bin/sh\nexit 99\n");
+    let base = desk.api.issuer().replace("/id/cluster", "");
+    let run = |issuer: &str| {
+        let issuer = format!("--issuer={base}{issuer}");
+        desk.run(&["--project=my-project", &issuer, "--yes"]).failure(1)
+    };
+    let line = run("/id/unknown");
+    assert!(line.contains("/id/unknown/.well-known/openid-configuration: curl: (22) "), "{line}");
+    assert!(line.contains("Google has to. Correct --issuer; for an issuer that only the cluster's network"), "{line}");
+    let line = run("/id/renamed");
+    assert!(
+        line.contains("names the issuer https://oidc.example.net/id/cluster: that is what --issuer must be"),
+        "{line}"
+    );
+    // The slash counts: tokens are compared with the issuer to the letter.
+    let line = run("/id/cluster/");
+    assert!(line.contains("names the issuer https://") && line.contains("/id/cluster: that is"), "{line}");
+}
+
+/// What Google refuses is said in Google's words, and nothing else is done.
+#[test]
+fn what_google_refuses() {
+    let Some(desk) = Desk::new() else { return };
+    fs::write(desk.path("token"), "ya29.another").unwrap();
+    let line = desk.setup(&["--yes"]).failure(1);
+    assert!(line.contains("cannot look at project my-project: ") && line.contains("invalid authentication"), "{line}");
+    fs::write(desk.path("token"), crate::api::server::TOKEN).unwrap();
+
+    let issuer = format!("--issuer={}", desk.api.issuer());
+    let line = desk.run(&["--project=other-project", &issuer, "--yes"]).failure(1);
+    assert!(
+        line.contains("cannot look at project other-project: ") && line.contains("(or it may not exist)"),
+        "{line}"
+    );
+
+    let line = desk.setup(&["--yes", "--bucket=no-such-bucket"]).failure(1);
+    assert!(line.contains("there is no bucket gs://no-such-bucket: make it"), "{line}");
+
+    desk.api.world().services.insert("iam.googleapis.com".to_owned());
+    desk.api.world().denied = vec![("workloadIdentityPools", "iam.workloadIdentityPools.get")];
+    let line = desk.setup(&["--yes"]).failure(1);
+    assert!(line.contains("cannot look at the pool slurm: "), "{line}");
+    assert!(line.contains("Permission 'iam.workloadIdentityPools.get' denied on resource"), "{line}");
+    assert!(desk.api.world().pools.is_empty());
+}
+
+#[test]
+fn nobody_is_logged_in() {
+    let Some(desk) = Desk::new() else { return };
+    let issuer = format!("--issuer={}", desk.api.issuer());
+    let mut command = desk.command("deploy/google/setup");
+    command.args(["--project=my-project", &issuer, "--yes"]).env_remove("CLOUDSDK_AUTH_ACCESS_TOKEN_FILE");
+    let line = crate::desk::finish(&mut command).failure(1);
+    assert!(line.contains("gcloud auth login"), "{line}");
+    assert!(desk.api.take_requests().is_empty());
+}
