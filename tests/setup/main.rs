@@ -35,5 +35,6 @@ mod google;
 mod interrupted;
 #[path = "../slurm/skipped.rs"]
 mod skipped;
+mod terraform;
 mod whole;
 mod wrong;
