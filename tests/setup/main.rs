@@ -29,6 +29,7 @@ mod api {
     pub mod world;
 }
 mod changed;
+mod commands;
 mod desk;
 #[path = "../google/mod.rs"]
 mod google;

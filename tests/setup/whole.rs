@@ -126,21 +126,3 @@ fn options(api: &Api) -> Options {
         ..Options::default()
     }
 }
-
-#[test]
-fn what_would_be_done_is_said_and_not_done() {
-    let Some(desk) = Desk::new() else { return };
-    let run = desk.setup(&["--dry-run"]).ok();
-    assert!(
-        run.stdout.contains("- make the pool slurm\n    gcloud iam workload-identity-pools create slurm "),
-        "{}",
-        run.stdout
-    );
-    assert!(run.stdout.ends_with("Nothing was done: --dry-run.\n"), "{}", run.stdout);
-    assert_eq!(writing(&desk.api.take_requests()), Vec::<String>::new());
-    assert_eq!(std::fs::read_dir(desk.path("out")).unwrap().count(), 0);
-    // Nobody says yes.
-    let line = desk.setup(&[]).failure(2);
-    assert!(line.starts_with("setup: there is no terminal to ask on: --yes or --dry-run."), "{line}");
-    assert!(desk.api.take_requests().is_empty());
-}

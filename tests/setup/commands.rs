@@ -1,0 +1,101 @@
+//! The commands of `deploy/google/README.md`.
+
+use std::fs;
+
+use crate::api::world::World;
+use crate::desk::{Desk, finish, root};
+
+/// Answers as Google does for a project that has nothing, and starts at once.
+const EMPTY: &str = r#"#!/bin/sh
+case "$*" in
+  "projects describe my-project "*) echo 123456789012 ;;
+  "services list "* | "storage buckets get-iam-policy gs://training-data "*) ;;
+  *) echo "ERROR: NOT_FOUND: Requested entity was not found." >&2; exit 1 ;;
+esac
+"#;
+
+fn readme() -> String {
+    fs::read_to_string(root().join("deploy/google/README.md")).unwrap()
+}
+
+/// The lines of all blocks with this word behind the fence.
+fn blocks(fence: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut inside = false;
+    for line in readme().lines() {
+        match line.strip_prefix("```") {
+            Some(word) => inside = word == fence,
+            None if inside => lines.push(line.to_owned()),
+            None => {}
+        }
+    }
+    assert!(!lines.is_empty(), "no block {fence}");
+    lines
+}
+
+/// One shell after another runs them; where it says so, the script only says what it would do.
+fn run(desk: &Desk, lines: &[String]) -> String {
+    let issuer = desk.api.issuer();
+    let answers = format!(
+        "#!/bin/sh\ncase \"$*\" in\n  *openid-configuration) echo '{{\"issuer\":\"{issuer}\",\"jwks_uri\":\"\"}}' ;;\n  \
+         \"get --raw /openid/v1/jwks\") echo '{{\"keys\":[]}}' ;;\n  *) exit 1 ;;\nesac\n"
+    );
+    desk.install("kubectl", &answers);
+    let script =
+        lines.join("\n").replace("deploy/google/setup", &root().join("deploy/google/setup").display().to_string());
+    let mut command = desk.command("bash");
+    let run = finish(command.args(["-euo", "pipefail", "-c", &script]).current_dir(desk.path("out"))).ok();
+    run.stdout
+}
+
+/// The commands that only look, with the real gcloud. Nothing is done.
+#[test]
+fn what_would_be_done_is_said_and_not_done() {
+    let Some(desk) = Desk::new() else { return };
+    let lines: Vec<String> = blocks("sh").into_iter().take(2).collect();
+    let out = run(&desk, &lines);
+    assert!(out.contains("- make the pool slurm\n    gcloud iam workload-identity-pools create slurm "), "{out}");
+    assert!(out.ends_with("Nothing was done: --dry-run.\n"), "{out}");
+    assert!(desk.api.take_requests().iter().all(|request| !request.is_writing()));
+    assert_eq!(fs::read_dir(desk.path("out")).unwrap().count(), 0);
+    // Nobody says yes.
+    let line = desk.setup(&[]).failure(2);
+    assert!(line.starts_with("setup: there is no terminal to ask on: --yes or --dry-run."), "{line}");
+    assert!(desk.api.take_requests().is_empty());
+}
+
+/// All others, as far as their plans.
+#[test]
+fn every_command_is_one_that_the_script_takes() {
+    let desk = Desk::without_gcloud(World::new());
+    desk.install("gcloud", EMPTY);
+    let lines: Vec<String> = blocks("sh")
+        .into_iter()
+        .map(|line| if line.contains("google/setup") { format!("{line} --dry-run") } else { line })
+        .collect();
+    let commands = lines.iter().filter(|line| line.contains("google/setup")).count();
+    let out = run(&desk, &lines);
+    let done = out.matches("Nothing was done: --dry-run.").count() + out.matches("Nothing is to be done").count();
+    assert_eq!((commands, done), (8, 8), "{out}");
+    assert!(
+        out.contains("workloadIdentityPools/slurm-east/subject/system:serviceaccount:tenant-slurm:default"),
+        "{out}"
+    );
+}
+
+/// The module's call names variables and outputs that it has.
+#[test]
+fn the_call_of_the_module() {
+    let call: hcl::Body = hcl::parse(&blocks("hcl").join("\n")).unwrap();
+    let variables: String = fs::read_to_string(root().join("deploy/google/terraform/variables.tf")).unwrap();
+    let outputs: String = fs::read_to_string(root().join("deploy/google/terraform/outputs.tf")).unwrap();
+    let module = call.blocks().find(|block| block.identifier() == "module").unwrap();
+    for attribute in module.body().attributes().filter(|attribute| attribute.key() != "source") {
+        assert!(variables.contains(&format!("variable \"{}\" {{", attribute.key())), "{}", attribute.key());
+    }
+    for output in call.blocks().filter(|block| block.identifier() == "output") {
+        let value = hcl::format::to_string(output.body().attributes().next().unwrap().expr()).unwrap();
+        let name = value.strip_prefix("module.gcp_wif.").unwrap();
+        assert!(outputs.contains(&format!("output \"{name}\" {{")), "{name}");
+    }
+}
