@@ -12,7 +12,7 @@ s|<WIF_PROVIDER>|cluster|g
 # The service account that jobs use, without what follows the @:
 s|<GCP_SA>|job-runner|g
 # The image that deploy/image/Containerfile makes, with a tag that names the release of Slurm:
-s|<IMAGE>|registry.example/gcp-wif:slurm25.11-0.1.0|g
+s|<IMAGE>|registry.example/gcp-wif:slurm25.11-0.2.0|g
 # The repository that Argo CD follows, and its branch:
 s|<GITOPS_REPO_URL>|git@github.com:my-org/my-repo.git|g
 s|<BRANCH>|main|g

@@ -24,7 +24,7 @@
 //! sites.rs     clusters as sites run them
 //! distant.rs   Google as a node sees it, some milliseconds away
 //!   relay.rs     what makes it so
-//! rows.rs      the table, the JSON and the README's table
+//! rows.rs      the table, the JSON and the table of docs/speed.md
 //! machine.rs   where and when
 //! ```
 
@@ -90,8 +90,8 @@ const LINES: [Line; 9] = [
     ("instructions", instructions::run),
 ];
 
-const FLAGS: [&str; 3] = ["--bench", "--keep", "--readme"];
-const USAGE: &str = "ci/bench [--readme] [--keep] [LINE...]";
+const FLAGS: [&str; 3] = ["--bench", "--keep", "--page"];
+const USAGE: &str = "ci/bench [--page] [--keep] [LINE...]";
 
 fn main() -> ExitCode {
     let (flags, names): (Vec<String>, Vec<String>) = env::args().skip(1).partition(|word| word.starts_with("--"));
@@ -109,8 +109,8 @@ fn main() -> ExitCode {
         eprintln!("ci/bench: what is {word}?\n{USAGE}\nLINE: {lines}");
         return ExitCode::from(2);
     }
-    if !names.is_empty() && flags.iter().any(|flag| flag == "--readme") {
-        eprintln!("ci/bench: the README's table has all lines\n{USAGE}");
+    if !names.is_empty() && flags.iter().any(|flag| flag == "--page") {
+        eprintln!("ci/bench: the table of docs/speed.md has all lines\n{USAGE}");
         return ExitCode::from(2);
     }
     let machine = Machine::look();
@@ -135,8 +135,8 @@ fn main() -> ExitCode {
     if has("--keep") {
         instructions::keep(&rows);
     }
-    if has("--readme") {
-        write_readme(&rows, &machine);
+    if has("--page") {
+        write_page(&rows, &machine);
     }
     if broken.is_empty() {
         return ExitCode::SUCCESS;
@@ -152,10 +152,10 @@ fn write(rows: &[Row], machine: &Machine) {
     println!("{}", path.display());
 }
 
-fn write_readme(rows: &[Row], machine: &Machine) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let old = fs::read_to_string(&path).expect("there is a README");
-    fs::write(&path, rows::readme(&old, rows, machine)).expect("the README is writable");
+fn write_page(rows: &[Row], machine: &Machine) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/speed.md");
+    let old = fs::read_to_string(&path).expect("there is such a page");
+    fs::write(&path, rows::page(&old, rows, machine)).expect("the page is writable");
 }
 
 /// cargo's directory of what it builds.

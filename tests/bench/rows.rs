@@ -1,4 +1,4 @@
-//! What is printed: a table for people, JSON for programs, and the README's table.
+//! What is printed: a table for people, JSON for programs, and the table of docs/speed.md.
 
 use serde_json::{Value, json};
 
@@ -17,7 +17,7 @@ pub struct Row {
     pub to_reach: &'static str,
     /// The numbers behind it.
     pub numbers: Value,
-    /// Whether the README has it.
+    /// Whether docs/speed.md has it.
     pub is_told: bool,
 }
 
@@ -50,13 +50,13 @@ pub fn json(rows: &[Row], machine: &Machine) -> Value {
     json!({"machine": machine.json(), "rows": rows.iter().map(row).collect::<Vec<_>>()})
 }
 
-const BEGIN: &str = "<!-- ci/bench --readme writes from here -->";
+const BEGIN: &str = "<!-- ci/bench --page writes from here -->";
 const END: &str = "<!-- to here -->";
 
-/// The README with the table of these rows instead of its old one.
-pub fn readme(old: &str, rows: &[Row], machine: &Machine) -> String {
+/// The page with the table of these rows instead of its old one.
+pub fn page(old: &str, rows: &[Row], machine: &Machine) -> String {
     let place = old.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
-    let (before, after) = place.expect("the README has both marks");
+    let (before, after) = place.expect("the page has both marks");
     let mut table = format!("{}.\n\n| what | measured | to reach |\n|---|---|---|\n", machine.text());
     for row in rows.iter().filter(|row| row.is_told) {
         table.push_str(&format!("| {} | {} | {} |\n", row.what, row.measured, row.to_reach));

@@ -280,7 +280,7 @@ fn wrong_usage_is_told() {
 #[test]
 fn the_command_of_the_readme_walks() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let readme = fs::read_to_string(root.join("README.md")).unwrap();
+    let readme = fs::read_to_string(root.join("CONTRIBUTING.md")).unwrap();
     let (_, block) = readme.split_once("```sh live\n").unwrap();
     let (command, _) = block.split_once("\n```").unwrap();
     let world = World::start(Some(SERVICE_ACCOUNT));

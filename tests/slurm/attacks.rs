@@ -1,40 +1,5 @@
-//! What a user of a shared node might try. Each test is named after the attack that it repels; the table says where
-//! the attack is known from.
-//!
-//! | attack | known from | repelled by |
-//! |---|---|---|
-//! | a file or link planted where root writes | CVE-2023-41914, CVE-2025-6020 | held directories, `O_NOFOLLOW`, owner and mode checked: [`planted_links`], `failures::node::runtime_directory` |
-//! | a path in a name | sudo-rs CVE-2023-42456 | numbers and checked emails only: [`paths_in_names`], `requests` |
-//! | a clean-up that removes another job's files | deepops#728 | one directory for each job: [`clean_up_of_one_job`] |
-//! | failures provoked to drain nodes | CVE-2016-10030 | no hook returns an error: `failures`, [`failures_provoked`] |
-//! | oversized options and variables | CVE-2026-65108 | lengths checked first: [`oversized_input`] |
-//! | variables that steer root's code | CVE-2021-31215, CVE-2025-23266 | root reads no variable of the user: [`hostile_variables`] |
-//! | a secret in an argument or an environment of root's | CVE-2020-27746 | tokens go through pipes and files: [`secrets_while_an_exchange_runs`] |
-//! | a secret in a log | QRMI, Slurm's own TaskProlog | type `Secret`; every test searches the logs at debug5: `Site::finish` |
-//! | terminal and log injection | sudo CVE-2023-28486 | foreign text is escaped and clipped: [`escape_sequences`] |
-//! | a token stored with a nested job | slurm.conf(5), job_env | `requests::a_job_submitted_from_inside_a_job_stores_no_token` |
-//! | a forged account or partition | SPANK has no item for them | facts of the signed credential only: [`forged_account_and_partition`] |
-//! | a hostile STS: redirects, endless and slow answers | google-auth's warning on configurations | none is followed or waited for: `failures::google::token_exchange` |
-//! | quota used up by many steps | EKS, SPIRE limits | one exchange for a job and node: `jobs::many_steps_at_once_make_one_exchange` |
-//! | tokens of two identities mixed up | cache keys without the identity | records by identity: [`two_identities_at_once`] |
-//! | a configuration that others can write | CVE-2010-3380 | refused: `failures::node::site_configuration` |
-//! | another user's token at a loopback port | kube2iam#17, rolesanywhere serve | the kernel's record of the caller, before anything is read: `agent::callers` |
-//! | a page in a browser that asks a metadata port | DNS rebinding, GCE's design | headers and host checked, no CORS: `agent::callers::another_user_is_not_answered` |
-//! | an agent read by its users: /proc, ptrace, sockets, logs | CVE-2020-27746 | root's alone: `agent::callers::files_and_processes_are_closed_to_users` |
-//! | a port taken over when its agent dies | handles are sent to it | the watcher keeps the socket, a handle is nothing to others: `agent::callers::a_dead_agents_port_is_kept_or_of_no_use` |
-//! | an agent starved by connections | slow loris | strangers cost nothing, users have shares: `agent::callers::a_crowd_does_not_keep_a_job_from_its_token` |
-//! | an exchange that hangs | sybil | deadlines, and the epilog ends it: `kills` |
-//! | an identity that changes with a refresh | two decisions about one job | a grant is remembered and repeated: `refresh::identity::rules_that_are_written_later_end_a_jobs_refresh_and_do_not_change_who_it_is` |
-//! | a refresh that writes into the next run of its job | `scontrol requeue` | each run has a number of its own: `refresh::slow::a_refresh_of_a_jobs_earlier_run_changes_nothing_of_the_later_one` |
-//! | every port hoarded | `bind(2)` | ports that only root can bind come first: `agent::ports::a_user_who_takes_all_ports_keeps_nobody_from_credentials` |
-//! | a file grown to fill root's memory | CVE-2018-16864 | what root reads is root's: `published::a_user_cannot_make_the_agent_read_more_than_it_wrote` |
-//! | a file grown to fill the runtime directory | logind.conf(5), RuntimeDirectorySize | the file is emptied, and the processes that have it open are killed: `published::a_user_who_fills_the_runtime_directory_keeps_no_other_user_from_credentials` |
-//! | a runtime directory filled by enroot's files | logind.conf(5), RuntimeDirectoryInodesMax | limits for each step: `containers::users::twenty_steps_of_one_user_take_a_small_share_of_the_runtime_directory_whatever_he_has` |
-//! | `.credentials` linked to /proc | file inclusion of /proc/self/environ | only files of real file systems are read: `containers::users::what_is_of_the_kernel_and_of_no_file_system_is_not_copied` |
-//! | functions exported into a shell of root's | CVE-2014-6271 | no shell is run: `containers::system::no_function_of_the_users_runs_at_a_steps_start_and_none_leaves_a_process` |
-//! | an agent that is stopped or hangs | SIGSTOP, cgroups(7) | a heartbeat, and the next step replaces both processes: `agent::trouble` |
-//! | a setuid process named after a job's step | `exec -a`, su(1) | the real user of a process counts: `published::what_a_crash_left_is_swept_though_a_user_calls_a_process_after_the_jobs_steps` |
-//! | a home that never answers | FUSE, hard NFS mounts | whoever waits for it is left behind, without a lock: `containers::users::a_home_that_never_answers_keeps_no_job_from_its_refresh_and_its_next_step` |
+//! What a user of a shared node might try. Each test is named after the attack that it repels; docs/security.md says
+//! where the attack is known from.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -51,23 +16,19 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 #[test]
 fn each_test_that_the_table_names_is_there() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/slurm");
-    let here = include_str!("attacks.rs");
-    let rows = here.lines().filter_map(|line| line.strip_prefix("//! | ")?.strip_suffix(" |")?.rsplit_once(" | "));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/security.md")).unwrap();
+    let table = page.split_once("| attack | known from | repelled by | tests |\n").unwrap().1;
+    let rows = table.lines().skip(1).map_while(|line| line.strip_prefix("| ")?.strip_suffix(" |")?.rsplit_once(" | "));
     let mut count = 0;
-    // The head has two lines.
-    let cells = rows.skip(2).filter_map(|(_, last)| last.rsplit(": ").next());
-    for name in cells.flat_map(|names| names.split(", ")) {
-        let name = name.trim_matches(['[', ']', '`']);
-        // A module, a test of a module, or a test of this file.
-        let test = name.rsplit("::").next().unwrap();
-        let file = |name: &str| fs::read_to_string(directory.join(name.replace("::", "/") + ".rs"));
-        let source = match name.rsplit_once("::") {
-            Some((module, _)) => file(module).ok(),
-            None => Some(here.to_owned()),
-        };
-        let is_test = source.is_some_and(|source| source.contains(&format!("\nfn {test}() {{")));
-        assert!(is_test || name == "Site::finish" || file(name).is_ok(), "there is no test {name}");
+    for name in rows.flat_map(|(_, tests)| tests.split(", ")) {
+        let name = name.trim_matches('`');
+        // A module, or a test of a module.
+        let file = |name: &str| fs::read_to_string(root.join("tests/slurm").join(name.replace("::", "/") + ".rs"));
+        let is_test = name
+            .rsplit_once("::")
+            .is_some_and(|(module, test)| file(module).is_ok_and(|source| source.contains(&format!("fn {test}("))));
+        assert!(is_test || file(name).is_ok(), "there is no test {name}");
         count += 1;
     }
     assert!(count > 30, "{count}");

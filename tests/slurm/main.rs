@@ -14,7 +14,7 @@
 //! kills.rs     processes that die, hang or are cancelled; nothing stays behind
 //! agent.rs     delivery by the agent: refresh, metadata, killed agents
 //!   callers.rs   who is answered: other users, namespaces, pages, crowds; files and processes
-//!   clients.rs   clients past three expiries, each with a row in the README: one file for each language
+//!   clients.rs   clients past three expiries, each with a row in docs/clients.md: one file for each language
 //!   examples.rs  the README's examples as jobs
 //!   federated.rs the same without a service account
 //!   metadata.rs  the same without GOOGLE_APPLICATION_CREDENTIALS
@@ -35,6 +35,7 @@
 //!   clock.rs     a clock that was set back
 //!   steps.rs     steps that come without the job's environment
 //! observed.rs  metrics, as Prometheus reads them; the audit log
+//! pages.rs     the documents: links, the picture, the blocks of commands
 //! published.rs a job's files: whose they are, what becomes of those that their user lets grow
 //! attacks.rs   what a user of a shared node might try
 //! readme.rs    the README's commands are run, its troubleshooting holds
@@ -52,7 +53,7 @@
 //! clients.rs   Google's own clients as jobs under direct delivery: Python, Node, rclone, gcloud, curl
 //! loopback.rs  a loopback interface of a test's own
 //! golden.rs    lines that users read, held against tests/golden
-//! tried.rs     what became of each client, for the README's table
+//! tried.rs     what became of each client, for the table in docs/clients.md
 //! skipped.rs   what cannot be tested on this machine
 //! internet.rs  the internet as jobs know it: Google's host names lead to the embedded one
 //! ```
@@ -81,6 +82,7 @@ mod kills;
 mod kubelet;
 mod loopback;
 mod observed;
+mod pages;
 mod plugin;
 mod published;
 mod pyxis;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::{Node, wait_until};
 use crate::google::{Endpoint, Fault, SERVICE_ACCOUNT, Times};
+use crate::pages::block;
 use crate::refresh::job::Job;
 use crate::refresh::{configure, site};
 use crate::skipped::{is_installed, skip};
@@ -179,7 +180,11 @@ fn prometheus_reads_the_metrics_by_way_of_its_node_exporter() {
     let directory = tempfile::tempdir().unwrap();
     let collected = directory.path().join("collected");
     fs::create_dir(&collected).unwrap();
-    symlink(metrics_path(&node), collected.join("gcp-wif.prom")).unwrap();
+    for command in block("sh monitoring") {
+        let command = command.replace("/run/gcp-wif/metrics.prom", &metrics_path(&node).display().to_string());
+        let command = command.replace("/var/lib/prometheus/node-exporter", &collected.display().to_string());
+        assert!(Command::new("bash").args(["-c", &command]).status().unwrap().success(), "{command}");
+    }
     let (exporter_port, port) = (free_port(), free_port());
     let _exporter = Server::start(
         Command::new("prometheus-node-exporter")

@@ -1,4 +1,4 @@
-//! What the tests of clients have seen, for the README's table.
+//! What the tests of clients have seen, for the table in docs/clients.md.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -12,7 +12,7 @@ pub fn record(row: &Row) {
     append(&row.to_string());
 }
 
-/// A client that is not installed here is skipped, and its row in the README is believed.
+/// A client that is not installed here is skipped, and its row in the table is believed.
 pub fn absent(client: &str) {
     skip(&format!("{client} is not installed"));
     append(&absence(client));

@@ -1,5 +1,5 @@
-//! Holds the README's table of clients against what the tests have seen: `clients-table RECORDS README`. Prints the table;
-//! ends with 1 where they differ, and rewrites the README where BLESS is set.
+//! Holds the table of clients in docs/clients.md against what the tests have seen: `clients-table RECORDS PAGE`. Prints the table;
+//! ends with 1 where they differ, and rewrites the page where BLESS is set.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::expect_used, clippy::indexing_slicing)]
 
@@ -13,28 +13,28 @@ use self::rows::Seen;
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let [records, path] = arguments.as_slice() else {
-        eprintln!("usage: clients-table RECORDS README");
+        eprintln!("usage: clients-table RECORDS PAGE");
         return ExitCode::from(2);
     };
     // No test had a client: there is no file then.
     let seen = Seen::parse(&fs::read_to_string(records).unwrap_or_default());
-    let readme = fs::read_to_string(path).expect("the README can be read");
-    print!("{}", seen.table(&readme));
+    let page = fs::read_to_string(path).expect("the page can be read");
+    print!("{}", seen.table(&page));
     if env::var_os("BLESS").is_some() {
-        let Some(text) = seen.rewrite(&readme) else {
+        let Some(text) = seen.rewrite(&page) else {
             eprintln!("{path} has no place for the table of clients");
             return ExitCode::FAILURE;
         };
-        fs::write(path, text).expect("the README can be written");
+        fs::write(path, text).expect("the page can be written");
         return ExitCode::SUCCESS;
     }
-    let differences = seen.differences(&readme);
+    let differences = seen.differences(&page);
     for difference in &differences {
         println!("{difference}");
     }
     if differences.is_empty() {
         return ExitCode::SUCCESS;
     }
-    println!("the README's table of clients is not what the tests have seen: BLESS=1 ci/test writes it");
+    println!("the table of clients in docs/clients.md is not what the tests have seen: BLESS=1 ci/test writes it");
     ExitCode::FAILURE
 }

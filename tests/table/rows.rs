@@ -1,4 +1,4 @@
-//! The README's table of clients: what a row is, and where table and tests differ.
+//! The table of clients in docs/clients.md: what a row is, and where table and tests differ.
 
 // Each binary uses a part of it.
 #![allow(dead_code, unreachable_pub)]
@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-/// Where the table is in the README.
+/// Where the table is in the page.
 const BEGIN: &str = "<!-- ci/test writes from here -->\n";
 const END: &str = "<!-- to here -->";
 const HEAD: &str =
@@ -108,32 +108,32 @@ impl Seen {
     }
 
     /// The table of these rows, and of those shown rows whose client is not installed.
-    pub fn table(&self, readme: &str) -> String {
-        let kept = shown(readme).into_iter().filter(|row| self.absent.contains(&row.client));
+    pub fn table(&self, page: &str) -> String {
+        let kept = shown(page).into_iter().filter(|row| self.absent.contains(&row.client));
         let rows: BTreeSet<Row> = kept.chain(self.rows.iter().cloned()).collect();
         rows.iter().fold(HEAD.to_owned(), |table, row| format!("{table}{row}\n"))
     }
 
-    /// The README with that table in the place of its own; none if it has no place for it.
-    pub fn rewrite(&self, readme: &str) -> Option<String> {
-        let (before, rest) = readme.split_once(BEGIN)?;
+    /// The page with that table in the place of its own; none if it has no place for it.
+    pub fn rewrite(&self, page: &str) -> Option<String> {
+        let (before, rest) = page.split_once(BEGIN)?;
         let (_, after) = rest.split_once(END)?;
-        Some(format!("{before}{BEGIN}{}{END}{after}", self.table(readme)))
+        Some(format!("{before}{BEGIN}{}{END}{after}", self.table(page)))
     }
 
-    /// Where the README's table says something else than the tests.
-    pub fn differences(&self, readme: &str) -> Vec<String> {
-        let shown = shown(readme);
+    /// Where the page's table says something else than the tests.
+    pub fn differences(&self, page: &str) -> Vec<String> {
+        let shown = shown(page);
         let wrong = shown.iter().filter(|row| !self.rows.contains(row) && !self.absent.contains(&row.client));
-        let wrong = wrong.map(|row| format!("the README has, and no test has seen: {row}"));
+        let wrong = wrong.map(|row| format!("the page has, and no test has seen: {row}"));
         let missing = self.rows.iter().filter(|row| !shown.contains(row));
-        wrong.chain(missing.map(|row| format!("a test has seen, and the README has not: {row}"))).collect()
+        wrong.chain(missing.map(|row| format!("a test has seen, and the page has not: {row}"))).collect()
     }
 }
 
-/// The rows of the README's table.
-fn shown(readme: &str) -> BTreeSet<Row> {
-    let table = readme.split_once(BEGIN).and_then(|(_, rest)| rest.split_once(END)).map_or("", |(table, _)| table);
+/// The rows of the page's table.
+fn shown(page: &str) -> BTreeSet<Row> {
+    let table = page.split_once(BEGIN).and_then(|(_, rest)| rest.split_once(END)).map_or("", |(table, _)| table);
     table.lines().skip(HEAD.lines().count()).filter_map(Row::parse).collect()
 }
 
@@ -147,7 +147,7 @@ mod tests {
         Seen::parse(&records.iter().map(|record| format!("{record}\n")).collect::<String>())
     }
 
-    fn readme(seen: &Seen) -> String {
+    fn page(seen: &Seen) -> String {
         seen.rewrite(&format!("# Title\n{BEGIN}{HEAD}{END}\nEnd.\n")).unwrap()
     }
 
@@ -156,42 +156,39 @@ mod tests {
         let records =
             [Row::new("Go: a", "1", WORKS, "x"), Row::new("Go: a", "2", WORKS, "")].map(|row| row.to_string());
         let seen = seen(&records);
-        let readme = readme(&seen);
-        assert!(readme.starts_with("# Title\n") && readme.ends_with("-->\nEnd.\n"), "{readme}");
-        assert!(
-            readme.contains("\n| Go: a | 1 | yes | no | yes | x |\n| Go: a | 2 | yes | no | yes |  |\n"),
-            "{readme}"
-        );
-        assert!(readme.contains("| Nextflow | – | not tried | not tried | – | "), "{readme}");
-        assert_eq!(seen.differences(&readme), [""; 0]);
-        assert_eq!(seen.rewrite(&readme), Some(readme));
+        let page = page(&seen);
+        assert!(page.starts_with("# Title\n") && page.ends_with("-->\nEnd.\n"), "{page}");
+        assert!(page.contains("\n| Go: a | 1 | yes | no | yes | x |\n| Go: a | 2 | yes | no | yes |  |\n"), "{page}");
+        assert!(page.contains("| Nextflow | – | not tried | not tried | – | "), "{page}");
+        assert_eq!(seen.differences(&page), [""; 0]);
+        assert_eq!(seen.rewrite(&page), Some(page));
         assert_eq!(seen.rewrite("no table"), None);
     }
 
     #[test]
     fn a_planted_difference_is_named() {
         let seen = seen(&[Row::new("Go: a", "1", WORKS, "x").to_string()]);
-        let readme = readme(&seen);
+        let page = page(&seen);
         for (from, to) in [("a | 1 |", "a | 2 |"), ("yes | no", "yes | yes"), ("x |", "y |")] {
-            let planted = readme.replacen(from, to, 1);
+            let planted = page.replacen(from, to, 1);
             let told = seen.differences(&planted);
             assert_eq!(told.len(), 2, "{told:?}");
-            assert!(told[0].starts_with("the README has, and no test has seen: | Go: a | "), "{told:?}");
-            assert_eq!(told[1], "a test has seen, and the README has not: | Go: a | 1 | yes | no | yes | x |");
+            assert!(told[0].starts_with("the page has, and no test has seen: | Go: a | "), "{told:?}");
+            assert_eq!(told[1], "a test has seen, and the page has not: | Go: a | 1 | yes | no | yes | x |");
         }
-        let told = seen.differences(&readme.replace("| Go: a | 1 | yes | no | yes | x |\n", ""));
-        assert_eq!(told, ["a test has seen, and the README has not: | Go: a | 1 | yes | no | yes | x |"]);
+        let told = seen.differences(&page.replace("| Go: a | 1 | yes | no | yes | x |\n", ""));
+        assert_eq!(told, ["a test has seen, and the page has not: | Go: a | 1 | yes | no | yes | x |"]);
     }
 
     #[test]
     fn a_row_without_a_test_is_named_unless_its_client_is_absent() {
         let row = Row::new_short("R: b", "1", WORKS, "");
         let full = seen(&[row.to_string()]);
-        let readme = readme(&full);
-        assert_eq!(seen(&[]).differences(&readme), [format!("the README has, and no test has seen: {row}")]);
+        let page = page(&full);
+        assert_eq!(seen(&[]).differences(&page), [format!("the page has, and no test has seen: {row}")]);
         let absent = seen(&[absence("R: b")]);
-        assert_eq!(absent.differences(&readme), [""; 0]);
+        assert_eq!(absent.differences(&page), [""; 0]);
         // Nor is it lost.
-        assert_eq!(absent.rewrite(&readme), Some(readme));
+        assert_eq!(absent.rewrite(&page), Some(page));
     }
 }

@@ -2,7 +2,7 @@
 //! token for it, at the token endpoint that `credentials.json` names and at the metadata endpoint. A client that refuses
 //! one of these ways does so before it asks anybody.
 //!
-//! Each client uses a bucket of its own, by which Google's record tells it from the others, and has a row in the README.
+//! Each client uses a bucket of its own, by which Google's record tells it from the others, and has a row in docs/clients.md.
 
 mod crates;
 mod data;
