@@ -1,5 +1,6 @@
 # What there is at Google, what is missing, and what the nodes need. A part of setup, which sources it.
-# shellcheck shell=bash disable=SC2034,SC2154
+# Long messages go on in the next line, where a word begins with a quote.
+# shellcheck shell=bash disable=SC2034,SC2140,SC2154
 
 # Asks Google in the background: look NAME COMMAND... The answers of a round are waited for together.
 look() {
@@ -26,7 +27,8 @@ has() {
 pools=(gcloud iam workload-identity-pools)
 within=(--location=global --project="$project")
 of_pool=(--workload-identity-pool="$pool" "${within[@]}")
-policy=(--flatten='bindings[].members' --format='value[separator=" "](bindings.role,bindings.members,bindings.condition.expression)')
+policy=(--flatten='bindings[].members'
+  --format='value[separator=" "](bindings.role,bindings.members,bindings.condition.expression)')
 # Conditional bindings in the same policy are left alone.
 quiet=(--condition=None --format=none)
 
@@ -53,14 +55,15 @@ look_at_provider() {
 
 ask_google() {
   local account bucket repository
-  look project gcloud projects describe "$project" --format='value(projectNumber)'
   [[ -n $remove ]] || look services gcloud services list --enabled --project="$project" --format='value(config.name)'
   look pool "${pools[@]}" describe "$pool" "${within[@]}" --format='value[separator="\n"](state,disabled,description)'
   look_at_provider
   [[ -z $remove ]] || look providers "${pools[@]}" providers list "${of_pool[@]}" --format='value(name.basename())'
   for account in "${accounts[@]}"; do
-    look "policy-$account" gcloud iam service-accounts get-iam-policy "$(email "$account")" --project="$project" "${policy[@]}"
-    [[ -z $remove ]] || look "account-$account" gcloud iam service-accounts describe "$(email "$account")" --project="$project" --format='value(description)'
+    local of_account=("$(email "$account")" --project="$project")
+    look "policy-$account" gcloud iam service-accounts get-iam-policy "${of_account[@]}" "${policy[@]}"
+    [[ -z $remove ]] ||
+      look "account-$account" gcloud iam service-accounts describe "${of_account[@]}" --format='value(description)'
   done
   for bucket in "${buckets[@]}"; do
     look "bucket-$bucket" gcloud storage buckets get-iam-policy "gs://${bucket%:*}" "${policy[@]}"
@@ -70,7 +73,8 @@ ask_google() {
     look "repository-${repository/\//-}" gcloud artifacts repositories get-iam-policy "${where[@]}" "${policy[@]}"
     [[ -n $remove ]] || continue
     look "made-${repository/\//-}" gcloud artifacts repositories describe "${where[@]}" --format='value(description)'
-    look "packages-${repository/\//-}" gcloud artifacts packages list --repository="${where[0]}" "${where[@]:1}" --limit=1 --format='value(name)'
+    look "packages-${repository/\//-}" gcloud artifacts packages list --repository="${where[0]}" "${where[@]:1}" \
+      --limit=1 --format='value(name)'
   done
   [[ -z $service_usage ]] || look usage gcloud projects get-iam-policy "$project" "${policy[@]}"
   wait
@@ -81,10 +85,11 @@ make_plan() {
   titles=() commands=() notes=() again=''
   round=$work/round
   mkdir "$round"
-  ask_google
-  [[ ! -e $round/project.failed ]] || fail "cannot look at project $project: $(squash "$round/project.error")"
-  number=$(<"$round/project")
+  # First and alone: where nobody is logged in, one answer says so.
+  number=$(gcloud projects describe "$project" --format='value(projectNumber)' 2>"$work/error") ||
+    fail "cannot look at project $project: $(squash "$work/error")"
   [[ $number =~ ^[0-9]+$ ]] || fail "project $project has no number in Google's answer: $number"
+  ask_google
   # Who has the roles: the service accounts, or the subjects themselves.
   members=()
   local one
@@ -104,7 +109,8 @@ plan_services() {
   local service missing=() wanted=(iam.googleapis.com iamcredentials.googleapis.com sts.googleapis.com)
   ((${#buckets[@]} == 0)) || wanted+=(storage.googleapis.com)
   ((${#repositories[@]} == 0)) || wanted+=(artifactregistry.googleapis.com)
-  found services "APIs of project $project" || fail "cannot look at the APIs of project $project: $(squash "$round/services.error")"
+  found services "APIs of project $project" ||
+    fail "cannot look at the APIs of project $project: $(squash "$round/services.error")"
   for service in "${wanted[@]}"; do
     grep -qxF "$service" "$round/services" || missing+=("$service")
   done
@@ -114,13 +120,18 @@ plan_services() {
 plan_pool() {
   local there=()
   ! found pool "pool $pool" || mapfile -t there <"$round/pool"
-  [[ ${there[1]-} != True ]] || fail "the pool $pool is disabled. If nobody did that for a reason: ${pools[*]} update $pool ${within[*]} --no-disabled"
+  [[ ${there[1]-} != True ]] ||
+    fail "the pool $pool is disabled. If nobody did that for a reason: ${pools[*]} update $pool ${within[*]} --no-disabled"
   case ${there[0]-} in
-    '') step "make the pool $pool" "${pools[@]}" create "$pool" "${within[@]}" --display-name="Slurm nodes" --description="$mark" ;;
+    '')
+      step "make the pool $pool" "${pools[@]}" create "$pool" "${within[@]}" --display-name="Slurm nodes" \
+        --description="$mark"
+      ;;
     DELETED)
       step "bring back the pool $pool" "${pools[@]}" undelete "$pool" "${within[@]}"
       again=yes
-      notes+=("The pool $pool was removed less than 30 days ago. Its provider can be seen when it is back, and is brought back, changed or made then.")
+      notes+=("The pool $pool was removed less than 30 days ago. Its provider can be seen when it is back,"\
+" and is brought back, changed or made then.")
       return
       ;;
   esac
@@ -144,14 +155,16 @@ plan_provider() {
   [[ -z $condition ]] || wanted+=(--attribute-condition="$condition")
   [[ -z $jwks ]] || wanted+=(--jwk-json-path="$jwks")
   if [[ -z $has_provider ]]; then
-    step "make the provider $provider, which trusts $issuer" "${pools[@]}" providers create-oidc "$provider" "${of_pool[@]}" --display-name="Slurm cluster" --description="$mark" "${wanted[@]}"
+    step "make the provider $provider, which trusts $issuer" "${pools[@]}" providers create-oidc "$provider" \
+      "${of_pool[@]}" --display-name="Slurm cluster" --description="$mark" "${wanted[@]}"
     return
   fi
   mapfile -t there <"$round/provider"
   if [[ ${there[0]} == DELETED ]]; then
     step "bring back the provider $provider" "${pools[@]}" providers undelete "$provider" "${of_pool[@]}"
   fi
-  [[ ${there[1]} != True ]] || fail "the provider $provider is disabled. If nobody did that for a reason: ${pools[*]} providers update-oidc $provider ${of_pool[*]} --no-disabled"
+  [[ ${there[1]} != True ]] ||
+    fail "the provider $provider is disabled. If nobody did that for a reason: ${pools[*]} providers update-oidc $provider ${of_pool[*]} --no-disabled"
   local changed=()
   [[ ${there[3]} == "$issuer" ]] || changed+=("${wanted[0]}")
   [[ ${there[4]} == "${audiences[*]}" ]] || changed+=(--allowed-audiences="$(IFS=,; echo "${audiences[*]}")")
@@ -159,8 +172,11 @@ plan_provider() {
   [[ ${there[6]} == google.subject=assertion.sub ]] || changed+=("${wanted[1]}")
   [[ $(printf %s "${there[@]:7}" | tr -d '[:space:]') == "$keys" ]] || changed+=(--jwk-json-path="$jwks")
   ((${#changed[@]})) || return 0
-  [[ ${there[2]} == "$mark"* ]] || fail "there is a provider $provider that this script did not make, with other settings (${changed[*]%%=*}). Choose another --provider, or --pool"
-  [[ -n $jwks || ${changed[*]} != *--jwk-json-path=* ]] || fail "the provider $provider has uploaded keys, which gcloud cannot take back. Give --jwks, or another --provider"
+  [[ ${there[2]} == "$mark"* ]] ||
+    fail "there is a provider $provider that this script did not make, with other settings (${changed[*]%%=*})."\
+" Choose another --provider, or --pool"
+  [[ -n $jwks || ${changed[*]} != *--jwk-json-path=* ]] ||
+    fail "the provider $provider has uploaded keys, which gcloud cannot take back. Give --jwks, or another --provider"
   step "change the provider $provider" "${pools[@]}" providers update-oidc "$provider" "${of_pool[@]}" "${changed[@]}"
 }
 
@@ -168,11 +184,13 @@ plan_accounts() {
   local account subject
   for account in "${accounts[@]}"; do
     if ! found "policy-$account" "service account $account"; then
-      step "make the service account $account" gcloud iam service-accounts create "$account" --project="$project" --display-name="Slurm jobs" --description="$mark"
+      step "make the service account $account" gcloud iam service-accounts create "$account" --project="$project" \
+        --display-name="Slurm jobs" --description="$mark"
     fi
     for subject in "${subjects[@]}"; do
       has "policy-$account" roles/iam.workloadIdentityUser "$(principal "$subject")" ||
-        step "let $subject be $account" gcloud iam service-accounts add-iam-policy-binding "$(email "$account")" --project="$project" --role=roles/iam.workloadIdentityUser --member="$(principal "$subject")" "${quiet[@]}"
+        step "let $subject be $account" gcloud iam service-accounts add-iam-policy-binding "$(email "$account")" \
+          --project="$project" --role=roles/iam.workloadIdentityUser --member="$(principal "$subject")" "${quiet[@]}"
     done
   done
 }
@@ -188,7 +206,8 @@ grant() {
   local member
   for member in "${members[@]}"; do
     if [[ -z $remove ]]; then
-      has "$1" "$2" "$member" || step "give $2 on $3 to $(short "$member")" "${@:4}" --role="$2" --member="$member" "${quiet[@]}"
+      has "$1" "$2" "$member" ||
+        step "give $2 on $3 to $(short "$member")" "${@:4}" --role="$2" --member="$member" "${quiet[@]}"
     elif has "$1" "$2" "$member"; then
       step "take $2 on $3 from $(short "$member")" "${@:4}" --role="$2" --member="$member" "${quiet[@]}"
     fi
@@ -201,18 +220,21 @@ plan_roles() {
   for one in "${buckets[@]}"; do
     name=gs://${one%:*}
     found "bucket-$one" "bucket $name" || [[ -n $remove ]] || grep -qE "$disabled" "$round/bucket-$one.error" ||
-      fail "there is no bucket $name: make it (gcloud storage buckets create $name --project=$project --location=...), or correct --bucket"
+      fail "there is no bucket $name: make it (gcloud storage buckets create $name --project=$project --location=...),"\
+" or correct --bucket"
     grant "bucket-$one" "$(role_of "$one")" "$name" gcloud storage buckets "$verb" "$name"
   done
   for one in "${repositories[@]}"; do
     name=repository-${one/\//-}
     where=("${one#*/}" --location="${one%/*}" --project="$project")
     if ! found "$name" "repository $one" && [[ -z $remove ]]; then
-      step "make the repository $one" gcloud artifacts repositories create "${where[@]}" --repository-format=docker --description="$mark"
+      step "make the repository $one" gcloud artifacts repositories create "${where[@]}" \
+        --repository-format=docker --description="$mark"
     fi
     grant "$name" roles/artifactregistry.reader "$one" gcloud artifacts repositories "$verb" "${where[@]}"
   done
-  [[ -z $service_usage ]] || grant usage roles/serviceusage.serviceUsageConsumer "project $project" gcloud projects "$verb" "$project"
+  [[ -z $service_usage ]] ||
+    grant usage roles/serviceusage.serviceUsageConsumer "project $project" gcloud projects "$verb" "$project"
 }
 
 # Whether the description that was looked at is this script's.
@@ -232,9 +254,11 @@ plan_removal() {
       ! has "policy-$account" roles/iam.workloadIdentityUser "$(principal "$subject")" || others=$((others - 1))
     done
     if ! made "account-$account" "service account $account"; then
-      notes+=("The service account $account stays, with its roles on buckets, repositories and project: this script did not make it.")
+      notes+=("The service account $account stays, with its roles on buckets, repositories and project: this script did"\
+" not make it.")
     elif ((others > 0)); then
-      notes+=("The service account $account stays, with its roles: others may use it (gcloud iam service-accounts get-iam-policy $(email "$account")).")
+      notes+=("The service account $account stays, with its roles: others may use it"\
+" (gcloud iam service-accounts get-iam-policy $(email "$account")).")
     else
       doomed+=("$account")
       members+=("serviceAccount:$(email "$account")")
@@ -242,12 +266,15 @@ plan_removal() {
     fi
     for subject in "${subjects[@]}"; do
       ! has "policy-$account" roles/iam.workloadIdentityUser "$(principal "$subject")" ||
-        step "let $subject be $account no more" gcloud iam service-accounts remove-iam-policy-binding "$(email "$account")" --project="$project" --role=roles/iam.workloadIdentityUser --member="$(principal "$subject")" "${quiet[@]}"
+        step "let $subject be $account no more" gcloud iam service-accounts remove-iam-policy-binding \
+          "$(email "$account")" --project="$project" --role=roles/iam.workloadIdentityUser \
+          --member="$(principal "$subject")" "${quiet[@]}"
     done
   done
   plan_roles
   for account in "${doomed[@]}"; do
-    step "remove the service account $account" gcloud iam service-accounts delete "$(email "$account")" --project="$project"
+    step "remove the service account $account" gcloud iam service-accounts delete "$(email "$account")" \
+      --project="$project"
   done
   for one in "${repositories[@]}"; do
     found "repository-${one/\//-}" "repository $one" || continue
@@ -256,7 +283,8 @@ plan_removal() {
     elif found "packages-${one/\//-}" "images of $one" && [[ -s $round/packages-${one/\//-} ]]; then
       notes+=("The repository $one stays: it has images.")
     else
-      step "remove the repository $one, which is empty" gcloud artifacts repositories delete "${one#*/}" --location="${one%/*}" --project="$project"
+      step "remove the repository $one, which is empty" gcloud artifacts repositories delete "${one#*/}" \
+        --location="${one%/*}" --project="$project"
     fi
   done
   found pool "pool $pool" && [[ $(head -n 1 "$round/pool") != DELETED ]] || return 0
@@ -294,20 +322,24 @@ write() {
 
 # The credential configuration, as gcloud writes it, and a site configuration that goes with it.
 write_files() {
-  local options=() account rest='' audience name=projects/$number/locations/global/workloadIdentityPools/$pool/providers/$provider
+  local options=() account rest='' audience
+  local name=projects/$number/locations/global/workloadIdentityPools/$pool/providers/$provider
   [[ -n $direct ]] || options+=(--service-account="$(email "${accounts[0]}")")
   [[ -z $lifetime ]] || options+=(--service-account-token-lifetime-seconds="$lifetime")
   "${pools[@]}" create-cred-config "$name" "${options[@]}" --credential-source-file="$source_file" \
-    --output-file="$work/credential-configuration.json" >/dev/null 2>"$work/error" ||
+    --output-file="$work/made.json" >/dev/null 2>"$work/error" ||
     fail "gcloud cannot write the credential configuration: $(squash "$work/error")"
   # Older releases of gcloud have no --sts-location; newer ones write the same URL.
-  [[ -z $sts_location ]] || sed -i "s|\"https://sts.googleapis.com/v1/token\"|\"https://sts.$sts_location.rep.googleapis.com/v1/token\"|" "$work/credential-configuration.json"
+  local host=sts${sts_location:+.$sts_location.rep}.googleapis.com
+  sed "s|\"https://sts.googleapis.com/v1/token\"|\"https://$host/v1/token\"|" "$work/made.json" \
+    >"$work/credential-configuration.json"
   for account in "${accounts[@]:1}"; do
     rest+="${rest:+, }\"$(email "$account")\""
   done
   {
     printf '{\n  "credential_configuration": "/etc/slurm/credential-configuration.json",\n  "project": "%s"' "$project"
-    [[ -z $rest ]] || printf ',\n  "rules": [\n    {"service_account": "%s", "allow": [%s]}\n  ]' "$(email "${accounts[0]}")" "$rest"
+    [[ -z $rest ]] ||
+      printf ',\n  "rules": [\n    {"service_account": "%s", "allow": [%s]}\n  ]' "$(email "${accounts[0]}")" "$rest"
     printf '\n}\n'
   } >"$work/gcp-wif.json"
   write credential-configuration.json

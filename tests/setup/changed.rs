@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::api::world::{NUMBER, Policy};
+use crate::api::world::{NUMBER, Policy, World};
 use crate::desk::Desk;
 
 const KEYS: &str = "{\"keys\": [{\"kty\": \"RSA\", \"kid\": \"1\",\n \"n\": \"AQAB\", \"e\": \"AQAB\"}]}\n";
@@ -50,8 +50,6 @@ fn changed_options_change_the_provider() {
     // Without them they go.
     desk.run(&[&direct[..], &both].concat()).ok();
     assert_eq!(provider(&desk), made);
-    let line = desk.setup(&["--yes", "--direct"]).failure(1);
-    assert!(line.contains("has uploaded keys, which gcloud cannot take back"), "{line}");
 }
 
 /// What somebody else made is used, and stays; and so does what somebody else uses.
@@ -108,29 +106,39 @@ fn what_others_made_stays() {
     assert!(!world.dump().to_string().contains("deleted:"));
 }
 
-/// A provider of another issuer, and one that somebody switched off, are nobody's to change in passing.
+/// A gcloud that shows a pool and its provider, in the script's format, and starts at once.
+fn show(desk: &Desk, pool: &str, provider: &[&str]) {
+    std::fs::write(desk.path("pool"), pool).unwrap();
+    std::fs::write(desk.path("provider"), provider.join("\n")).unwrap();
+    let text = format!(
+        "#!/bin/sh\ncase \"$*\" in\n  projects*) echo {NUMBER} ;;\n  services*) ;;\n  *providers*) cat {0}/provider ;;\n  \
+         *pools*) cat {0}/pool ;;\n  *) echo NOT_FOUND >&2; exit 1 ;;\nesac\n",
+        desk.directory.path().display()
+    );
+    desk.install("gcloud", &text);
+}
+
+/// A provider of another issuer, and what somebody switched off, are nobody's to change in passing.
 #[test]
 fn a_provider_that_is_not_this_clusters() {
-    let Some(desk) = Desk::new() else { return };
-    {
-        let mut world = desk.api.world();
-        world.services.insert("iam.googleapis.com".to_owned());
-        let name = format!("projects/{NUMBER}/locations/global/workloadIdentityPools/slurm");
-        world.pools.insert("slurm".to_owned(), json!({"name": name, "state": "ACTIVE"}));
-        let mapping = json!({"google.subject": "assertion.sub"});
-        let provider = json!({"name": format!("{name}/providers/cluster"), "state": "ACTIVE", "attributeMapping": mapping,
-            "oidc": {"issuerUri": "https://token.actions.githubusercontent.com"}});
-        world.providers.insert("slurm/cluster".to_owned(), provider);
-    }
-    let before = desk.api.dump();
+    let desk = Desk::without_gcloud(World::new());
+    let mapping = "google.subject=assertion.sub";
+    let others = ["ACTIVE", "", "", "https://token.actions.githubusercontent.com", "", "", mapping, ""];
+    show(&desk, "ACTIVE\n\n", &others);
     let line = desk.setup(&["--yes"]).failure(1);
     assert!(
-        line.contains("there is a provider cluster that this script did not make, with other settings (--issuer-uri)"),
+        line.contains("there is a provider cluster that this script did not make, with other settings (--issuer"),
         "{line}"
     );
-    desk.api.world().pools.get_mut("slurm").unwrap()["disabled"] = true.into();
+    show(&desk, "ACTIVE\nTrue\n", &others);
     let line = desk.setup(&["--yes"]).failure(1);
     assert!(line.contains("the pool slurm is disabled. If nobody did that for a reason: gcloud iam "), "{line}");
-    desk.api.world().pools.get_mut("slurm").unwrap().as_object_mut().unwrap().remove("disabled");
-    assert_eq!(desk.api.dump(), before);
+    show(&desk, "ACTIVE\n\n", &["ACTIVE", "True", "", &desk.api.issuer(), "", "", mapping, ""]);
+    let line = desk.setup(&["--yes"]).failure(1);
+    assert!(line.contains("the provider cluster is disabled. If nobody did that"), "{line}");
+    let own = "Made by spank-gcp-wif's deploy/google/setup";
+    let keys = ["ACTIVE", "", own, &desk.api.issuer(), "", "", mapping, "{\"keys\": []}"];
+    show(&desk, "ACTIVE\n\n", &keys);
+    let line = desk.setup(&["--yes"]).failure(1);
+    assert!(line.contains("the provider cluster has uploaded keys, which gcloud cannot take back"), "{line}");
 }

@@ -7,6 +7,7 @@ use crate::desk::{Desk, finish, root};
 
 /// Answers as Google does for a project that has nothing, and starts at once.
 const EMPTY: &str = r#"#!/bin/sh
+printf '%s\n' "$*" >>"${0%/*}/asked"
 case "$*" in
   "projects describe my-project "*) echo 123456789012 ;;
   "services list "* | "storage buckets get-iam-policy gs://training-data "*) ;;
@@ -48,23 +49,7 @@ fn run(desk: &Desk, lines: &[String]) -> String {
     run.stdout
 }
 
-/// The commands that only look, with the real gcloud. Nothing is done.
-#[test]
-fn what_would_be_done_is_said_and_not_done() {
-    let Some(desk) = Desk::new() else { return };
-    let lines: Vec<String> = blocks("sh").into_iter().take(2).collect();
-    let out = run(&desk, &lines);
-    assert!(out.contains("- make the pool slurm\n    gcloud iam workload-identity-pools create slurm "), "{out}");
-    assert!(out.ends_with("Nothing was done: --dry-run.\n"), "{out}");
-    assert!(desk.api.take_requests().iter().all(|request| !request.is_writing()));
-    assert_eq!(fs::read_dir(desk.path("out")).unwrap().count(), 0);
-    // Nobody says yes.
-    let line = desk.setup(&[]).failure(2);
-    assert!(line.starts_with("setup: there is no terminal to ask on: --yes or --dry-run."), "{line}");
-    assert!(desk.api.take_requests().is_empty());
-}
-
-/// All others, as far as their plans.
+/// Each of them, as far as its plan.
 #[test]
 fn every_command_is_one_that_the_script_takes() {
     let desk = Desk::without_gcloud(World::new());
@@ -75,12 +60,28 @@ fn every_command_is_one_that_the_script_takes() {
         .collect();
     let commands = lines.iter().filter(|line| line.contains("google/setup")).count();
     let out = run(&desk, &lines);
+    assert!(out.contains("- make the pool slurm\n    gcloud iam workload-identity-pools create slurm "), "{out}");
+    // Nothing was done, and nothing was written.
+    let asked = fs::read_to_string(desk.path("bin/asked")).unwrap();
+    let looks = ["describe", "list", "get-iam-policy"];
+    assert!(asked.lines().all(|line| line.split(' ').any(|word| looks.contains(&word))), "{asked}");
+    let written: Vec<_> = fs::read_dir(desk.path("out")).unwrap().flatten().map(|entry| entry.file_name()).collect();
+    assert_eq!(written, ["jwks.json"]);
     let done = out.matches("Nothing was done: --dry-run.").count() + out.matches("Nothing is to be done").count();
     assert_eq!((commands, done), (8, 8), "{out}");
     assert!(
         out.contains("workloadIdentityPools/slurm-east/subject/system:serviceaccount:tenant-slurm:default"),
         "{out}"
     );
+}
+
+#[test]
+fn there_is_nobody_to_say_yes() {
+    let desk = Desk::without_gcloud(World::new());
+    desk.install("gcloud", EMPTY);
+    let line = desk.setup(&[]).failure(2);
+    assert!(line.starts_with("setup: there is no terminal to ask on: --yes or --dry-run."), "{line}");
+    assert!(!desk.path("bin/asked").exists());
 }
 
 /// The module's call names variables and outputs that it has.

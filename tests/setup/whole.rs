@@ -14,6 +14,7 @@ use crate::api::server::{Api, Recorded};
 use crate::api::world::{NUMBER, World};
 use crate::desk::{Desk, Run, golden};
 use crate::google::{Bucket, Claims, Google, Options, SUBJECT, ServiceAccount};
+use crate::interrupted::kill_at;
 
 /// Everything that the script can make, once.
 pub const ALL: [&str; 6] = [
@@ -35,9 +36,11 @@ fn made_made_again_removed_and_brought_back() {
     // As a new project at Google is: what is made shows late, operations take time, others change policies.
     {
         let mut world = desk.api.world();
-        (world.lag, world.slow, world.interferences) = (1, true, 1);
+        (world.lag, world.slow, world.interferes) = (1, true, true);
     }
     let untouched = desk.api.dump();
+    // Killed with a half of everything.
+    kill_at(&desk, 6, "after");
     let first = desk.setup(&ALL).ok();
     assert!(first.stdout.contains("not yet: "), "{}", first.stdout);
     let made = desk.api.dump();

@@ -69,8 +69,7 @@ fn read(resource: &str, world: &World) -> Value {
 
 fn write(policy: &Value, resource: &str, world: &mut World, stale: fn() -> Refusal) -> Answer {
     let old = world.policies.get(resource).cloned().unwrap_or_default();
-    if world.interferences > 0 {
-        world.interferences -= 1;
+    if world.interferes && world.interfered.insert(resource.to_owned()) {
         world.policies.insert(resource.to_owned(), Policy { version: old.version + 1, ..old });
         return Err(stale());
     }

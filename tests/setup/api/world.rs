@@ -38,8 +38,9 @@ pub struct World {
     /// How many requests do not see a resource that was just made.
     pub lag: u32,
     unseen: BTreeMap<String, u32>,
-    /// How many policies somebody else changes between reading and writing.
-    pub interferences: u32,
+    /// Whether somebody else changes each policy once, between reading and writing.
+    pub interferes: bool,
+    pub interfered: BTreeSet<String>,
     /// Operations are done only when they are asked for.
     pub slow: bool,
     made: u64,
@@ -69,7 +70,8 @@ impl World {
             denied: Vec::new(),
             lag: 0,
             unseen: BTreeMap::new(),
-            interferences: 0,
+            interferes: false,
+            interfered: BTreeSet::new(),
             slow: false,
             made: 0,
         }
@@ -98,7 +100,7 @@ impl World {
     /// Time passes: everything is seen.
     pub fn settle(&mut self) {
         self.unseen.clear();
-        (self.lag, self.interferences) = (0, 0);
+        (self.lag, self.interferes) = (0, false);
     }
 
     /// Refuses what belongs to an API that is off.
