@@ -9,6 +9,8 @@
 //! watch      one agent for each runtime directory; the watcher, which starts a new serving process for a dead one
 //! cgroups    leaves the cgroup of the step that has started the agent
 //! keep       the listening sockets, which outlive the serving process; its heartbeat
+//! service    the agent under a service manager
+//! program    the agent after an upgrade
 //! run        the serving process: what it looks at, and when
 //! serve      a loopback port for each identity of each job
 //! served     what one port serves
@@ -30,12 +32,14 @@ mod impersonation;
 mod journal;
 mod keep;
 mod metadata;
+mod program;
 mod refresh;
 mod reply;
 mod requested;
 mod run;
 mod serve;
 mod served;
+mod service;
 mod threads;
 mod token;
 pub(crate) mod watch;

@@ -101,7 +101,7 @@
 //! RUNTIME_DIR/records/JOBID/   root's memory of a job. The directory itself is the job's lock
 //! RUNTIME_DIR/tokens/KEY/      an access token for all jobs of a user with the same grant. The directory is its lock
 //! RUNTIME_DIR/jobs/JOBID/      what the job's user can read
-//! RUNTIME_DIR/agent.*          the agent's lock, socket and log
+//! RUNTIME_DIR/agent.*          the agent's lock, socket and log; `agent.service`, where a service manager keeps it
 //! RUNTIME_DIR/metrics.prom     what the node has issued, for Prometheus
 //! RUNTIME_DIR/audit.log        the same token by token, if the site wants it
 //! RUNTIME_DIR/elsewhere/       links to other runtime directories that jobs are in; in the default one only
@@ -137,6 +137,8 @@
 //! | What is mounted into a container? | `core/src/plan/enroot.rs` | `fstab` |
 //! | What happens when the serving process dies, or hangs? | `command/src/agent/watch.rs` | `watch` |
 //! | What happens when the watcher dies? | `command/src/agent/keep.rs` | `start_over` |
+//! | Who brings both back under a service manager? | `command/src/agent/watch.rs` | `stay` |
+//! | What happens after an upgrade? | `command/src/agent/watch.rs` | `upgrade` |
 //! | What happens when both die? | `core/src/job/wake.rs` | `wake` |
 //! | What is answered at a job's port? | `command/src/agent/serve.rs` | `answer` |
 //! | Who is answered at a job's port? | `command/src/agent/caller.rs` | `owner` |

@@ -12,6 +12,7 @@ mod ports;
 pub mod processes;
 mod proxies;
 mod requested;
+mod service;
 mod trouble;
 mod world;
 

@@ -23,6 +23,7 @@
 //!   hanging.rs   an exchange that hangs, and what goes on beside it
 //!   moved.rs     another runtime directory while jobs run
 //!   ports.rs     ports that users take
+//!   service.rs   under a service manager, and after an upgrade
 //!   load.rs      killed under load, memory and descriptors with many jobs
 //!   processes.rs the agent's processes
 //!   world.rs     a site with short-lived tokens, and clients as its jobs

@@ -4,9 +4,10 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::{Error, IoSlice, IoSliceMut, Result};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -32,6 +33,10 @@ const SOCKETS: &str = "GCP_WIF_AGENT_SOCKETS";
 pub(super) const BEAT: Duration = Duration::from_secs(3);
 /// What a heartbeat has in the place of a port.
 const HEARTBEAT: u16 = 0;
+/// What the agent's lock has there.
+const LOCK: u16 = 0;
+/// How long a serving process that is told to end may take.
+const END: Duration = Duration::from_secs(5);
 
 /// Listening sockets by their ports.
 pub(super) type Sockets = BTreeMap<u16, OwnedFd>;
@@ -46,6 +51,23 @@ pub(super) fn inherited() -> Sockets {
         Some((port.parse().ok()?, socket))
     });
     sockets.collect()
+}
+
+/// The lock that this process was started with, if it has one.
+pub(super) fn inherited_lock(sockets: &mut Sockets) -> Option<OwnedFd> {
+    sockets.remove(&LOCK)
+}
+
+/// Hands the lock and the sockets down to the program of `command`.
+pub(super) fn hand_down_all(lock: BorrowedFd<'_>, sockets: &Sockets, command: &mut Command) {
+    let sockets = sockets.iter().map(|(port, socket)| (*port, socket.as_fd()));
+    hand_down(sockets.chain([(LOCK, lock)]), command);
+}
+
+/// The arguments of an agent.
+pub(super) fn arguments(config_path: &Path, runtime_dir: &Path) -> Vec<OsString> {
+    let words = ["agent".as_ref(), "--config".as_ref(), config_path.as_os_str(), "--runtime-dir".as_ref()];
+    words.into_iter().chain([runtime_dir.as_os_str()]).map(ToOwned::to_owned).collect()
 }
 
 /// Hands the sockets down to the program of `command`.
@@ -66,18 +88,19 @@ pub(super) fn start_over<'a>(
     // Not by its path: an upgrade may have removed it, or have put another program in its place.
     let mut start = Command::new("/proc/self/exe");
     let path = std::env::current_exe().unwrap_or_default().to_string_lossy().into_owned();
-    start.arg0(path.trim_end_matches(" (deleted)")).args(["agent", "--config"]).arg(config_path);
-    start.arg("--runtime-dir").arg(runtime_dir);
+    start.arg0(path.trim_end_matches(" (deleted)")).args(arguments(config_path, runtime_dir));
     hand_down(sockets, &mut start);
     start.exec()
 }
 
-/// Starts a serving process, which has the sockets and tells of new ones, and waits for its end.
+/// Starts a serving process, which has the sockets and tells of new ones, and waits for its end. Has it end when this
+/// process is told to, which `stop` tells.
 ///
 /// It is a copy of this process, which takes half as much memory as a program that starts.
 pub(super) fn run(
     sockets: &mut Sockets,
     started: &mut dyn FnMut(u32),
+    stop: Option<&OwnedFd>,
     serve: impl FnOnce(Sockets, Watcher) -> i32,
 ) -> Result<WaitStatus> {
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
@@ -91,8 +114,8 @@ pub(super) fn run(
     drop(watcher);
     let child = child.map_err(|error| Error::other(error.to_string()))?;
     started(child.as_raw_pid().unsigned_abs());
-    let Some((ours, _alive)) = kept else { return Err(Errno::CHILD.into()) };
-    let attended = attend(child, &ours, sockets);
+    let Some((ours, alive)) = kept else { return Err(Errno::CHILD.into()) };
+    let attended = attend(child, &ours, &alive, stop, sockets);
     if attended.is_err() {
         // Serving goes on without this help, and must not wait for it.
         drop(ours);
@@ -106,11 +129,13 @@ pub(super) fn run(
 
 /// Keeps the sockets that the serving process tells of, until it ends. Ends it when its heartbeat stays away: it is
 /// stopped, or hangs.
-fn attend(child: Pid, ours: &OwnedFd, sockets: &mut Sockets) -> Result<()> {
+fn attend(child: Pid, ours: &OwnedFd, alive: &OwnedFd, stop: Option<&OwnedFd>, sockets: &mut Sockets) -> Result<()> {
     let pidfd = pidfd_open(child, PidfdFlags::empty())?;
     let mut silence = Silence::None;
     loop {
-        let mut events = [PollFd::new(&pidfd, PollFlags::IN), PollFd::new(ours, PollFlags::IN)];
+        // Without a service manager it looks at the link twice.
+        let stop = stop.unwrap_or(ours);
+        let mut events = [&pidfd, ours, stop].map(|descriptor| PollFd::new(descriptor, PollFlags::IN));
         match poll(&mut events, Some(&silence.patience())) {
             Err(Errno::INTR) => continue,
             Ok(0) => {
@@ -124,8 +149,11 @@ fn attend(child: Pid, ours: &OwnedFd, sockets: &mut Sockets) -> Result<()> {
             result => result?,
         };
         silence = Silence::None;
+        if !std::ptr::eq(stop, ours) && !events[2].revents().is_empty() {
+            return end(child, &pidfd, alive);
+        }
         let (ended, broken) = (!events[0].revents().is_empty(), events[1].revents().contains(PollFlags::HUP));
-        while let Some((port, socket)) = receive(ours) {
+        while let Some((port, socket)) = receive(ours, RecvFlags::DONTWAIT) {
             match socket {
                 _ if port == HEARTBEAT => None,
                 Some(socket) => sockets.insert(port, socket),
@@ -136,6 +164,17 @@ fn attend(child: Pid, ours: &OwnedFd, sockets: &mut Sockets) -> Result<()> {
             return Ok(());
         }
     }
+}
+
+/// Has the serving process end.
+fn end(child: Pid, pidfd: &OwnedFd, alive: &OwnedFd) -> Result<()> {
+    rustix::io::write(alive, &[0])?;
+    let limit = Timespec::try_from(END).map_err(Error::other)?;
+    if retry_on_intr(|| poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&limit)))? == 0 {
+        // Our child, not yet waited for: the number is its own.
+        kill_process(child, Signal::KILL)?;
+    }
+    Ok(())
 }
 
 /// How long nothing was heard of the serving process.
@@ -166,17 +205,34 @@ impl Silence {
     }
 }
 
-fn receive(ours: &OwnedFd) -> Option<(u16, Option<OwnedFd>)> {
+/// A port, and its socket or none.
+pub(super) fn receive(link: &OwnedFd, flags: RecvFlags) -> Option<(u16, Option<OwnedFd>)> {
     let mut port = [0; 2];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-    let message = recvmsg(ours, &mut [IoSliceMut::new(&mut port)], &mut control, flags).ok()?;
+    let flags = flags | RecvFlags::CMSG_CLOEXEC;
+    let message = recvmsg(link, &mut [IoSliceMut::new(&mut port)], &mut control, flags).ok()?;
     let socket = control.drain().find_map(|part| match part {
         RecvAncillaryMessage::ScmRights(mut sockets) => sockets.next(),
         _ => None,
     });
     (message.bytes == port.len()).then(|| (u16::from_ne_bytes(port), socket))
+}
+
+/// Tells of a port, and hands over its socket.
+pub(super) fn send(
+    link: BorrowedFd<'_>,
+    port: u16,
+    socket: Option<BorrowedFd<'_>>,
+    flags: SendFlags,
+) -> rustix::io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let sockets = socket.map(|socket| [socket]);
+    if let Some(sockets) = &sockets {
+        control.push(SendAncillaryMessage::ScmRights(sockets));
+    }
+    sendmsg(link, &[IoSlice::new(&port.to_ne_bytes())], &mut control, flags).map(|_| ())
 }
 
 /// The serving process's ends of what ties it to its watcher.
@@ -199,27 +255,29 @@ impl Watcher {
 
     /// Tells of a new socket, or that a port is no longer served. Does nothing without a watcher.
     pub(super) fn tell(&self, port: u16, socket: Option<BorrowedFd<'_>>) {
-        let Some(link) = &self.link else { return };
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        let sockets = socket.map(|socket| [socket]);
-        if let Some(sockets) = &sockets {
-            control.push(SendAncillaryMessage::ScmRights(sockets));
+        if let Some(link) = &self.link {
+            let _ = send(link.as_fd(), port, socket, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
         }
-        let _ = sendmsg(
-            link,
-            &[IoSlice::new(&port.to_ne_bytes())],
-            &mut control,
-            SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
-        );
     }
 }
 
-/// Waits for the watcher's end.
-pub(super) async fn ended(watcher: Option<&Receiver>) {
-    match watcher {
-        // Nothing is ever written to it.
-        Some(pipe) => drop(pipe.readable().await),
-        None => std::future::pending().await,
+/// What the serving process hears of its watcher.
+pub(super) enum Heard {
+    /// It wants this process to end.
+    End,
+    /// It has ended.
+    Gone,
+}
+
+/// Waits for something to hear of the watcher.
+pub(super) async fn heard(watcher: Option<&Receiver>) -> Heard {
+    let Some(pipe) = watcher else { return std::future::pending().await };
+    loop {
+        let _ = pipe.readable().await;
+        match pipe.try_read(&mut [0]) {
+            Ok(1) => return Heard::End,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            _ => return Heard::Gone,
+        }
     }
 }

@@ -27,11 +27,12 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::{MissedTickBehavior, timeout};
 
 use super::journal::Journal;
-use super::keep::{BEAT, Sockets, Watcher};
+use super::keep::{BEAT, Heard, Sockets, Watcher};
+use super::program::Known;
 use super::requested::Workplace;
 use super::serve::{Event, Ports};
 use super::served::Served;
-use super::{keep, refresh, threads};
+use super::{keep, refresh, service, threads};
 
 /// After this long the agent looks at the clock and at the records when nothing has woken it: the clock may have
 /// been set, the machine may have slept, and a hook may have been killed before it could tell.
@@ -47,18 +48,43 @@ const FIRST_PAUSE: UnixSeconds = 5;
 const LONGEST_PAUSE: UnixSeconds = 60;
 /// The pause while another process gets a token for the same identity.
 const BUSY_PAUSE: UnixSeconds = 1;
+/// How long a serving process that has lost its watcher waits for the service to come back, which takes its ports.
+const SERVICE: Duration = Duration::from_secs(6);
 /// How many refreshes run at once: so many that some that hang do not hold up the others.
 const REFRESHES: usize = 32;
 
+/// What a serving process begins with.
+pub(super) struct Beginning {
+    pub(super) workplace: Workplace,
+    pub(super) sockets: Sockets,
+    pub(super) watcher: Watcher,
+    /// The files that it does not start over for.
+    pub(super) known: Known,
+    /// Whether a service manager keeps it.
+    pub(super) is_service: bool,
+}
+
+/// Why a serving process ends.
+pub(super) enum End {
+    /// No job needs it, or it was told to.
+    Over,
+    /// The site's `command` is another program by now.
+    Upgrade,
+}
+
 /// Serves until no job needs it.
-pub(super) fn serve(workplace: Workplace, sockets: Sockets, watcher: Watcher) -> std::io::Result<()> {
-    let Some(directory) = RuntimeDirectory::existing(&workplace.runtime_dir) else { return Ok(()) };
+pub(super) fn serve(beginning: Beginning) -> std::io::Result<End> {
+    let Beginning { workplace, sockets, watcher, known, is_service } = beginning;
+    let Some(directory) = RuntimeDirectory::existing(&workplace.runtime_dir) else { return Ok(End::Over) };
     sys::share_heap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let workplace = Rc::new(RefCell::new(workplace));
     let agent = Rc::new(Agent {
         runtime: directory,
         trouble: RefCell::default(),
+        command: RefCell::default(),
+        known,
+        is_service,
         ports: RefCell::new(Ports::new(sockets, watcher, Rc::clone(&workplace))),
         workplace,
         pauses: Rc::default(),
@@ -78,6 +104,10 @@ struct Agent {
     runtime: RuntimeDirectory,
     /// Why the configuration cannot be used, if that is so.
     trouble: RefCell<Option<String>>,
+    /// The site's command, if the configuration can be used.
+    command: RefCell<Option<PathBuf>>,
+    known: Known,
+    is_service: bool,
     ports: RefCell<Ports>,
     pauses: Rc<RefCell<Pauses>>,
     /// A refresh has ended.
@@ -90,19 +120,21 @@ struct Agent {
 }
 
 impl Agent {
-    async fn run(self: Rc<Self>) -> std::io::Result<()> {
-        let watcher = self.ports.borrow_mut().watcher().end();
+    async fn run(self: Rc<Self>) -> std::io::Result<End> {
+        let mut watcher = self.ports.borrow_mut().watcher().end();
         let socket = wake::socket(self.runtime.path());
         self.reload().await;
         let listener = listen(&socket)?;
         let mut busy = Instant::now();
+        // How long the service is waited for, once the watcher has ended.
+        let mut alone_until = None;
         let mut look = Instant::now() + LOOK;
         let mut beat = tokio::time::interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             // First what is due since an earlier serving process was killed: this one may be killed soon as well.
             let next = self.refresh();
-            look = look.min(Instant::now() + next);
+            look = look.min(Instant::now() + next).min(alone_until.unwrap_or(look));
             let is_reloaded = tokio::select! {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => {
@@ -132,18 +164,23 @@ impl Agent {
                     self.ports.borrow_mut().watcher().beat();
                     if !self.runtime.is_there() {
                         self.log(LogLevel::Warn, "the runtime directory was removed");
-                        return Ok(());
+                        return Ok(End::Over);
                     }
                     false
                 }
-                () = keep::ended(watcher.as_ref()) => {
-                    self.log(LogLevel::Warn, "the watcher ended");
-                    let path = self.runtime.path();
-                    let error = keep::start_over(&self.config_path(), path, self.ports.borrow().sockets());
-                    self.log(LogLevel::Error, error);
-                    tokio::time::sleep(LONG_PAUSE).await;
-                    false
-                }
+                heard = keep::heard(watcher.as_ref()) => match heard {
+                    Heard::End => {
+                        self.log(LogLevel::Info, "it is told to end");
+                        self.leave(&socket).await;
+                        return Ok(End::Over);
+                    }
+                    Heard::Gone => {
+                        self.log(LogLevel::Warn, "the watcher ended");
+                        let patience = if self.is_service { SERVICE } else { Duration::ZERO };
+                        (watcher, alone_until) = (None, Some(Instant::now() + patience));
+                        false
+                    }
+                },
                 () = tokio::time::sleep_until(look.into()) => {
                     self.reload().await;
                     true
@@ -152,14 +189,54 @@ impl Agent {
             if is_reloaded {
                 look = Instant::now() + LOOK;
             }
-            if !self.ports.borrow().is_empty() || !self.runtime.kept().is_empty() {
+            let is_alone = alone_until.is_some();
+            if is_reloaded && (is_alone || !self.is_service) && self.hand_over() {
+                self.log(LogLevel::Info, "a service takes over");
+                self.leave(&socket).await;
+                return Ok(End::Over);
+            }
+            if alone_until.is_some_and(|end| Instant::now() >= end) {
+                self.start_over().await;
+            } else if is_reloaded && !is_alone && self.is_old() {
+                self.log(LogLevel::Info, "the command is another program now");
+                self.leave(&socket).await;
+                return Ok(End::Upgrade);
+            }
+            if self.is_service || !self.ports.borrow().is_empty() || !self.runtime.kept().is_empty() {
                 busy = Instant::now();
             } else if busy.elapsed() > IDLE {
                 // A hook that finds no socket starts a new agent.
                 std::fs::remove_file(&socket)?;
-                return Ok(());
+                return Ok(End::Over);
             }
         }
+    }
+
+    /// Answers the last requests. A hook that finds no socket starts a new agent, or waits for the service.
+    async fn leave(&self, socket: &Path) {
+        let _ = std::fs::remove_file(socket);
+        // As in `reload`.
+        let mut ports = self.ports.take();
+        ports.close().await;
+        self.ports.replace(ports);
+    }
+
+    /// Hands its ports to a service that waits for them. Returns whether there is one.
+    fn hand_over(&self) -> bool {
+        service::hand_over(self.runtime.path(), self.ports.borrow().sockets())
+    }
+
+    /// Starts over as a process with a watcher. Returns only if that fails.
+    async fn start_over(&self) {
+        let error = keep::start_over(&self.config_path(), self.runtime.path(), self.ports.borrow().sockets());
+        self.log(LogLevel::Error, error);
+        tokio::time::sleep(LONG_PAUSE).await;
+    }
+
+    /// Whether the site's command is another program by now, and nothing is under way at Google.
+    fn is_old(&self) -> bool {
+        self.refreshes.available_permits() == REFRESHES
+            && self.command.borrow().as_ref().is_some_and(|command| self.known.other(command).is_some())
     }
 
     /// Serves what the records say, and nothing else: a job that is over is no longer served, also while the
@@ -200,10 +277,14 @@ impl Agent {
     fn look_at_configuration(&self) {
         let trouble = match Site::load(&self.config_path()) {
             Ok(site) => {
+                self.command.replace(Some(site.config.command));
                 self.workplace.borrow_mut().journal = Journal::new(self.runtime.path(), site.config.log_level);
                 None
             }
-            Err(error) => Some(error.to_string()),
+            Err(error) => {
+                self.command.replace(None);
+                Some(error.to_string())
+            }
         };
         let before = self.trouble.replace(trouble.clone());
         match trouble {

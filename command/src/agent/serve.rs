@@ -1,7 +1,7 @@
 //! The loopback ports of the jobs.
 #![forbid(unsafe_code)]
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use percent_encoding::percent_decode_str;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
@@ -39,6 +39,8 @@ const LONGEST: usize = 16 << 10;
 const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 10 });
 /// How many connections a user may have open at once, over all jobs. More wait to be accepted.
 const CONNECTIONS: usize = 512;
+/// How long requests that are being answered may take when this process is about to end.
+const LAST: Duration = Duration::from_secs(2);
 /// How many strangers at once are told that a port is another user's. The connections of more are just closed.
 const STRANGERS: usize = 16;
 /// How long a stranger may take to read that.
@@ -57,6 +59,8 @@ pub(super) struct Ports {
     left: Sockets,
     watcher: Watcher,
     workplace: Option<Rc<RefCell<Workplace>>>,
+    /// Each connection looks at it: whether this process is about to end.
+    closing: Rc<watch::Sender<bool>>,
 }
 
 struct ServedPort {
@@ -143,7 +147,8 @@ impl Ports {
             let listening = self.listen(port).await.ok().map(|listener| {
                 let listener = Rc::new(listener);
                 let workplace = self.workplace.clone();
-                let door = Door { served: Rc::downgrade(&served), user: Rc::clone(&user), workplace };
+                let closing = Rc::clone(&self.closing);
+                let door = Door { served: Rc::downgrade(&served), user: Rc::clone(&user), workplace, closing };
                 let task = accept(Rc::clone(&listener), Rc::new(door));
                 Listening { listener, task: tokio::task::spawn_local(task) }
             });
@@ -158,6 +163,16 @@ impl Ports {
             self.watcher.tell(port, None);
         }
         events
+    }
+
+    /// Takes no more connections, and ends those that there are once their requests are answered. Others wait in the
+    /// sockets' queues for the next process.
+    pub(super) async fn close(&mut self) {
+        for listening in self.served.values().filter_map(|port| port.listening.as_ref()) {
+            listening.task.abort();
+        }
+        self.closing.send_replace(true);
+        let _ = tokio::time::timeout(LAST, self.closing.closed()).await;
     }
 
     /// A user's share, one for all jobs of the user.
@@ -202,6 +217,7 @@ struct Door {
     served: Weak<RefCell<Served>>,
     user: Rc<User>,
     workplace: Option<Rc<RefCell<Workplace>>>,
+    closing: Rc<watch::Sender<bool>>,
 }
 
 async fn accept(listener: Rc<TcpListener>, door: Rc<Door>) {
@@ -223,7 +239,8 @@ async fn accept(listener: Rc<TcpListener>, door: Rc<Door>) {
             continue;
         }
         let Ok(place) = Arc::clone(&door.user.connections).acquire_owned().await else { return };
-        tokio::task::spawn_local(connection(stream, here, Rc::clone(&door), place));
+        let closing = door.closing.subscribe();
+        tokio::task::spawn_local(connection(stream, here, Rc::clone(&door), place, closing));
     }
 }
 
@@ -238,15 +255,39 @@ async fn turn_away(mut stream: TcpStream, _one_of_them: Rc<()>) {
     let _ = tokio::time::timeout(STRANGERS_TIME, told).await;
 }
 
-async fn connection(stream: TcpStream, here: SocketAddr, door: Rc<Door>, _place: OwnedSemaphorePermit) {
-    let service = service_fn(move |request| {
+async fn connection(
+    stream: TcpStream,
+    here: SocketAddr,
+    door: Rc<Door>,
+    _place: OwnedSemaphorePermit,
+    mut closing: watch::Receiver<bool>,
+) {
+    let is_used = Cell::new(false);
+    let service = service_fn(|request| {
         let door = Rc::clone(&door);
-        async move { Ok::<_, Infallible>(response(answer(request, here, &door).await)) }
+        is_used.set(true);
+        async move {
+            let mut response = response(answer(request, here, &door).await);
+            if *door.closing.borrow() {
+                response.headers_mut().insert("connection", hyper::header::HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(LONGEST);
+    let mut served = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
     // A client that breaks off is no error of ours.
-    let _ = http.serve_connection(TokioIo::new(stream), service).await;
+    tokio::select! {
+        _ = served.as_mut() => {}
+        _ = closing.wait_for(|closing| *closing) => {
+            // This would close a connection whose first request is on its way.
+            if is_used.get() {
+                served.as_mut().graceful_shutdown();
+            }
+            let _ = served.await;
+        }
+    }
 }
 
 async fn answer(request: Request<Incoming>, here: SocketAddr, door: &Door) -> Reply {

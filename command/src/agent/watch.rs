@@ -3,8 +3,10 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use gcp_wif_core::job::processes::{Proc, Processes};
@@ -19,14 +21,14 @@ use rustix::fs::FlockOperation;
 use rustix::process::WaitStatus;
 use rustix::thread::set_name;
 
+use super::cgroups;
 use super::journal::Journal;
 use super::keep::{self, Sockets};
+use super::program::{self, Known};
 use super::requested::Workplace;
-use super::{cgroups, run};
+use super::run::{self, Beginning, End};
+use super::service::{self, Reception, STUCK, Stop};
 
-/// How long a new agent waits for the lock of one that does not answer. A watcher replaces a serving process that hangs
-/// in less time, so after this the watcher itself hangs, and is ended.
-const STUCK: Duration = Duration::from_secs(9);
 /// How long it then waits for the lock.
 const LOCK: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(20);
@@ -35,24 +37,31 @@ const SHORT: Duration = Duration::from_millis(500);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// How long a service waits for a configuration that cannot be used.
+const NO_CONFIGURATION: Duration = Duration::from_secs(5);
+/// The exit status of a serving process that makes way for another program.
+const UPGRADE: i32 = 3;
+
 /// Starts the agent of a runtime directory, which stays in the background until no job needs it. Does nothing if one
 /// runs already.
 ///
 /// # Errors
 /// When it cannot start.
 pub(crate) fn start(config_path: &Path, runtime_dir: Option<&Path>) -> Result<(), Failure> {
-    sys::guard_secrets();
-    sys::allow_descriptors();
-    let site = Site::load(config_path);
-    let (runtime_dir, level) = match (site, runtime_dir) {
-        (Ok(site), runtime_dir) => (runtime_dir.map_or(site.config.runtime_dir, Path::to_owned), site.config.log_level),
-        // Jobs are served from their records. Each refresh tells why it fails.
-        (Err(_), Some(runtime_dir)) => (runtime_dir.to_owned(), LogLevel::Info),
-        (Err(error), None) => return Err(error.into()),
-    };
-    let journal = Journal::new(&runtime_dir, level);
+    // slurmstepd or a service may have held them back.
+    sys::release_signals();
+    let mut sockets = keep::inherited();
+    let (runtime_dir, journal) = place(config_path, runtime_dir)?;
     let runtime = RuntimeDirectory::open(&runtime_dir)?;
-    let Some(mut lock) = only_one(&runtime_dir, &journal)? else { return Ok(()) };
+    let lock = match keep::inherited_lock(&mut sockets) {
+        Some(lock) => lock.into(),
+        None => match only_one(&runtime_dir, &journal)? {
+            Some(lock) => lock,
+            None => return Ok(()),
+        },
+    };
+    // If a service kept the agent, it did not come back in time.
+    service::forget(&runtime_dir);
     if let Some(slurmd) = slurmd(&runtime) {
         // cgroups cannot be written everywhere, and the agent can serve from within the job's as well.
         let _ = cgroups::join(slurmd).inspect_err(|why| {
@@ -60,14 +69,85 @@ pub(crate) fn start(config_path: &Path, runtime_dir: Option<&Path>) -> Result<()
         });
     }
     drop(runtime);
-    let mut sockets = keep::inherited();
+    let config_path = config_path.to_owned();
+    let mut watcher = Watcher { config_path, runtime_dir, journal, lock, sockets, known: Known::new(), stop: None };
     // A process that has just started has most of its program in memory, and a copy of it only what it uses. The copy
     // shares the lock.
     sys::fork_alone(|| {
         sys::leave_session();
-        watch(config_path, &runtime_dir, &mut lock, &mut sockets, &journal)
+        watcher.watch()
     })?;
     Ok(())
+}
+
+/// Is the agent of a runtime directory, in the foreground, until a service manager ends it. Takes over the ports of an
+/// agent that runs already. Complains of a configuration that cannot be used, and waits for another one.
+///
+/// # Errors
+/// When it cannot start.
+pub(crate) fn stay(
+    config_path: &Path,
+    runtime_dir: Option<&Path>,
+    complain: &mut dyn FnMut(&str),
+) -> Result<(), Failure> {
+    let problem = |error: std::io::Error| Failure::of_agent(&error.to_string());
+    let stop = Stop::of_service().map_err(problem)?;
+    let mut sockets = keep::inherited();
+    let mut told = String::new();
+    let (runtime_dir, journal) = loop {
+        let trouble = match place(config_path, runtime_dir) {
+            Ok(place) => break place,
+            Err(trouble) => trouble.to_string(),
+        };
+        if trouble != told {
+            complain(&trouble);
+            told = trouble;
+        }
+        if stop.is_told_within(NO_CONFIGURATION) {
+            return Ok(());
+        }
+    };
+    drop(RuntimeDirectory::open(&runtime_dir)?);
+    let mut reception = Reception::new(&runtime_dir);
+    let lock = match keep::inherited_lock(&mut sockets) {
+        Some(lock) => lock.into(),
+        None => loop {
+            reception.attend(&runtime_dir, &mut sockets).map_err(problem)?;
+            let mut lock = open_lock(&runtime_dir)?;
+            if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+                reception.receive(&mut sockets);
+                break lock;
+            }
+            if stop.is_told_within(LOOK) {
+                service::forget(&runtime_dir);
+                return Ok(());
+            }
+            if reception.is_stuck() {
+                end_stuck(&mut lock, &journal);
+            }
+        },
+    };
+    drop(reception);
+    let config_path = config_path.to_owned();
+    let stop = Some(stop);
+    let mut watcher = Watcher { config_path, runtime_dir, journal, lock, sockets, known: Known::new(), stop };
+    watcher.watch();
+    service::forget(&watcher.runtime_dir);
+    Ok(())
+}
+
+/// The runtime directory and its log.
+fn place(config_path: &Path, runtime_dir: Option<&Path>) -> Result<(PathBuf, Journal), Failure> {
+    sys::guard_secrets();
+    sys::allow_descriptors();
+    let (runtime_dir, level) = match (Site::load(config_path), runtime_dir) {
+        (Ok(site), runtime_dir) => (runtime_dir.map_or(site.config.runtime_dir, Path::to_owned), site.config.log_level),
+        // Jobs are served from their records. Each refresh tells why it fails.
+        (Err(_), Some(runtime_dir)) => (runtime_dir.to_owned(), LogLevel::Info),
+        (Err(error), None) => return Err(error.into()),
+    };
+    let journal = Journal::new(&runtime_dir, level);
+    Ok((runtime_dir, journal))
 }
 
 /// The slurmd that started one of the jobs, if it still runs.
@@ -77,19 +157,18 @@ fn slurmd(runtime: &RuntimeDirectory) -> Option<u32> {
     records.map(|record| record.started_by.slurmd).find(|slurmd| proc.runs(*slurmd)).map(|slurmd| slurmd.pid)
 }
 
+/// Opens the lock of the runtime directory's agent, which it does not take.
+fn open_lock(runtime_dir: &Path) -> Result<File, Failure> {
+    let path = runtime_dir.join("agent.lock");
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).read(true).write(true).mode(0o600);
+    options.open(&path).map_err(|error| Failure::of_agent(&format!("{}: {error}", path.display())))
+}
+
 /// Takes the lock of the runtime directory's agent. Returns none if another agent has it and answers. Ends one that
 /// does not answer for long.
 fn only_one(runtime_dir: &Path, journal: &Journal) -> Result<Option<File>, Failure> {
-    let path = runtime_dir.join("agent.lock");
-    let problem = |error: std::io::Error| Failure::of_agent(&format!("{}: {error}", path.display()));
-    let mut file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(problem)?;
+    let mut file = open_lock(runtime_dir)?;
     let mut end = Instant::now() + STUCK;
     let mut is_ended = false;
     loop {
@@ -103,9 +182,7 @@ fn only_one(runtime_dir: &Path, journal: &Journal) -> Result<Option<File>, Failu
             if is_ended {
                 return Ok(None);
             }
-            journal
-                .write(LogLevel::Warn, "gcp-wif: agent: another agent has the lock and does not answer, it is ended");
-            end_processes(&mut file);
+            end_stuck(&mut file, journal);
             (is_ended, end) = (true, Instant::now() + LOCK);
         }
         std::thread::sleep(LOOK);
@@ -120,7 +197,8 @@ fn sign(lock: &mut File, processes: &[ProcessId]) -> std::io::Result<()> {
 }
 
 /// Ends the processes that a lock names, if they are still the same.
-fn end_processes(lock: &mut File) {
+fn end_stuck(lock: &mut File, journal: &Journal) {
+    journal.write(LogLevel::Warn, "gcp-wif: agent: another agent has the lock and does not answer, it is ended");
     let (mut text, proc) = (String::new(), Proc::new(PathBuf::new()));
     let _ = lock.rewind().and_then(|()| lock.read_to_string(&mut text));
     for line in text.lines() {
@@ -133,53 +211,88 @@ fn end_processes(lock: &mut File) {
     }
 }
 
-/// Starts a new serving process whenever one dies, until one ends by itself or its directory is gone.
-fn watch(config_path: &Path, runtime_dir: &Path, lock: &mut File, sockets: &mut Sockets, journal: &Journal) -> i32 {
-    // For ps; both have the same arguments.
-    let _ = set_name(c"gcp-wif-watch");
-    let proc = Proc::new(PathBuf::new());
-    let mut pause = FIRST_PAUSE;
-    loop {
-        let begun = Instant::now();
-        let mut started = |serving: u32| {
-            // If this fails, a later agent cannot end these two when they hang.
-            let _ = sign(lock, &[proc.this(), proc.process(serving)]);
-        };
-        let ended = keep::run(sockets, &mut started, |sockets, watcher| {
-            let _ = set_name(c"gcp-wif-serve");
-            let workplace = Workplace {
-                config_path: config_path.to_owned(),
-                runtime_dir: runtime_dir.to_owned(),
-                journal: journal.clone(),
+/// Watches the serving process.
+struct Watcher {
+    config_path: PathBuf,
+    runtime_dir: PathBuf,
+    journal: Journal,
+    lock: File,
+    sockets: Sockets,
+    known: Known,
+    /// Tells when the service manager wants it to end, if there is one.
+    stop: Option<Stop>,
+}
+
+impl Watcher {
+    /// Starts a new serving process whenever one dies, until one ends by itself or its directory is gone.
+    fn watch(&mut self) -> i32 {
+        // For ps; both have the same arguments.
+        let _ = set_name(c"gcp-wif-watch");
+        let proc = Proc::new(PathBuf::new());
+        let nobody = Stop::default();
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let begun = Instant::now();
+            let Self { config_path, runtime_dir, journal, lock, sockets, known, stop } = self;
+            let (is_service, stop) = (stop.is_some(), stop.as_ref().unwrap_or(&nobody));
+            let mut started = |serving: u32| {
+                // If this fails, a later agent cannot end these two when they hang.
+                let _ = sign(lock, &[proc.this(), proc.process(serving)]);
             };
-            match run::serve(workplace, sockets, watcher) {
-                Ok(()) => 0,
-                Err(error) => {
-                    journal.write(LogLevel::Error, format_args!("gcp-wif: agent: {error}"));
-                    1
+            let ended = keep::run(sockets, &mut started, stop.descriptor(), |sockets, watcher| {
+                let _ = set_name(c"gcp-wif-serve");
+                let (config_path, runtime_dir) = (config_path.clone(), runtime_dir.clone());
+                let workplace = Workplace { config_path, runtime_dir, journal: journal.clone() };
+                match run::serve(Beginning { workplace, sockets, watcher, known: known.clone(), is_service }) {
+                    Ok(End::Over) => 0,
+                    Ok(End::Upgrade) => UPGRADE,
+                    Err(error) => {
+                        journal.write(LogLevel::Error, format_args!("gcp-wif: agent: {error}"));
+                        1
+                    }
                 }
+            });
+            if stop.is_told_within(Duration::ZERO) {
+                return 0;
             }
-        });
-        match ended {
-            Ok(status) if status.exit_status() == Some(0) => return 0,
-            Ok(status) => {
-                journal.write(
-                    LogLevel::Warn,
-                    format_args!("gcp-wif: agent: the serving process ended ({})", ending(status)),
-                );
+            match ended {
+                Ok(status) if status.exit_status() == Some(0) => return 0,
+                Ok(status) if status.exit_status() == Some(UPGRADE) => self.upgrade(),
+                Ok(status) => {
+                    let how = ending(status);
+                    self.journal
+                        .write(LogLevel::Warn, format_args!("gcp-wif: agent: the serving process ended ({how})"));
+                }
+                Err(error) => self.journal.write(LogLevel::Error, format_args!("gcp-wif: agent: {error}")),
             }
-            Err(error) => journal.write(LogLevel::Error, format_args!("gcp-wif: agent: {error}")),
+            if self.lock.metadata().is_ok_and(|metadata| metadata.nlink() == 0) {
+                // The directory was removed, and the lock with it: another agent may have begun in its place.
+                return 0;
+            }
+            if begun.elapsed() < SHORT {
+                if self.stop.as_ref().unwrap_or(&nobody).is_told_within(pause) {
+                    return 0;
+                }
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            } else {
+                pause = FIRST_PAUSE;
+            }
         }
-        if lock.metadata().is_ok_and(|metadata| metadata.nlink() == 0) {
-            // The directory was removed, and the lock with it: another agent may have begun in its place.
-            return 0;
-        }
-        if begun.elapsed() < SHORT {
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        } else {
-            pause = FIRST_PAUSE;
-        }
+    }
+
+    /// Starts over as the site's command, with lock and sockets. Returns only if that fails.
+    fn upgrade(&mut self) {
+        let Ok(site) = Site::load(&self.config_path) else { return };
+        let command = site.config.command;
+        let Some(file) = self.known.other(&command) else { return };
+        let mut arguments = keep::arguments(&self.config_path, &self.runtime_dir);
+        arguments.extend(self.stop.as_ref().map(|_| "--foreground".into()));
+        let (lock, sockets) = (self.lock.as_fd(), &self.sockets);
+        let hand_down = |start: &mut Command| keep::hand_down_all(lock, sockets, start);
+        let why = program::replace(&mut self.known, file, &command, &arguments, hand_down);
+        let text =
+            format_args!("gcp-wif: agent: {} cannot be started, it goes on: {why}", command.display()).to_string();
+        self.journal.write(LogLevel::Error, text);
     }
 }
 

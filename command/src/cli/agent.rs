@@ -7,7 +7,7 @@ use super::{Screen, Status};
 use crate::agent;
 use gcp_wif_core::policy::config::DEFAULT_PATH;
 
-/// Keep the credentials of this node's jobs fresh, in the background (started by the plugin, as root)
+/// Keep the credentials of this node's jobs fresh, as root. The plugin starts it in the background
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     /// The site configuration
@@ -16,10 +16,19 @@ pub(super) struct Arguments {
     /// The runtime directory whose jobs are served [default: the site configuration's]
     #[arg(long, value_name = "PATH")]
     runtime_dir: Option<PathBuf>,
+    /// Stay in the foreground until SIGTERM, for a service manager
+    #[arg(long)]
+    foreground: bool,
 }
 
 pub(super) fn run(arguments: &Arguments, screen: &mut Screen<'_>) -> Status {
-    match agent::watch::start(&arguments.config, arguments.runtime_dir.as_deref()) {
+    let Arguments { config, runtime_dir, foreground } = arguments;
+    let ended = if *foreground {
+        agent::watch::stay(config, runtime_dir.as_deref(), &mut |trouble| screen.complain(trouble))
+    } else {
+        agent::watch::start(config, runtime_dir.as_deref())
+    };
+    match ended {
         Ok(()) => Status::Success,
         Err(failure) => {
             screen.complain(&failure.to_string());

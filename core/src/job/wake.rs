@@ -16,11 +16,19 @@ const ANSWER: Duration = Duration::from_secs(2);
 const LONGEST_ANSWER: u64 = 1 << 17;
 /// How long a new one may take to start. Where an old one hangs, it is ended first.
 const START: Duration = Duration::from_secs(13);
+/// How long a service manager may take to bring back an agent that has ended. Then there is time left to start one.
+const SERVICE: Duration = Duration::from_secs(6);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// The agent's socket in the runtime directory; root's alone.
 pub fn socket(runtime_dir: &Path) -> PathBuf {
     runtime_dir.join("agent.sock")
+}
+
+/// What shows that a service manager keeps the agent of a runtime directory. An agent that a hook has started hands its
+/// ports over there.
+pub fn service(runtime_dir: &Path) -> PathBuf {
+    runtime_dir.join("agent.service")
 }
 
 /// Has the agent of a runtime directory look at the records, and waits until it has. Starts one if none answers.
@@ -38,6 +46,10 @@ pub fn wake(
     if let Ok(ports) = asked.map_or_else(|| ask(&socket), Asked::answer) {
         return Ok(ports);
     }
+    let begun = Instant::now();
+    if let Some(ports) = of_service(runtime_dir, begun + SERVICE) {
+        return Ok(ports);
+    }
     // Root runs nothing that another user can change.
     fs::check_trusted(command)
         .map_err(|error| Failure::of_agent(&format!("command: {error}; install gcp-wif there or set command")))?;
@@ -45,7 +57,7 @@ pub fn wake(
     let arguments = ["agent", "--config", &config_path, "--runtime-dir", &runtime_dir].map(str::to_owned);
     sys::spawn_detached(command, &arguments)
         .map_err(|error| Failure::of_agent(&format!("{}: {error}", command.display())))?;
-    let end = Instant::now() + START;
+    let end = begun + START;
     while Instant::now() < end {
         if let Ok(ports) = ask(&socket) {
             return Ok(ports);
@@ -53,6 +65,20 @@ pub fn wake(
         std::thread::sleep(LOOK);
     }
     Err(Failure::of_agent("the agent does not answer"))
+}
+
+/// Waits for the agent that a service manager brings back. Returns none if no service manager keeps it, or if there is
+/// one that hangs.
+fn of_service(runtime_dir: &Path, end: Instant) -> Option<BTreeSet<u16>> {
+    let (service, socket) = (service(runtime_dir), socket(runtime_dir));
+    while service.exists() && Instant::now() < end {
+        match ask(&socket) {
+            Ok(ports) => return Some(ports),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => return None,
+            Err(_) => std::thread::sleep(LOOK),
+        }
+    }
+    None
 }
 
 /// An agent that was asked to look at the records, and has not answered yet.
@@ -122,6 +148,27 @@ mod tests {
         // Nobody accepts, until the queue is full.
         let queue: Vec<_> = std::iter::from_fn(|| connect(&path, ANSWER).ok()).collect();
         assert!(queue.len() > 1 && !is_running(&directory));
+        // Its service manager takes it for one that works.
+        std::fs::write(service(&directory), "").unwrap();
+        assert_eq!(of_service(&directory, Instant::now() + START), None);
         drop(listener);
+    }
+
+    #[test]
+    fn a_service_is_waited_for_and_not_for_ever() {
+        use std::io::Write;
+        let directory = crate::testing::directory();
+        let never = Instant::now() + Duration::from_secs(600);
+        assert_eq!(of_service(&directory, never), None, "no service");
+        std::fs::write(service(&directory), "").unwrap();
+        assert_eq!(of_service(&directory, Instant::now() + LOOK * 3), None, "it does not come back");
+        let path = socket(&directory);
+        let back = std::thread::spawn(move || {
+            std::thread::sleep(LOOK * 3);
+            let listener = std::os::unix::net::UnixListener::bind(path).unwrap();
+            listener.accept().unwrap().0.write_all(b"7 8\n").unwrap();
+        });
+        assert_eq!(of_service(&directory, never), Some(BTreeSet::from([7, 8])));
+        back.join().unwrap();
     }
 }

@@ -200,6 +200,15 @@ pub fn is_file(path: &Path) -> bool {
     rustix::fs::stat(path).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)
 }
 
+/// A file, whatever its path: device and number.
+pub type FileId = (u64, u64);
+
+/// Which file a path leads to. Returns none if there is none, or no regular one.
+pub fn file_id(path: &Path) -> Option<FileId> {
+    let stat = rustix::fs::stat(path).ok()?;
+    (FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile).then_some((stat.st_dev, stat.st_ino))
+}
+
 /// The names in a directory, sorted.
 ///
 /// # Errors

@@ -1,6 +1,7 @@
 //! What only libc offers: the user database, child processes, and the end of a process.
 
 mod child;
+mod signals;
 mod users;
 
 use std::ffi::CStr;
@@ -11,6 +12,7 @@ use rustix::io::Errno;
 use rustix::process::{Gid, Resource, Rlimit, Uid, getrlimit, setrlimit};
 
 pub use child::{ChildError, detach, fork_alone, in_child, in_child_of_user, spawn_detached};
+pub use signals::{held_signals, release_signals};
 pub use users::{Group, User, groups, named_groups, user, user_name, user_named};
 
 /// Makes this process the user's for good: groups, group and user, real, effective and saved.

@@ -287,6 +287,6 @@ fn let_go_of_streams() -> std::io::Result<()> {
     Ok(())
 }
 
-fn last_errno() -> Errno {
+pub(super) fn last_errno() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::AGAIN)
 }
