@@ -30,8 +30,9 @@ const FLOORS: [&[&str]; 6] = [&["words"], &["world"], &["exchange"], &["policy",
 const FOREIGN: [&str; 5] = ["clap", "hyper", "hyper_util", "slurm_spank", "tokio"];
 
 /// The files besides the world's that open files, or look at them.
-const OPENERS: [(&str, &str); 7] = [
+const OPENERS: [(&str, &str); 8] = [
     ("command/src/agent/journal.rs", "the agent's own log"),
+    ("command/src/pages.rs", "writes the manual pages, for ci/package"),
     ("command/src/agent/run.rs", "the agent's own socket: its mode, and its end"),
     ("command/src/agent/service.rs", "the socket of an agent that a service manager keeps, and its end"),
     ("command/src/agent/watch.rs", "the agent's own lock, which is held for as long as it lives"),

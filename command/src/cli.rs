@@ -21,7 +21,7 @@ use plugstack::Plugstack;
 /// Google Cloud credentials for Slurm jobs: looks after the plugin spank_gcp_wif.so
 #[derive(Parser)]
 #[command(name = "gcp-wif", version, after_help = "Exit status: 0, 1 (a check failed, denied) or 2 (usage).")]
-struct Arguments {
+pub(crate) struct Arguments {
     #[command(subcommand)]
     command: Command,
     /// Print one JSON object, for programs
