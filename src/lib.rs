@@ -36,6 +36,17 @@ mod release {
 
 SPANK_PLUGIN!(b"gcp_wif", release::SLURM_VERSION_NUMBER, GcpWif);
 
+const VERSION: &[u8] = concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes();
+
+/// This plugin's own version, which `gcp-wif doctor` reads from the file.
+#[allow(non_upper_case_globals, unreachable_pub, reason = "a symbol, beside Slurm's")]
+// SAFETY: no other part of the program has this name.
+#[unsafe(no_mangle)]
+pub static plugin_gcp_wif_version: [u8; VERSION.len()] = match VERSION.first_chunk() {
+    Some(version) => *version,
+    None => [0; VERSION.len()],
+};
+
 #[derive(Default)]
 struct GcpWif {
     config_path: OnceCell<PathBuf>,

@@ -37,6 +37,8 @@ const OPENERS: [(&str, &str); 8] = [
     ("command/src/agent/service.rs", "the socket of an agent that a service manager keeps, and its end"),
     ("command/src/agent/watch.rs", "the agent's own lock, which is held for as long as it lives"),
     ("command/src/cli/plugstack.rs", "Slurm's include lines are patterns, for which directories are listed"),
+    ("command/src/cli/running.rs", "looks at the age of the agent's lock"),
+    ("command/src/cli/doctor/agent.rs", "looks at whether the agent's program can be run"),
     ("command/src/cli/doctor/runtime.rs", "looks at the runtime directory, which the world would make"),
     ("command/src/cli/doctor/subject_token.rs", "looks at who could read the subject token, through all of its links"),
 ];

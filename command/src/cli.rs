@@ -6,12 +6,16 @@ mod doctor;
 mod env;
 mod explain;
 mod plugstack;
+mod running;
+mod slurmconf;
+mod slurmd;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anstyle::Style;
 use clap::{Parser, Subcommand};
 use serde_json::Value;
 
@@ -61,11 +65,18 @@ impl From<Status> for ExitCode {
 struct Screen<'a> {
     out: &'a mut dyn Write,
     err: &'a mut dyn Write,
+    /// Whether what it prints may have colours.
+    colours: bool,
 }
 
 impl Screen<'_> {
     fn line(&mut self, line: &str) {
         let _ = writeln!(self.out, "{line}");
+    }
+
+    /// A text in this style, where colours are wanted.
+    fn styled(&self, style: Style, text: &str) -> String {
+        if self.colours { format!("{style}{text}{style:#}") } else { text.to_owned() }
     }
 
     fn json(&mut self, object: &Value) {
@@ -79,7 +90,8 @@ impl Screen<'_> {
 
 /// Runs the command that the arguments ask for.
 pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    run(arguments, &mut Screen { out: &mut io::stdout(), err: &mut io::stderr() }).into()
+    let colours = anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never;
+    run(arguments, &mut Screen { out: &mut io::stdout(), err: &mut io::stderr(), colours }).into()
 }
 
 fn run(arguments: impl IntoIterator<Item = OsString>, screen: &mut Screen<'_>) -> Status {
@@ -114,7 +126,8 @@ mod tests {
     /// Runs the command: status, output, complaints.
     fn command(words: &[&str]) -> (Status, String, String) {
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let status = run(words.iter().map(|word| OsString::from(*word)), &mut Screen { out: &mut out, err: &mut err });
+        let mut screen = Screen { out: &mut out, err: &mut err, colours: false };
+        let status = run(words.iter().map(|word| OsString::from(*word)), &mut screen);
         (status, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
     }
 
@@ -141,6 +154,7 @@ mod tests {
             (&["gcp-wif"][..], "Usage: gcp-wif"),
             (&["gcp-wif", "dcotor"], "unrecognized subcommand 'dcotor'"),
             (&["gcp-wif", "doctor", "x"], "unexpected argument 'x'"),
+            (&["gcp-wif", "doctor", "--offline", "--service-account", "a@p.iam.gserviceaccount.com"], "cannot be used"),
             (&["gcp-wif", "explain"], "--user <USER>"),
             (&["gcp-wif", "doctor", "--service-account", "alice"], "is not a service account's email"),
         ] {
@@ -161,7 +175,7 @@ mod tests {
                 Ok(())
             }
         }
-        let mut screen = Screen { out: &mut Closed, err: &mut Closed };
+        let mut screen = Screen { out: &mut Closed, err: &mut Closed, colours: false };
         assert_eq!(run(["gcp-wif", "--help"].map(OsString::from), &mut screen), Status::Success);
     }
 }

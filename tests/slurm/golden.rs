@@ -65,10 +65,17 @@ fn stable(line: &str, site: &Site) -> String {
     }
     stable.push_str(rest);
     // The Slurm that the tests run with may be any.
-    match stable.split_once("is built for ") {
+    for before in ["this node has ", "the headers of "] {
+        stable = without_release(&stable, before);
+    }
+    stable
+}
+
+fn without_release(text: &str, behind: &str) -> String {
+    match text.split_once(behind) {
         Some((before, after)) => {
-            format!("{before}is built for RELEASE{}", after.trim_start_matches(|c| "0123456789.".contains(c)))
+            format!("{before}{behind}RELEASE{}", after.trim_start_matches(|c| "0123456789.".contains(c)))
         }
-        None => stable,
+        None => text.to_owned(),
     }
 }

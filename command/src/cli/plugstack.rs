@@ -3,30 +3,39 @@
 
 use std::path::{Path, PathBuf};
 
+use super::slurmconf::SlurmConf;
+use super::slurmd::Slurmd;
 use gcp_wif_core::world::fs::{self, FileError};
+use gcp_wif_core::world::proc::ProcFs;
 
-/// Where slurm.conf is: of the node, or the copy that slurmd keeps where Slurm runs without configuration files.
-const SLURM_CONF: [&str; 2] = ["/etc/slurm/slurm.conf", "/run/slurm/conf/slurm.conf"];
-/// Where Slurm looks for plugins if slurm.conf does not say: it is compiled in, and these are the packages' places.
-const PLUGIN_DIRS: [&str; 4] = [
+/// Where Slurm looks for plugins if neither slurm.conf nor slurmd says: it is compiled in, and these are the places of
+/// Debian's packages, of SchedMD's own for Debian, of RPMs, and of what is built by hand.
+const PLUGIN_DIRS: [&str; 9] = [
     "/usr/lib/x86_64-linux-gnu/slurm-wlm",
     "/usr/lib/aarch64-linux-gnu/slurm-wlm",
+    "/usr/lib/x86_64-linux-gnu/slurm",
+    "/usr/lib/aarch64-linux-gnu/slurm",
     "/usr/lib64/slurm",
     "/usr/lib/slurm",
+    "/usr/local/lib/slurm",
+    "/opt/slurm/lib64/slurm",
+    "/opt/slurm/lib/slurm",
 ];
 const LONGEST: u64 = 1 << 20;
 /// Includes within includes; more is a circle.
 const DEEPEST: u32 = 8;
 
-const OURS: &str = "spank_gcp_wif.so";
+pub(super) const OURS: &str = "spank_gcp_wif.so";
 const PYXIS: &str = "spank_pyxis.so";
 
 /// plugstack.conf.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Plugstack {
     plugins: Vec<Plugin>,
-    /// Where Slurm looks for plugins that are named without a path, if slurm.conf says.
+    /// Where Slurm looks for plugins that are named without a path, if slurm.conf or slurmd says.
     plugin_dir: Option<String>,
+    /// The files that were read.
+    pub(super) files: Vec<PathBuf>,
 }
 
 /// A plugin's line.
@@ -44,19 +53,21 @@ impl Plugstack {
     /// # Errors
     /// When a file cannot be read.
     pub(super) fn of_node() -> Result<Self, FileError> {
-        let asked = std::env::var_os("SLURM_CONF").map(PathBuf::from);
-        let usual = SLURM_CONF.map(PathBuf::from);
-        let conf = asked.or_else(|| usual.iter().find(|path| path.exists()).cloned());
-        Self::of_slurm_conf(&conf.unwrap_or_else(|| PathBuf::from(SLURM_CONF[0])))
+        let slurmd = Slurmd::of_node(&ProcFs::default());
+        Self::new(&SlurmConf::of_node(slurmd.as_ref()), slurmd.as_ref())
     }
 
-    fn of_slurm_conf(conf: &Path) -> Result<Self, FileError> {
-        let text = read(conf).unwrap_or_default();
-        let plugstack =
-            value(&text, "PlugStackConfig").map_or_else(|| conf.with_file_name("plugstack.conf"), Into::into);
-        let mut plugins = Vec::new();
-        collect(&plugstack, 0, &mut plugins)?;
-        Ok(Self { plugins, plugin_dir: value(&text, "PluginDir").map(str::to_owned) })
+    /// Reads what slurm.conf names.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub(super) fn new(conf: &SlurmConf, slurmd: Option<&Slurmd>) -> Result<Self, FileError> {
+        let beside = || conf.path().with_file_name("plugstack.conf");
+        let mut read = Self { plugins: Vec::new(), plugin_dir: None, files: Vec::new() };
+        read.collect(&conf.value("PlugStackConfig").map_or_else(beside, Into::into), 0)?;
+        let slurmds = || slurmd?.plugin_dir().map(|path| path.display().to_string());
+        read.plugin_dir = conf.value("PluginDir").map(str::to_owned).or_else(slurmds);
+        Ok(read)
     }
 
     /// This plugin's line.
@@ -91,6 +102,28 @@ impl Plugstack {
         })
     }
 
+    fn collect(&mut self, file: &Path, depth: u32) -> Result<(), FileError> {
+        let text = read(file)?;
+        self.files.push(file.to_owned());
+        for line in text.lines() {
+            let line = line.split('#').next().unwrap_or_default();
+            let mut words = line.split_whitespace().map(str::to_owned);
+            match (words.next().as_deref(), words.next()) {
+                (Some("include"), Some(pattern)) if depth < DEEPEST => {
+                    let pattern = file.parent().unwrap_or(Path::new("/")).join(pattern);
+                    for included in matching(&pattern) {
+                        self.collect(&included, depth + 1)?;
+                    }
+                }
+                (Some("required" | "optional"), Some(path)) => {
+                    self.plugins.push(Plugin { file: file.to_owned(), path: path.into(), arguments: words.collect() });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// The site configuration that this plugin's line names.
     pub(super) fn config_path(&self) -> Option<PathBuf> {
         self.ours()?.arguments.iter().find_map(|argument| argument.strip_prefix("config=")).map(Into::into)
@@ -101,26 +134,6 @@ impl Plugin {
     fn is(&self, name: &str) -> bool {
         self.path.file_name().is_some_and(|file| file == name)
     }
-}
-
-fn collect(file: &Path, depth: u32, plugins: &mut Vec<Plugin>) -> Result<(), FileError> {
-    for line in read(file)?.lines() {
-        let line = line.split('#').next().unwrap_or_default();
-        let mut words = line.split_whitespace().map(str::to_owned);
-        match (words.next().as_deref(), words.next()) {
-            (Some("include"), Some(pattern)) if depth < DEEPEST => {
-                let pattern = file.parent().unwrap_or(Path::new("/")).join(pattern);
-                for included in matching(&pattern) {
-                    collect(&included, depth + 1, plugins)?;
-                }
-            }
-            (Some("required" | "optional"), Some(path)) => {
-                plugins.push(Plugin { file: file.to_owned(), path: path.into(), arguments: words.collect() });
-            }
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 /// The files that a pattern with `*` and `?` matches, in order; hidden ones need to be named.
@@ -155,13 +168,6 @@ fn fits(pattern: &[u8], name: &[u8]) -> bool {
     }
 }
 
-/// A key's value in slurm.conf, whose keys know no case.
-fn value<'a>(text: &'a str, key: &str) -> Option<&'a str> {
-    let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default());
-    let mut pairs = lines.filter_map(|line| line.split_once('='));
-    pairs.find_map(|(name, value)| name.trim().eq_ignore_ascii_case(key).then(|| value.trim()))
-}
-
 fn read(path: &Path) -> Result<String, FileError> {
     fs::read_limited(path, LONGEST).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
@@ -182,7 +188,7 @@ mod tests {
         file("pyxis.conf", "required /usr/lib/slurm/spank_pyxis.so sbatch_support=1\n");
         file("10-gcp-wif.conf", "optional\tspank_gcp_wif.so  config=/etc/x.json # ours\n");
         file(".hidden", "required spank_pyxis.so\n");
-        let read = || Plugstack::of_slurm_conf(&directory.join("slurm.conf")).unwrap();
+        let read = || Plugstack::new(&SlurmConf::read(&directory.join("slurm.conf")), None).unwrap();
         let plugstack = read();
         assert_eq!(plugstack.plugins.len(), 2);
         assert_eq!(plugstack.config_path(), Some("/etc/x.json".into()));
@@ -198,10 +204,10 @@ mod tests {
         let other = directory.join("other.conf");
         write(directory.join("slurm.conf"), format!("plugstackconfig = {}\n", other.display())).unwrap();
         write(&other, format!("include {0}\noptional {0}/spank_gcp_wif.so\n", other.display())).unwrap();
-        let plugstack = Plugstack::of_slurm_conf(&directory.join("slurm.conf")).unwrap();
+        let plugstack = Plugstack::new(&SlurmConf::read(&directory.join("slurm.conf")), None).unwrap();
         assert!(plugstack.ours().is_some() && plugstack.missing_file().is_some());
         std::fs::remove_file(&other).unwrap();
-        assert!(Plugstack::of_slurm_conf(&directory.join("slurm.conf")).unwrap_err().is_absent());
+        assert!(Plugstack::new(&SlurmConf::read(&directory.join("slurm.conf")), None).unwrap_err().is_absent());
     }
 
     #[test]

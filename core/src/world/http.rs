@@ -262,6 +262,27 @@ impl Client {
         let response = call.call().ok()?;
         OffsetDateTime::parse(response.headers().get("date")?.to_str().ok()?, &Rfc2822).ok()
     }
+
+    /// Fetches what is at a URL: its status, the challenge of its header WWW-Authenticate, and the body.
+    ///
+    /// # Errors
+    /// When there is no answer. An answer with an error status is an answer.
+    pub fn get(
+        &self,
+        endpoint: &Endpoint,
+        authorization: Option<&Secret>,
+        limit: Duration,
+    ) -> Result<(u16, Option<String>, Body), TransportError> {
+        let mut call = self.agent.get(endpoint.as_str()).config().timeout_global(Some(limit)).build();
+        if let Some(value) = authorization {
+            call = call.header("Authorization", value.expose());
+        }
+        let mut response = call.header("Accept", "*/*").call().map_err(transport_error)?;
+        let challenge = response.headers().get("www-authenticate").and_then(|value| value.to_str().ok());
+        let (challenge, status) = (challenge.map(str::to_owned), response.status().as_u16());
+        let body = response.body_mut().with_config().limit(LONGEST_BODY).read_to_vec().map_err(transport_error)?;
+        Ok((status, challenge, Body::new(body)))
+    }
 }
 
 impl Transport for Client {

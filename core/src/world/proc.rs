@@ -1,6 +1,7 @@
 //! What the kernel tells of processes, proc(5).
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -37,6 +38,38 @@ impl ProcFs {
         let stat = self.text(pid, "stat")?;
         // The name, in brackets, may hold blanks; the start is field 22 of proc_pid_stat(5), the 20th after the name.
         stat.rsplit(')').next()?.split_whitespace().nth(19)?.parse().ok()
+    }
+
+    /// The process that started a process, or that has taken its place.
+    pub fn parent(&self, pid: u32) -> Option<u32> {
+        self.text(pid, "stat")?.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
+    }
+
+    /// The program that a process runs; ` (deleted)` is behind one that was removed or replaced.
+    pub fn program(&self, pid: u32) -> Option<PathBuf> {
+        std::fs::read_link(self.of(pid, "exe")).ok()
+    }
+
+    /// The path by which the program of a process can be run, even if it was removed.
+    pub fn path_of_program(&self, pid: u32) -> PathBuf {
+        self.of(pid, "exe")
+    }
+
+    /// The files that a process has mapped, proc_pid_maps(5); ` (deleted)` is behind those that were removed.
+    pub fn mapped_files(&self, pid: u32) -> Option<BTreeSet<PathBuf>> {
+        let maps = self.text(pid, "maps")?;
+        let files = maps.lines().filter_map(|line| line.find('/').and_then(|start| line.get(start..)));
+        Some(files.map(PathBuf::from).collect())
+    }
+
+    /// What tells a process's mount namespace from others, namespaces(7).
+    pub fn mount_namespace(&self, pid: u32) -> Option<PathBuf> {
+        std::fs::read_link(self.of(pid, "ns/mnt")).ok()
+    }
+
+    /// The mounts that this process sees, proc_pid_mountinfo(5).
+    pub fn own_mounts(&self) -> String {
+        std::fs::read_to_string(self.root.join("self/mountinfo")).unwrap_or_default()
     }
 
     /// The real user of a process, proc_pid_status(5). A program that is setuid does not change it.
@@ -128,6 +161,10 @@ mod tests {
         let program = std::env::args_os().next().unwrap();
         assert!(proc.command_line(pid).unwrap().starts_with(program.as_encoded_bytes()));
         assert!(proc.environment(pid).is_some() && proc.own_cgroups().is_some());
+        let own = std::env::current_exe().unwrap();
+        assert_eq!(proc.program(pid).as_ref(), Some(&own));
+        assert!(proc.mapped_files(pid).unwrap().contains(&own) && proc.own_mounts().contains(" / "));
+        assert!(proc.parent(pid) > Some(0) && proc.mount_namespace(pid).is_some());
         assert_eq!(proc.boot_id().len(), 36);
         assert!(proc.written(pid).is_some() && !proc.name(pid).is_empty());
     }

@@ -1,24 +1,32 @@
 //! Each check of the doctor, as it should be and as it should not.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 
+use object::{Object, ObjectSection, ObjectSymbol};
 use serde_json::{Value, json};
 
-use crate::cluster::{Run, command_path, set_mode, set_owner};
+use crate::cluster::{Run, command_path, plugin_path, set_mode, set_owner};
 use crate::failures::{edit_credential, reset, with_key};
 use crate::golden::Golden;
 use crate::google::{Body, Claims, Endpoint, Fault, Times};
 use crate::site::{OTHER_ACCOUNT, Site, credential_path};
 
-/// What is checked, in this order. Those of this machine's enroot come last.
-const CHECKS: [&str; 18] = [
+/// What is checked, in this order.
+const CHECKS: [&str; 29] = [
     "site configuration",
     "credential configuration",
     "project",
     "certificates",
+    "mounts",
     "plugstack.conf",
     "Slurm's release",
+    "known holes",
+    "slurmd",
+    "plugin's version",
+    "PrologFlags",
+    "time limits",
+    "stored environments",
+    "HealthCheckProgram",
     "rules",
     "file",
     "audience",
@@ -31,6 +39,9 @@ const CHECKS: [&str; 18] = [
     "runtime directory",
     "free space",
     "tmpfs",
+    "enroot.conf",
+    "command",
+    "running agent",
 ];
 
 struct Case {
@@ -62,19 +73,21 @@ impl Case {
     }
 }
 
-fn good(site: &Site) {
+pub fn good(site: &Site) {
     reset(site, json!({"delivery": "direct", "project": "demo-project"}));
     let _ = fs::remove_file(site.cluster.node(1).run_dir().join("filler"));
     let _ = fs::remove_dir_all(site.cluster.node(1).run_dir().join("gcp-wif"));
 }
 
-fn doctor(site: &Site, options: &[&str]) -> Run {
+pub fn doctor(site: &Site, options: &[&str]) -> Run {
     site.cluster.node(1).command([command_path(), "doctor"].iter().chain(options).copied()).run()
 }
 
-/// The lines that do not say ok, without those of this machine's enroot.
-fn complaints(run: &Run) -> Vec<&str> {
-    run.stdout.lines().filter(|line| !line.starts_with("ok ") && !line.contains(" enroot.conf ")).collect()
+/// The lines that say neither ok nor hint, without those of this machine's enroot.
+pub fn complaints(run: &Run) -> Vec<&str> {
+    let verdicts = ["warning ", "failed ", "skipped "];
+    let told = run.stdout.lines().filter(|line| verdicts.iter().any(|verdict| line.starts_with(verdict)));
+    told.filter(|line| !line.contains(" enroot.conf ")).collect()
 }
 
 #[test]
@@ -83,13 +96,18 @@ fn a_good_node_passes_each_check() {
     good(&site);
     let run = doctor(&site, &[]).ok();
     // The stages in the order of the README, and each check once.
-    let names: Vec<&str> = run.stdout.lines().map(|line| line.get(25..51).unwrap_or_default().trim()).collect();
-    assert_eq!(names[..CHECKS.len()], CHECKS, "{}", run.stdout);
-    assert_eq!(names[CHECKS.len()..], ["enroot.conf", "command"]);
+    let names: Vec<&str> = run.stdout.lines().filter_map(|line| Some(line.get(25..51)?.trim())).collect();
+    assert_eq!(names, CHECKS, "{}", run.stdout);
     assert_eq!(run.stderr, "");
-    let warning = "warning  subject token   mode                      0644: every job of this node can become every \
-                   service account that trusts the node, whatever the rules say; \"direct\" delivery has it so";
-    assert_eq!(complaints(&run), [warning]);
+    assert_eq!(complaints(&run), [""; 0]);
+    assert!(run.stdout.contains("\n\n29 checks: "), "{}", run.stdout);
+    for options in [&["--quiet"][..], &["--offline"]] {
+        let run = doctor(&site, options).ok();
+        assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("", ""), "{options:?}");
+    }
+    let hint = "hint     subject token   mode                      0644: every job of this node can become every \
+                service account that trusts the node, whatever the rules say; \"direct\" delivery has it so";
+    assert!(run.stdout.contains(hint), "{}", run.stdout);
     let (account, other) =
         (format!(" {}, until 2", crate::google::SERVICE_ACCOUNT), format!(" {OTHER_ACCOUNT}, until 2"));
     assert!(run.stdout.contains(&account), "{}", run.stdout);
@@ -97,13 +115,13 @@ fn a_good_node_passes_each_check() {
     // It leaves no trace on the node, and no token on the screen.
     assert!(!site.cluster.node(1).run_dir().join("gcp-wif").exists());
     let object: Value = serde_json::from_str(&doctor(&site, &["--json"]).ok().stdout).unwrap();
-    assert_eq!((&object["ok"], object["checks"].as_array().unwrap().len()), (&json!(true), CHECKS.len() + 2));
+    assert_eq!((&object["ok"], object["checks"].as_array().unwrap().len()), (&json!(true), CHECKS.len()));
     for token in site.google.tokens() {
         assert!(!run.stdout.contains(&token), "a token is printed");
     }
     // A job's directory on the node changes nothing.
     site.cluster.as_user("alice").command(["srun", "-w", "n1", "--gcp-wif", "true"]).run().ok();
-    assert_eq!(complaints(&doctor(&site, &[]).ok()), [warning]);
+    assert_eq!(complaints(&doctor(&site, &[]).ok()), [""; 0]);
     let short = format!("set -o pipefail; {} doctor | head -n 1", command_path());
     let run = site.cluster.node(1).command(["bash", "-c", &short]).run().ok();
     assert!(run.stdout.starts_with("ok ") && run.stderr.is_empty(), "{}", run.stderr);
@@ -126,8 +144,7 @@ fn each_check_says_what_is_wrong_and_the_fix() {
         let words = [command_path(), "doctor"].into_iter().chain(case.options.iter().copied());
         let mut command = site.cluster.node(1).command(words);
         if let Some((name, path)) = case.variable {
-            let value = site.cluster.dir().join(path).display().to_string();
-            command = command.env(name, &if name == "PATH" { format!("{value}:/usr/bin:/bin") } else { value });
+            command = command.env(name, &site.cluster.dir().join(path).display().to_string());
         }
         let run = command.run();
         let lines: Vec<&str> = complaints(&run).into_iter().filter(|line| !standing.contains(line)).collect();
@@ -182,7 +199,7 @@ fn a_runtime_directory_on_a_disk_is_told() {
     site.finish();
 }
 
-/// Other files of Slurm's than the node's own, for `SLURM_CONF` and `PATH`.
+/// Other files of Slurm's than the node's own, for `SLURM_CONF`.
 fn prepare(site: &Site) {
     let directory = |name: &str, plugstack: &str| {
         let directory = site.cluster.dir().join(name);
@@ -195,10 +212,23 @@ fn prepare(site: &Site) {
     directory("order", &format!("required spank_pyxis.so\n{ours}"));
     directory("gone", "optional /nowhere/spank_gcp_wif.so\n");
     directory("argument", &ours.replace('\n', " config=/etc/slurm/another.json\n"));
-    let scontrol = site.cluster.dir().join("newer/scontrol");
-    fs::create_dir_all(scontrol.parent().unwrap()).unwrap();
-    fs::write(&scontrol, "#!/bin/sh\necho slurm 99.11.1\n").unwrap();
-    fs::set_permissions(&scontrol, fs::Permissions::from_mode(0o755)).unwrap();
+    let newer = site.cluster.dir().join("newer/spank_gcp_wif.so");
+    directory("newer", &format!("optional {}\n", newer.display()));
+    fs::write(newer, patched("plugin_version", &[0, 1, 11, 99])).unwrap();
+}
+
+/// The plugin's file with other bytes at the beginning of what this symbol holds.
+pub fn patched(symbol: &str, bytes: &[u8]) -> Vec<u8> {
+    let mut file = fs::read(plugin_path()).unwrap();
+    let at = {
+        let plugin = object::File::parse(&*file).unwrap();
+        let symbol = plugin.dynamic_symbols().find(|found| found.name() == Ok(symbol)).unwrap();
+        let section = plugin.section_by_index(symbol.section_index().unwrap()).unwrap();
+        section.file_range().unwrap().0 + symbol.address() - section.address()
+    };
+    let at = usize::try_from(at).unwrap();
+    file[at..at + bytes.len()].copy_from_slice(bytes);
+    file
 }
 
 fn cases() -> Vec<Case> {
@@ -234,7 +264,7 @@ fn cases() -> Vec<Case> {
         case("plugstack.conf without the plugin", |_| ()).variable("SLURM_CONF", "without/slurm.conf"),
         case("pyxis is earlier", |_| ()).variable("SLURM_CONF", "order/slurm.conf"),
         case("the plugin's file is missing", |_| ()).variable("SLURM_CONF", "gone/slurm.conf"),
-        case("another release of Slurm", |_| ()).variable("PATH", "newer"),
+        case("another release of Slurm", |_| ()).variable("SLURM_CONF", "newer/slurm.conf"),
         case("no rule at all", |site| with_key(site, r#""rules": []"#)).warns(),
         case("a rule for everyone comes first", |site| with_key(site, r#""rules": [{}, {"users": ["bob"]}]"#)).warns(),
         case("no subject token", move |site| fs::remove_file(node(site).tokens_dir().join("token")).unwrap()),

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::Report;
+use super::report::Report;
 use gcp_wif_core::exchange::credential_configuration::CredentialConfiguration;
 use gcp_wif_core::plan::report::Stage;
 use gcp_wif_core::policy::config::{Config, ConfigError, Rule};
@@ -121,7 +121,8 @@ pub(super) fn certificates(report: &mut Report<'_, '_>, config: Option<&Config>)
     }
 }
 
-pub(super) fn rules(report: &mut Report<'_, '_>, config: Option<&Config>) {
+/// `open`: jobs can read the subject token themselves.
+pub(super) fn rules(report: &mut Report<'_, '_>, config: Option<&Config>, open: bool) {
     const NAME: &str = "rules";
     match config.map(|config| config.rules.as_deref()) {
         None => report.skip(Stage::Rules, NAME, NEEDS_CONFIG),
@@ -129,6 +130,12 @@ pub(super) fn rules(report: &mut Report<'_, '_>, config: Option<&Config>) {
         Some(Some([])) => {
             report.warn(Stage::Rules, NAME, "an empty list denies everyone; add rules, or leave the key out")
         }
+        Some(Some(_)) if open => report.warn(
+            Stage::Rules,
+            NAME,
+            "they decide nothing here: jobs can read the subject token, and with it become every service account that \
+             trusts the node; set delivery to \"agent\" and let root alone read the token (defaultMode: 0400)",
+        ),
         Some(Some(rules)) => match shadowed(rules) {
             Some(number) => report.warn(
                 Stage::Rules,

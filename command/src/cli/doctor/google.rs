@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
-use super::Report;
+use super::report::Report;
 use gcp_wif_core::exchange::run;
 use gcp_wif_core::exchange::subject_token::SubjectToken;
 use gcp_wif_core::exchange::{Exchange, Leg, Wanted};
 use gcp_wif_core::plan::report::{Failure, Stage};
 use gcp_wif_core::policy::site::Site;
 use gcp_wif_core::words::google::{Identity, ServiceAccountEmail};
+use gcp_wif_core::words::secret::Secret;
 use gcp_wif_core::words::time::rfc3339;
 use gcp_wif_core::world::clock::{Clock, SystemClock};
 use gcp_wif_core::world::http::Client;
@@ -27,7 +28,8 @@ pub(super) struct Try<'a> {
     pub(super) service_account: Option<ServiceAccountEmail>,
 }
 
-pub(super) fn check(report: &mut Report<'_, '_>, attempt: &Try<'_>) {
+/// Brings the access token, for further trials.
+pub(super) fn check(report: &mut Report<'_, '_>, attempt: &Try<'_>) -> Option<Secret> {
     match attempt.site.zip(attempt.client) {
         Some((site, client)) => clock(report, site, client),
         None => report.skip(Stage::TokenExchange, "clock", "needs configurations and certificates"),
@@ -35,11 +37,12 @@ pub(super) fn check(report: &mut Report<'_, '_>, attempt: &Try<'_>) {
     match (attempt.site, attempt.client, attempt.subject_token) {
         (Some(site), Some(client), Some(token)) => {
             let asked = attempt.service_account.clone().map(Identity::ServiceAccount);
-            exchange(report, site, client, token, &asked.unwrap_or_else(|| site.default_identity()));
+            exchange(report, site, client, token, &asked.unwrap_or_else(|| site.default_identity()))
         }
         _ => {
             report.skip(Stage::TokenExchange, "exchange", "needs configurations, certificates and the subject token");
             report.skip(Stage::Impersonation, "access token", "needs the token exchange");
+            None
         }
     }
 }
@@ -64,7 +67,13 @@ fn clock(report: &mut Report<'_, '_>, site: &Site, client: &Client) {
     }
 }
 
-fn exchange(report: &mut Report<'_, '_>, site: &Site, client: &Client, token: &SubjectToken, identity: &Identity) {
+fn exchange(
+    report: &mut Report<'_, '_>,
+    site: &Site,
+    client: &Client,
+    token: &SubjectToken,
+    identity: &Identity,
+) -> Option<Secret> {
     let (exchange_name, impersonation_name) = ("exchange", "access token");
     let configuration = &site.configuration;
     let reason = "gcp-wif doctor".to_owned();
@@ -89,6 +98,7 @@ fn exchange(report: &mut Report<'_, '_>, site: &Site, client: &Client, token: &S
                     format_args!("direct federation: the federated token is the access token, until {until}"),
                 ),
             }
+            Some(access_token.token)
         }
         Err(error) => {
             let failure = Failure::of_exchange(&error, configuration, token.claims(), identity, SystemClock.now());
@@ -96,6 +106,7 @@ fn exchange(report: &mut Report<'_, '_>, site: &Site, client: &Client, token: &S
             if !exchanged {
                 report.skip(Stage::Impersonation, impersonation_name, "needs the token exchange");
             }
+            None
         }
     }
 }

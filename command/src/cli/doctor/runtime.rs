@@ -1,18 +1,15 @@
-//! The runtime directory, looked at and not touched; the agent's program.
+//! The runtime directory, looked at and not touched.
 #![forbid(unsafe_code)]
 
-use std::fs;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 
-use super::Report;
+use super::report::Report;
 use gcp_wif_core::plan::report::Stage;
-use gcp_wif_core::policy::config::{Config, Delivery};
-use gcp_wif_core::world::fs::{FileError, FileProblem, check_trusted};
+use gcp_wif_core::world::fs::{FileError, FileProblem};
 
 const STAGE: Stage = Stage::Files;
 const DIRECTORY: &str = "runtime directory";
@@ -52,27 +49,6 @@ pub(super) fn check(report: &mut Report<'_, '_>, path: Option<&Path>) {
             for name in [SPACE, MEMORY] {
                 report.skip(STAGE, name, "needs the runtime directory");
             }
-        }
-    }
-}
-
-/// The program that the agent is started from.
-pub(super) fn command(report: &mut Report<'_, '_>, config: Option<&Config>) {
-    const NAME: &str = "command";
-    let Some(config) = config else {
-        return report.skip(Stage::Agent, NAME, "needs the site configuration");
-    };
-    let path = &config.command;
-    let is_executable = || fs::metadata(path).is_ok_and(|file| file.is_file() && file.mode() & 0o100 != 0);
-    match (config.delivery, check_trusted(path)) {
-        (Delivery::Direct, _) => report.ok(Stage::Agent, NAME, "not needed for \"direct\" delivery"),
-        (Delivery::Agent, Ok(())) if is_executable() => report.ok(Stage::Agent, NAME, path.display()),
-        (Delivery::Agent, Ok(())) => {
-            report.fail(Stage::Agent, NAME, format_args!("command: {} cannot be run; install it", path.display()));
-        }
-        (Delivery::Agent, Err(error)) => {
-            let fix = error.fix().unwrap_or_else(|| "install it, or set command".to_owned());
-            report.fail(Stage::Agent, NAME, format_args!("command: {error}; {fix}"));
         }
     }
 }

@@ -1,13 +1,15 @@
-//! What else on the node must fit: Slurm's plugstack.conf and release, enroot's configuration.
+//! What else on the node must fit: Slurm's plugstack.conf and release, what slurmd has loaded, enroot's configuration.
 #![forbid(unsafe_code)]
 
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use object::{Object, ObjectSection, ObjectSymbol};
 
-use super::Report;
-use crate::cli::plugstack::Plugstack;
+use super::holes::{self, Release};
+use super::report::Report;
+use crate::cli::plugstack::{OURS, Plugstack};
+use crate::cli::running::told;
+use crate::cli::slurmd::{Loaded, Slurmd};
 use gcp_wif_core::plan::enroot::source::{assignments, is_expandable, system_files};
 use gcp_wif_core::plan::report::{Failure, Stage};
 use gcp_wif_core::words::names::clip;
@@ -39,56 +41,145 @@ pub(super) fn plugins(report: &mut Report<'_, '_>, plugstack: Result<&Plugstack,
 }
 
 /// Slurm loads a plugin only if major and minor release are its own.
-pub(super) fn release(report: &mut Report<'_, '_>, plugstack: Option<&Plugstack>) {
+pub(super) fn release(
+    report: &mut Report<'_, '_>,
+    plugstack: Option<&Plugstack>,
+    slurmd: Option<&Slurmd>,
+    offline: bool,
+) {
     const NAME: &str = "Slurm's release";
+    const HOLES: &str = "known holes";
+    const STAGE: Stage = Stage::Configuration;
+    let Some((running, text)) = running_release(slurmd, offline) else {
+        report.skip(STAGE, NAME, "neither slurmd -V nor scontrol --version tells it");
+        return report.skip(STAGE, HOLES, "needs Slurm's release");
+    };
+    let (major, minor, _) = running;
     let Some(file) = plugstack.and_then(Plugstack::plugin_file) else {
-        return report.skip(Stage::Configuration, NAME, "the plugin's file is not found");
+        report.skip(STAGE, NAME, "the plugin's file is not found");
+        return holes(report, HOLES, running);
     };
-    let Some((major, minor)) = read_limited(&file, LONGEST).ok().and_then(|bytes| release_of_plugin(&bytes)) else {
-        let file = file.display();
-        return report.fail(Stage::Configuration, NAME, format_args!("{file} is no SPANK plugin; install it again"));
-    };
-    // scontrol reads slurm.conf first; slurmd, which is not on every PATH, tells without.
-    let Some(text) = output_of("scontrol", "--version").or_else(|| output_of("slurmd", "-V")) else {
-        return report.skip(Stage::Configuration, NAME, "neither scontrol --version nor slurmd -V tells it");
-    };
-    match parse_release(&text) {
-        Some(running) if running == (major, minor) => report.ok(Stage::Configuration, NAME, text.trim()),
-        Some(running) => {
-            let node = format!("{}.{:02}", running.0, running.1);
-            let file = file.display();
-            report.fail(
-                Stage::Configuration,
-                NAME,
-                format_args!(
-                    "this node has {node}, {file} is built for {major}.{minor:02}; build it against the headers of {node}"
-                ),
-            );
+    match read_limited(&file, LONGEST).ok().and_then(|bytes| release_of_plugin(&bytes)) {
+        None => {
+            report.fail(STAGE, NAME, format_args!("{} is no SPANK plugin; install it again", file.display()));
         }
-        None => report.skip(Stage::Configuration, NAME, format_args!("not understood: {}", clip(text.trim(), 60))),
+        Some(built_for) if built_for == (major, minor) => report.ok(STAGE, NAME, text.trim()),
+        Some((other_major, other_minor)) => report.fail(
+            STAGE,
+            NAME,
+            format_args!(
+                "this node has {major}.{minor:02}, {} is built for {other_major}.{other_minor:02}; build it against the \
+                 headers of {major}.{minor:02}",
+                file.display()
+            ),
+        ),
+    }
+    holes(report, HOLES, running);
+}
+
+fn holes(report: &mut Report<'_, '_>, name: &'static str, running: Release) {
+    match holes::of(running) {
+        None => report.ok(Stage::Configuration, name, "none"),
+        // Distributions fix holes and keep the number.
+        Some(open) => {
+            report.hint(Stage::Configuration, name, format_args!("{open}, unless its packager has fixed this one"));
+        }
+    }
+}
+
+/// The release of the slurmd that runs, else of those on the PATH. scontrol comes last: where Slurm has no configuration
+/// files, it asks the network for them.
+fn running_release(slurmd: Option<&Slurmd>, offline: bool) -> Option<(Release, String)> {
+    let of = |program: &Path, option| {
+        let text = told(program, option)?;
+        Some((parse_release(&text)?, text))
+    };
+    slurmd
+        .and_then(|slurmd| of(&slurmd.program(), "-V"))
+        .or_else(|| of(Path::new("slurmd"), "-V"))
+        .or_else(|| if offline { None } else { of(Path::new("scontrol"), "--version") })
+}
+
+/// slurmd reads plugstack.conf when it starts, and some of its hooks never look again.
+pub(super) fn loaded(report: &mut Report<'_, '_>, plugstack: Option<&Plugstack>, slurmd: Option<&Slurmd>) {
+    const NAME: &str = "slurmd";
+    const VERSION: &str = "plugin's version";
+    const STAGE: Stage = Stage::Configuration;
+    let Some(slurmd) = slurmd else {
+        report.skip(STAGE, NAME, "none runs here");
+        return version(report, VERSION, plugstack);
+    };
+    match (plugstack.and_then(Plugstack::ours), slurmd.has_loaded(OURS), slurmd.pid) {
+        (None, _, _) => report.skip(STAGE, NAME, "needs plugstack.conf"),
+        (Some(_), Loaded::Yes, pid) => report.ok(STAGE, NAME, format_args!("process {pid} has loaded the plugin")),
+        (Some(ours), Loaded::No, pid) => report.fail(
+            STAGE,
+            NAME,
+            format_args!(
+                "process {pid} has not loaded the plugin that {} names, so that jobs run without credentials; restart \
+                 slurmd, and see its log if that does not help",
+                ours.file.display()
+            ),
+        ),
+        (Some(_), Loaded::Replaced, pid) => report.warn(
+            STAGE,
+            NAME,
+            format_args!("process {pid} has loaded the plugin's file as it was before it was replaced; restart slurmd"),
+        ),
+        (Some(_), Loaded::Unknown, pid) => {
+            report.skip(STAGE, NAME, format_args!("/proc/{pid}/maps cannot be read"));
+        }
+    }
+    version(report, VERSION, plugstack);
+}
+
+/// Plugin and command share records: they are of one release.
+fn version(report: &mut Report<'_, '_>, name: &'static str, plugstack: Option<&Plugstack>) {
+    const OWN: &str = env!("CARGO_PKG_VERSION");
+    const STAGE: Stage = Stage::Configuration;
+    let Some(file) = plugstack.and_then(Plugstack::plugin_file) else {
+        return report.skip(STAGE, name, "the plugin's file is not found");
+    };
+    match read_limited(&file, LONGEST).ok().as_deref().and_then(version_of_plugin) {
+        Some(version) if version == OWN => report.ok(STAGE, name, version),
+        version => report.warn(
+            STAGE,
+            name,
+            format_args!(
+                "{} is gcp-wif {}, this command is {OWN}; install both of one release and restart slurmd",
+                file.display(),
+                clip(version.as_deref().unwrap_or("of an unknown version"), 40)
+            ),
+        ),
     }
 }
 
 /// Major and minor of `plugin_version`, which Slurm reads from the plugin (`slurm/spank.h`, `SPANK_PLUGIN`):
 /// `SLURM_VERSION_NUMBER`, a byte for each.
 fn release_of_plugin(bytes: &[u8]) -> Option<(u32, u32)> {
-    let plugin = object::File::parse(bytes).ok()?;
-    let symbol = plugin.dynamic_symbols().find(|symbol| symbol.name() == Ok("plugin_version"))?;
-    let section = plugin.section_by_index(symbol.section_index()?).ok()?;
-    let number = section.data_range(symbol.address(), 4).ok()??;
-    let number = u32::from_ne_bytes(number.try_into().ok()?);
+    let number = u32::from_ne_bytes(data_of(bytes, "plugin_version")?.get(..4)?.try_into().ok()?);
     Some((number >> 16 & 0xff, number >> 8 & 0xff))
 }
 
-fn output_of(command: &str, option: &str) -> Option<String> {
-    let output = Command::new(command).arg(option).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+/// The plugin's own version, a text with a zero byte at its end.
+fn version_of_plugin(bytes: &[u8]) -> Option<String> {
+    let text = data_of(bytes, "plugin_gcp_wif_version")?.split(|byte| *byte == 0).next()?;
+    String::from_utf8(text.to_vec()).ok()
+}
+
+/// What a symbol of the plugin holds.
+fn data_of<'a>(bytes: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    let plugin = object::File::parse(bytes).ok()?;
+    let symbol = plugin.dynamic_symbols().find(|symbol| symbol.name() == Ok(name))?;
+    let section = plugin.section_by_index(symbol.section_index()?).ok()?;
+    section.data_range(symbol.address(), symbol.size()).ok()?
 }
 
 /// `slurm-wlm 22.05.8`, `slurm 24.11.5`
-fn parse_release(text: &str) -> Option<(u32, u32)> {
+fn parse_release(text: &str) -> Option<Release> {
     let mut numbers = text.split_whitespace().nth(1)?.split(['.', '-']);
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+    let mut next = || numbers.next()?.parse().ok();
+    Some((next()?, next()?, next().unwrap_or(0)))
 }
 
 /// For information: users may not expect that the site moves their configuration.
@@ -126,10 +217,10 @@ mod tests {
     #[test]
     fn releases() {
         for (text, release) in [
-            ("slurm-wlm 22.05.8\n", Some((22, 5))),
-            ("slurm 24.11.5\n", Some((24, 11))),
-            ("slurm 25.05.0-0rc1", Some((25, 5))),
-            ("slurm 26.11-pre1", Some((26, 11))),
+            ("slurm-wlm 22.05.8\n", Some((22, 5, 8))),
+            ("slurm 24.11.5\n", Some((24, 11, 5))),
+            ("slurm 25.05.0-0rc1", Some((25, 5, 0))),
+            ("slurm 26.11-pre1", Some((26, 11, 0))),
             ("slurm", None),
             ("", None),
         ] {

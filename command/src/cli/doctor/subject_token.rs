@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-use super::Report;
+use super::report::Report;
 use gcp_wif_core::exchange::credential_configuration::CredentialConfiguration;
 use gcp_wif_core::exchange::subject_token::{Claims, SubjectToken};
 use gcp_wif_core::job::worker::read_subject_token;
@@ -25,6 +25,12 @@ const OF_TOKEN: [&str; 4] = ["audience", "expiry", "subject", "mode"];
 const LONGEST_SUBJECT: usize = 127;
 /// The kubelet replaces a token when a fifth of its life is left, of one hour at least.
 const SOON: UnixSeconds = 300;
+
+/// Whether everyone on the node can read it, and is meant to.
+pub(super) fn is_everyones(site: &Site) -> bool {
+    let path = &site.configuration.subject_token_file;
+    site.config.delivery == Delivery::Direct && exposure(path).is_ok_and(|(_, open)| open)
+}
 
 pub(super) fn check(report: &mut Report<'_, '_>, site: Option<&Site>) -> Option<SubjectToken> {
     const NAME: &str = "file";
@@ -118,7 +124,7 @@ fn mode(report: &mut Report<'_, '_>, path: &Path, delivery: Delivery) {
     let means = "every job of this node can become every service account that trusts the node, whatever the rules say";
     match (open, delivery) {
         (true, Delivery::Direct) => {
-            report.warn(STAGE, NAME, format_args!("{mode:04o}: {means}; \"direct\" delivery has it so"));
+            report.hint(STAGE, NAME, format_args!("{mode:04o}: {means}; \"direct\" delivery has it so"));
         }
         (true, Delivery::Agent) => {
             report.fail(STAGE, NAME, format_args!("{mode:04o}: {means}; let root alone read it (defaultMode: 0400)"));

@@ -1,0 +1,89 @@
+//! Files that are mounts of their own, as Kubernetes' `subPath` makes them: they stay what they were when the pod
+//! started, whatever becomes of the ConfigMap or the projected volume.
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+
+use super::report::Report;
+use gcp_wif_core::plan::report::Stage;
+use gcp_wif_core::world::proc::ProcFs;
+
+const NAME: &str = "mounts";
+/// What the kernel puts behind the root of a mount whose file was removed (`fs/proc_namespace.c`, `show_path`).
+const DELETED: &str = "//deleted";
+const FIX: &str = "restart the pod, and mount the whole directory instead of a subPath";
+
+/// How a file is mounted by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Alone {
+    /// Its source was replaced or removed since.
+    Behind,
+    /// It comes from a volume that Kubernetes replaces as a whole.
+    OfVolume,
+}
+
+pub(super) fn check(report: &mut Report<'_, '_>, proc: &ProcFs, files: &[PathBuf]) {
+    const STAGE: Stage = Stage::Configuration;
+    let mounts = proc.own_mounts();
+    let told: Vec<_> = files.iter().filter_map(|file| Some((file.display(), alone(&mounts, file)?))).collect();
+    if let Some((file, _)) = told.iter().find(|(_, how)| *how == Alone::Behind) {
+        report.warn(
+            STAGE,
+            NAME,
+            format_args!("{file} is a mount of its own (subPath), and its source was replaced since; {FIX}"),
+        );
+    } else if let Some((file, _)) = told.first() {
+        report.hint(
+            STAGE,
+            NAME,
+            format_args!("{file} is a mount of its own (subPath), which will not follow its source; {FIX}"),
+        );
+    } else {
+        report.ok(STAGE, NAME, "no file is a mount of its own");
+    }
+}
+
+/// Whether a file is a mount by itself, and how; the last mount at a place is the one that is seen.
+fn alone(mounts: &str, file: &Path) -> Option<Alone> {
+    let mount = |line: &str| {
+        let mut fields = line.split(' ').skip(3);
+        let (root, place) = (fields.next()?, fields.next()?);
+        (Path::new(&unescaped(place)) == file).then(|| unescaped(root))
+    };
+    let root = mounts.lines().filter_map(mount).next_back()?;
+    if root.ends_with(DELETED) {
+        return Some(Alone::Behind);
+    }
+    // ..2026_11_24_17_00_00.123, to which ..data leads.
+    let is_volumes =
+        |part: &str| part.strip_prefix("..").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+    root.split('/').any(is_volumes).then_some(Alone::OfVolume)
+}
+
+/// The kernel writes blanks and the like as octal numbers.
+fn unescaped(text: &str) -> String {
+    let escapes = [(r"\040", " "), (r"\011", "\t"), (r"\012", "\n"), (r"\134", r"\")];
+    escapes.iter().fold(text.to_owned(), |text, (escape, plain)| text.replace(escape, plain))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_of_a_volumes_file_is_told_from_one_that_is_behind() {
+        let mounts = r"30 1 8:1 / / rw - ext4 /dev/sda1 rw
+31 30 8:1 /pods/7/volumes/kubernetes.io~configmap/slurm/..2026_11_24/a.json /etc/a.json ro - ext4 x ro
+32 30 8:1 /pods/7/..2026_11_24/a\040b.json//deleted /etc/a\040b.json ro - ext4 x ro
+33 30 8:1 /etc/c.json /etc/c.json ro - ext4 x ro
+";
+        for (file, expected) in [
+            ("/etc/a.json", Some(Alone::OfVolume)),
+            ("/etc/a b.json", Some(Alone::Behind)),
+            ("/etc/c.json", None),
+            ("/etc/d.json", None),
+        ] {
+            assert_eq!(alone(mounts, Path::new(file)), expected, "{file}");
+        }
+    }
+}

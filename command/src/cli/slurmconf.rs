@@ -1,0 +1,99 @@
+//! slurm.conf, as `slurm.conf(5)` has it: keys know no case, and a file can include others.
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+
+use super::slurmd::Slurmd;
+use gcp_wif_core::world::fs::read_limited;
+
+/// Where slurm.conf is: of the node, or the copy that slurmd keeps where Slurm runs without configuration files.
+const USUAL: [&str; 2] = ["/etc/slurm/slurm.conf", "/run/slurm/conf/slurm.conf"];
+const LONGEST: u64 = 1 << 20;
+/// Includes within includes; more is a circle.
+const DEEPEST: u32 = 8;
+
+/// slurm.conf, and what it includes.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct SlurmConf {
+    path: PathBuf,
+    text: String,
+}
+
+impl SlurmConf {
+    /// The node's: the one of SLURM_CONF, else the one that slurmd was started with, else the usual one.
+    pub(super) fn of_node(slurmd: Option<&Slurmd>) -> Self {
+        let asked = std::env::var_os("SLURM_CONF").map(PathBuf::from);
+        let usual = || USUAL.map(PathBuf::from).into_iter().find(|path| path.exists());
+        let path = asked.or_else(|| slurmd?.conf()).or_else(usual);
+        Self::read(&path.unwrap_or_else(|| PathBuf::from(USUAL[0])))
+    }
+
+    /// Reads one; a file that cannot be read says nothing.
+    pub(super) fn read(path: &Path) -> Self {
+        let mut text = String::new();
+        collect(path, 0, &mut text);
+        Self { path: path.to_owned(), text }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether anything could be read.
+    pub(super) fn is_there(&self) -> bool {
+        !self.text.is_empty()
+    }
+
+    /// A key's value.
+    pub(super) fn value(&self, key: &str) -> Option<&str> {
+        let lines = self.text.lines().map(|line| line.split('#').next().unwrap_or_default());
+        let mut pairs = lines.filter_map(|line| line.split_once('='));
+        pairs.find_map(|(name, value)| name.trim().eq_ignore_ascii_case(key).then(|| value.trim()))
+    }
+
+    /// Whether a key's value, a list, has one of these words.
+    pub(super) fn has(&self, key: &str, words: &[&str]) -> bool {
+        let listed = self.value(key).unwrap_or_default().split(',').map(str::trim);
+        listed.into_iter().any(|word| words.iter().any(|wanted| wanted.eq_ignore_ascii_case(word)))
+    }
+
+    /// A key's value in seconds, else Slurm's own default.
+    pub(super) fn seconds(&self, key: &str, default: u64) -> u64 {
+        self.value(key).and_then(|value| value.parse().ok()).unwrap_or(default)
+    }
+}
+
+fn collect(path: &Path, depth: u32, text: &mut String) {
+    let Ok(bytes) = read_limited(path, LONGEST) else { return };
+    for line in String::from_utf8_lossy(&bytes).replace("\\\n", "").lines() {
+        let mut words = line.split_whitespace();
+        match (words.next(), words.next()) {
+            (Some(word), Some(file)) if word.eq_ignore_ascii_case("include") && depth < DEEPEST => {
+                collect(&path.parent().unwrap_or(Path::new("/")).join(file), depth + 1, text);
+            }
+            _ => {
+                text.push_str(line);
+                text.push('\n');
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::write;
+
+    #[test]
+    fn keys_are_found_whatever_their_case_and_file() {
+        let directory = gcp_wif_core::testing::directory();
+        let text = "ClusterName=x # PluginDir=/no\ninclude more.conf\nprologflags=alloc, X11\nMessageTimeout=25\n";
+        write(directory.join("slurm.conf"), text).unwrap();
+        write(directory.join("more.conf"), "PluginDir=/a:\\\n/b\ninclude more.conf\n").unwrap();
+        let conf = SlurmConf::read(&directory.join("slurm.conf"));
+        assert_eq!((conf.value("PLUGINDIR"), conf.value("Include")), (Some("/a:/b"), None));
+        assert!(conf.has("PrologFlags", &["Contain", "Alloc"]) && !conf.has("PrologFlags", &["RunInJob"]));
+        assert_eq!((conf.seconds("MessageTimeout", 10), conf.seconds("TCPTimeout", 2)), (25, 2));
+        assert!(conf.is_there() && !SlurmConf::read(&directory.join("none")).is_there());
+    }
+}
