@@ -29,6 +29,19 @@ pub struct Registries {
     directory: tempfile::TempDir,
 }
 
+/// A registry at a loopback address.
+pub struct Loopback {
+    server: Server,
+    _directory: tempfile::TempDir,
+}
+
+impl Loopback {
+    /// `127.0.0.1:PORT`.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.server.port)
+    }
+}
+
 struct Server {
     child: Child,
     port: u16,
@@ -73,6 +86,22 @@ impl Registries {
             node.command(["mount", "--bind", &hosts, "/etc/hosts"]).run().ok();
         }
         registries
+    }
+
+    /// The image in a registry at `127.0.0.1:PORT`, with the embedded Google as its token service.
+    #[track_caller]
+    pub fn on_loopback(site: &Site) -> Loopback {
+        let directory = tempfile::tempdir().expect("a directory can be made");
+        let path = directory.path();
+        fs::write(path.join("registry.pem"), site.google.registry_certificate()).unwrap();
+        let open = Server::start(path, "open", "");
+        push(path, open.port);
+        let auth = format!(
+            "auth: {{token: {{realm: \"{}/token\", service: loopback, issuer: embedded-google, rootcertbundle: {}}}}}",
+            site.google.http_url(),
+            path.join("registry.pem").display()
+        );
+        Loopback { server: Server::start(path, "loopback", &auth), _directory: directory }
     }
 
     /// `HOST:PORT` of Artifact Registry.

@@ -127,7 +127,10 @@ impl fmt::Display for FileError {
             FileProblem::TooMany(limit) => write!(f, "more than {limit} names"),
             FileProblem::TooLong(limit) => write!(f, "longer than {limit} bytes"),
             FileProblem::OwnedBy(uid) => write!(f, "owned by uid {uid}, must be root's"),
-            FileProblem::Writable(mode) => write!(f, "mode {mode:04o} lets group or others write; run chmod go-w"),
+            FileProblem::Writable(mode) => {
+                let path = self.path.display();
+                write!(f, "mode {mode:04o} lets group or others write; run chmod go-w {path}")
+            }
             FileProblem::Over => f.write_str("the job is over on this node"),
             FileProblem::Locked => f.write_str("another process works on this job and did not finish in time"),
         }

@@ -1,5 +1,7 @@
 //! Each check of the doctor, as it should be and as it should not.
 
+mod planted;
+
 use std::fs;
 
 use object::{Object, ObjectSection, ObjectSymbol};
@@ -204,7 +206,7 @@ fn prepare(site: &Site) {
     let directory = |name: &str, plugstack: &str| {
         let directory = site.cluster.dir().join(name);
         fs::create_dir_all(&directory).unwrap();
-        fs::write(directory.join("slurm.conf"), "ClusterName=ci\n").unwrap();
+        fs::write(directory.join("slurm.conf"), "ClusterName=ci\nMessageTimeout=60\n").unwrap();
         fs::write(directory.join("plugstack.conf"), plugstack).unwrap();
     };
     let ours = format!("optional {}/lib/spank_gcp_wif.so\n", site.cluster.dir().display());
@@ -214,7 +216,7 @@ fn prepare(site: &Site) {
     directory("argument", &ours.replace('\n', " config=/etc/slurm/another.json\n"));
     let newer = site.cluster.dir().join("newer/spank_gcp_wif.so");
     directory("newer", &format!("optional {}\n", newer.display()));
-    fs::write(newer, patched("plugin_version", &[0, 1, 11, 99])).unwrap();
+    fs::write(newer, patched("plugin_version", &0x0063_0b00_u32.to_ne_bytes())).unwrap();
 }
 
 /// The plugin's file with other bytes at the beginning of what this symbol holds.
@@ -266,7 +268,11 @@ fn cases() -> Vec<Case> {
         case("the plugin's file is missing", |_| ()).variable("SLURM_CONF", "gone/slurm.conf"),
         case("another release of Slurm", |_| ()).variable("SLURM_CONF", "newer/slurm.conf"),
         case("no rule at all", |site| with_key(site, r#""rules": []"#)).warns(),
-        case("a rule for everyone comes first", |site| with_key(site, r#""rules": [{}, {"users": ["bob"]}]"#)).warns(),
+        case("a rule for everyone comes first", |site| {
+            site.configure(json!({"delivery": "agent", "rules": [{}, {"users": ["bob"]}], "command": command_path()}));
+            set_mode(site.cluster.node(1).tokens_dir().join("token"), 0o400);
+        })
+        .warns(),
         case("no subject token", move |site| fs::remove_file(node(site).tokens_dir().join("token")).unwrap()),
         case("no JWT", |site| site.rotate("no-token-at-all")),
         case("another audience", token(|| Claims::default().audience("https://kubernetes.default.svc"))),

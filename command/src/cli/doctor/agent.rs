@@ -68,14 +68,15 @@ pub(super) fn running(report: &mut Report<'_, '_>, config: Option<&Config>, path
     if version == OWN && !agent.was_replaced() {
         return report.ok(STAGE, NAME, format_args!("process {}, {version}", agent.pids()));
     }
+    // Stopped first: each of the two would start the old program again for the other.
     let command = config.command.display();
     let (path, runtime_dir) = (path.display(), config.runtime_dir.display());
     report.warn(
         STAGE,
         NAME,
         format_args!(
-            "process {} runs gcp-wif {version}, as it was before {command} was replaced; jobs go on if you run: kill {0} \
-             && {command} agent --config {path} --runtime-dir {runtime_dir}",
+            "it is gcp-wif {version} as it was before {command} was replaced; to replace it, too, without harm to jobs, run \
+             kill -STOP {0} && kill -KILL {0} && {command} agent --config {path} --runtime-dir {runtime_dir}",
             agent.pids()
         ),
     );

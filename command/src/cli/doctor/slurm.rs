@@ -112,20 +112,18 @@ pub(super) fn loaded(report: &mut Report<'_, '_>, plugstack: Option<&Plugstack>,
     match (plugstack.and_then(Plugstack::ours), slurmd.has_loaded(OURS), slurmd.pid) {
         (None, _, _) => report.skip(STAGE, NAME, "needs plugstack.conf"),
         (Some(_), Loaded::Yes, pid) => report.ok(STAGE, NAME, format_args!("process {pid} has loaded the plugin")),
-        (Some(ours), Loaded::No, pid) => report.fail(
+        (Some(ours), Loaded::No, _) => report.fail(
             STAGE,
             NAME,
             format_args!(
-                "process {pid} has not loaded the plugin that {} names, so that jobs run without credentials; restart \
-                 slurmd, and see its log if that does not help",
+                "it has not loaded the plugin that {} names, so that jobs run without credentials; see its log if this \
+                 stays so when you restart slurmd",
                 ours.file.display()
             ),
         ),
-        (Some(_), Loaded::Replaced, pid) => report.warn(
-            STAGE,
-            NAME,
-            format_args!("process {pid} has loaded the plugin's file as it was before it was replaced; restart slurmd"),
-        ),
+        (Some(_), Loaded::Replaced, _) => {
+            report.warn(STAGE, NAME, "it has loaded the plugin's file as it was before it was replaced; restart slurmd")
+        }
         (Some(_), Loaded::Unknown, pid) => {
             report.skip(STAGE, NAME, format_args!("/proc/{pid}/maps cannot be read"));
         }

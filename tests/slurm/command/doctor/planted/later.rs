@@ -1,0 +1,117 @@
+//! Faults that need a cluster of their own: what was installed while something runs, and registries.
+
+use std::fs;
+use std::io::Write;
+
+use serde_json::json;
+
+use super::{complaints, run, run_command};
+use crate::cluster::{Plugin, Settings, command_path, plugin_path, set_mode};
+use crate::google::{Body, Endpoint, Fault, SERVICE_ACCOUNT, Times};
+use crate::registry::Registries;
+use crate::site::Site;
+use crate::skipped::{is_installed, skip};
+
+#[test]
+fn a_slurmd_that_has_not_loaded_the_plugin() {
+    let site = Site::with(Settings::with(Plugin::Absent));
+    site.configure(json!({"project": "demo-project"}));
+    let node = site.cluster.node(1);
+    let plugin = site.cluster.dir().join("lib/spank_gcp_wif.so");
+    fs::copy(plugin_path(), &plugin).unwrap();
+    let mut file = fs::File::options().append(true).open(site.cluster.dir().join("plugstack.conf")).unwrap();
+    writeln!(file, "optional {}", plugin.display()).unwrap();
+    // Nobody asks Google.
+    site.google.inject(Endpoint::Sts, Fault::status_with(403, Body::OAuth), Times::Forever);
+    let told = run(&site, &["--offline"]).expect_status(1);
+    let expected = "failed   configuration   slurmd                    it has not loaded the plugin that ";
+    assert!(told.stdout.starts_with(expected) && told.stdout.lines().count() == 1, "{}", told.stdout);
+    assert!(told.stdout.ends_with("when you restart slurmd\n"), "{}", told.stdout);
+    node.restart_slurmd();
+    let content = run(&site, &["--offline"]).ok();
+    assert_eq!(content.stdout, "");
+    site.finish();
+}
+
+#[test]
+fn an_agent_that_is_older_than_its_program() {
+    let site = Site::start();
+    let (node, command) = (site.cluster.node(1), site.cluster.dir().join("installed"));
+    let install = || {
+        let new = site.cluster.dir().join("new");
+        fs::copy(command_path(), &new).unwrap();
+        fs::rename(new, &command).unwrap();
+    };
+    install();
+    site.configure(json!({"delivery": "agent", "project": "demo-project", "command": command.display().to_string()}));
+    for node in site.cluster.nodes() {
+        set_mode(node.tokens_dir().join("token"), 0o400);
+    }
+    let (job, id) = site.running_job();
+    assert!(complaints(&run(&site, &[]).ok()).is_empty());
+    install();
+    let told = run(&site, &["--offline"]).ok();
+    let line = told.stdout.trim_end();
+    let expected = "warning  agent           running agent             it is gcp-wif 0.1.0 as it was before ";
+    assert!(line.starts_with(expected) && line.lines().count() == 1, "{line}");
+    run_command(&site, line);
+    assert_eq!(run(&site, &["--offline"]).ok().stdout, "");
+    // The job goes on.
+    let credentials = fs::read_to_string(node.job_dir(&id).join("credentials.json")).unwrap();
+    let token_url = credentials.split("http://").nth(1).unwrap().split('/').next().unwrap().to_owned();
+    let url = format!("http://{token_url}/computeMetadata/v1/instance/service-accounts/default/email");
+    let asked = node.as_user("alice").command(["curl", "-sSf", "-H", "Metadata-Flavor: Google", &url]).run().ok();
+    assert_eq!(asked.stdout.trim(), SERVICE_ACCOUNT);
+    site.cancel(job);
+    site.finish();
+}
+
+#[test]
+fn a_registry_that_refuses() {
+    if !is_installed("docker-registry") || !is_installed("skopeo") {
+        return skip("docker-registry or skopeo is not installed: the doctor's pull");
+    }
+    let site = Site::start();
+    let registry = Registries::on_loopback(&site);
+    let address = registry.address();
+    let image = format!("{address}/team/tiny:1");
+    let configure = |registries: &[&str]| site.configure(json!({"project": "demo-project", "registries": registries}));
+    let checks = |image: &str| {
+        let run = run(&site, &["--registry", image]);
+        let lines = run.stdout.lines().filter(|line| line.contains(" registr")).map(str::to_owned);
+        (run.status, lines.collect::<Vec<_>>())
+    };
+    configure(&["127.0.0.1"]);
+    let (status, lines) = checks(&image);
+    let expected = [
+        "ok       files           registries                127.0.0.1 gets the jobs' credentials".to_owned(),
+        format!("ok       files           registry                  team/tiny:1 can be pulled from {address}"),
+    ];
+    assert_eq!((status, lines), (0, expected.to_vec()));
+    let (status, lines) = checks(&address);
+    assert!(status == 0 && lines[1].starts_with("ok ") && lines[1].contains("takes the token"), "{lines:?}");
+
+    // The registry of the site's list is another.
+    configure(&["us-docker.pkg.dev"]);
+    let (status, lines) = checks(&image);
+    let fix = "127.0.0.1 gets no credentials of jobs; add it to registries in the site configuration";
+    assert!(status == 0 && lines[0].starts_with("warning ") && lines[0].ends_with(fix), "{lines:?}");
+    configure(&["us-docker.pkg.dev", "127.0.0.1"]);
+    assert!(checks(&image).1[0].starts_with("ok "));
+
+    // The identity has no right to read.
+    site.google.configure(|options| options.registry_readers.clear());
+    let (status, lines) = checks(&image);
+    let fix = "grant the identity roles/artifactregistry.reader on the repository";
+    assert!(status == 1 && lines[1].starts_with("failed ") && lines[1].ends_with(fix), "{lines:?}");
+    assert!(lines[1].contains("/v2/team/tiny/manifests/1: HTTP 401"), "{lines:?}");
+    site.google.configure(|options| options.registry_readers = vec![SERVICE_ACCOUNT.to_owned()]);
+    assert!(checks(&image).1[1].starts_with("ok "));
+
+    let (status, lines) = checks(&format!("{address}/team/none:1"));
+    assert!(status == 1 && lines[1].contains("HTTP 404") && lines[1].ends_with("correct its name"), "{lines:?}");
+    let (status, lines) = checks("127.0.0.1:1");
+    assert!(status == 1 && lines[1].contains("no connection: connection refused"), "{lines:?}");
+    // None of the tokens is printed.
+    site.finish();
+}
