@@ -30,7 +30,7 @@ const FLOORS: [&[&str]; 6] = [&["words"], &["world"], &["exchange"], &["policy",
 const FOREIGN: [&str; 5] = ["clap", "hyper", "hyper_util", "slurm_spank", "tokio"];
 
 /// The files besides the world's that open files, or look at them.
-const OPENERS: [(&str, &str); 8] = [
+const OPENERS: [(&str, &str); 9] = [
     ("command/src/agent/journal.rs", "the agent's own log"),
     ("command/src/pages.rs", "writes the manual pages, for ci/package"),
     ("command/src/agent/run.rs", "the agent's own socket: its mode, and its end"),
@@ -38,6 +38,7 @@ const OPENERS: [(&str, &str); 8] = [
     ("command/src/agent/watch.rs", "the agent's own lock, which is held for as long as it lives"),
     ("command/src/cli/plugstack.rs", "Slurm's include lines are patterns, for which directories are listed"),
     ("command/src/cli/running.rs", "looks at the age of the agent's lock"),
+    ("command/src/cli/status.rs", "lists a user's own job's directory, and looks at the age of its files"),
     ("command/src/cli/doctor/agent.rs", "looks at whether the agent's program can be run"),
     ("command/src/cli/doctor/runtime.rs", "looks at the runtime directory, which the world would make"),
     ("command/src/cli/doctor/subject_token.rs", "looks at who could read the subject token, through all of its links"),

@@ -9,6 +9,7 @@ mod plugstack;
 mod running;
 mod slurmconf;
 mod slurmd;
+mod status;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -38,6 +39,7 @@ enum Command {
     Doctor(doctor::Arguments),
     Explain(explain::Arguments),
     Env(env::Arguments),
+    Status(status::Arguments),
     Agent(agent::Arguments),
 }
 
@@ -100,6 +102,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>, screen: &mut Screen<'_>) -
             Command::Doctor(arguments) => doctor::run(arguments, json, screen),
             Command::Explain(arguments) => explain::run(&arguments, json, screen),
             Command::Env(arguments) => env::run(arguments, json, screen),
+            Command::Status(arguments) => status::run(arguments, json, screen),
             Command::Agent(arguments) => agent::run(&arguments, screen),
         },
         // Help and version come this way, too.
@@ -140,6 +143,8 @@ mod tests {
             (&["gcp-wif", "explain", "--help"], "--partition <PARTITION>"),
             (&["gcp-wif", "env", "--help"], "eval \"$(gcp-wif env)\""),
             (&["gcp-wif", "explain", "--help"], "--json"),
+            (&["gcp-wif", "status", "--help"], "Prints no token"),
+            (&["gcp-wif", "doctor", "--help"], "for Slurm's HealthCheckProgram"),
             (&["gcp-wif", "--version"], concat!("gcp-wif ", env!("CARGO_PKG_VERSION"))),
         ] {
             let (status, out, err) = command(words);

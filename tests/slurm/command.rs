@@ -1,6 +1,7 @@
-//! The companion command on a node: doctor, explain, env.
+//! The companion command on a node: doctor, explain, env, status.
 
 mod doctor;
+mod status;
 
 use std::fs;
 use std::time::Duration;
@@ -33,7 +34,7 @@ fn explain(site: &Site, user: &str, options: &str) -> Run {
 fn the_readmes_commands() {
     let site = Site::start();
     site.configure(json!({"delivery": "direct", "rules": [{"users": ["alice"], "partitions": ["gpu"]}]}));
-    let [doctor, explain, env] = commands("node")[..] else { panic!("three commands") };
+    let [doctor, explain, env, status] = commands("node")[..] else { panic!("four commands") };
     let root =
         |line: &str| site.cluster.node(1).command(["bash", "-c", &line.replace("gcp-wif", command_path())]).run().ok();
     assert!(root(doctor).stdout.contains("\nok       impersonation "));
@@ -46,6 +47,7 @@ fn the_readmes_commands() {
     let (job, id) = site.running_job();
     let run = shell(&site, Some(&id), &format!("{env}; echo $GCP_WIF_SERVICE_ACCOUNT")).ok();
     assert_eq!(run.stdout.trim(), SERVICE_ACCOUNT);
+    assert!(root(status).stdout.contains(&format!("\n{id}    alice  {SERVICE_ACCOUNT}  ")));
     site.cancel(job);
     site.finish();
 }

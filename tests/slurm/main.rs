@@ -48,8 +48,9 @@
 //!   apart.rs     containers with a network of their own
 //!   attached.rs  containers that several jobs see
 //!   left.rs      what stays in named containers, saved images and bundles
-//! command.rs   the companion command: doctor, explain, env
-//!   doctor.rs    each check of the doctor
+//! command.rs   the companion command: doctor, explain, env, status
+//!   doctor.rs    each check of the doctor, and faults whose fix is followed (planted.rs and below)
+//!   status.rs    a node's jobs with credentials
 //! registry.rs  the registries of these tests
 //! clients.rs   Google's own clients as jobs under direct delivery: Python, Node, rclone, gcloud, curl
 //! loopback.rs  a loopback interface of a test's own

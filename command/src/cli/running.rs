@@ -17,7 +17,6 @@ const DELETED: &str = " (deleted)";
 pub(super) struct Running {
     pids: Vec<u32>,
     /// When the serving process was started.
-    #[allow(dead_code)]
     pub(super) since: Option<UnixSeconds>,
     program: PathBuf,
     was_replaced: bool,
