@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 
 use serde_json::json;
 
 use super::{complaints, run, run_command};
-use crate::cluster::{Plugin, Settings, command_path, plugin_path, set_mode};
+use crate::cluster::{Plugin, Settings, command_path, plugin_path, set_mode, wait_until};
+use crate::command::LIMIT;
 use crate::google::{Body, Endpoint, Fault, SERVICE_ACCOUNT, Times};
 use crate::registry::Registries;
 use crate::site::Site;
@@ -113,5 +115,26 @@ fn a_registry_that_refuses() {
     let (status, lines) = checks("127.0.0.1:1");
     assert!(status == 1 && lines[1].contains("no connection: connection refused"), "{lines:?}");
     // None of the tokens is printed.
+    site.finish();
+}
+
+#[test]
+fn slurms_health_check_says_nothing_on_a_good_node() {
+    let script =
+        tempfile::Builder::new().permissions(fs::Permissions::from_mode(0o755)).tempfile().unwrap().into_temp_path();
+    let doctor = format!("{} doctor --offline >/run/checking 2>&1", command_path());
+    let line = "echo \"status $? $SLURMD_NODENAME\" >>/run/checking; mv /run/checking /run/health";
+    fs::write(&script, format!("#!/bin/sh\n{doctor}\n{line}\n")).unwrap();
+    let settings = Settings::default().conf(&format!("HealthCheckProgram={}", script.display()));
+    let site = Site::with(settings.conf("HealthCheckInterval=1"));
+    site.configure(json!({"project": "demo-project"}));
+    let health = site.cluster.node(1).run_dir().join("health");
+    let says = |expected: &str| fs::read_to_string(&health).is_ok_and(|text| text.starts_with(expected));
+    wait_until(LIMIT, || says("status 0 n1\n"));
+    fs::remove_file(site.cluster.node(1).config_path()).unwrap();
+    wait_until(LIMIT, || says("failed   configuration   site configuration "));
+    assert!(fs::read_to_string(&health).unwrap().ends_with("\nstatus 1 n1\n"));
+    site.configure(json!({"project": "demo-project"}));
+    wait_until(LIMIT, || says("status 0 n1\n"));
     site.finish();
 }
