@@ -30,7 +30,7 @@ const FLOORS: [&[&str]; 6] = [&["words"], &["world"], &["exchange"], &["policy",
 const FOREIGN: [&str; 5] = ["clap", "hyper", "hyper_util", "slurm_spank", "tokio"];
 
 /// The files besides the world's that open files, or look at them.
-const OPENERS: [(&str, &str); 9] = [
+const OPENERS: [(&str, &str); 11] = [
     ("command/src/agent/journal.rs", "the agent's own log"),
     ("command/src/pages.rs", "writes the manual pages, for ci/package"),
     ("command/src/agent/run.rs", "the agent's own socket: its mode, and its end"),

@@ -8,6 +8,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use gcp_wif_core::policy::config::LogLevel;
+use syslog::Formatter3164;
+
 use gcp_wif_core::world::clock::{Clock, SystemClock};
 
 /// Beyond this the log moves aside, and the one before it goes.
@@ -17,35 +19,57 @@ const LONGEST: u64 = 4 << 20;
 #[derive(Debug, Clone)]
 pub(super) struct Journal {
     path: PathBuf,
+    /// The socket of syslog, where slurmd logs there, too.
+    syslog: Option<PathBuf>,
     level: LogLevel,
 }
 
 impl Journal {
     /// As the site wants it.
-    pub(super) fn new(runtime_dir: &Path, level: LogLevel) -> Self {
-        Self { path: runtime_dir.join("agent.log"), level }
+    pub(super) fn new(runtime_dir: &Path, syslog: Option<&Path>, level: LogLevel) -> Self {
+        Self { path: runtime_dir.join("agent.log"), syslog: syslog.map(Path::to_owned), level }
     }
 
-    /// Writes a line, `TIME LEVEL TEXT`, if the site wants lines of this level.
+    /// The same with another level.
+    pub(super) fn with_level(&self, level: LogLevel) -> Self {
+        Self { level, ..self.clone() }
+    }
+
+    /// Writes a line, `TIME LEVEL TEXT`, if the site wants lines of this level. A log that cannot be written is no reason
+    /// to stop serving.
     pub(super) fn write(&self, level: LogLevel, text: impl Display) {
         if level > self.level {
             return;
         }
-        let long = std::fs::metadata(&self.path).is_ok_and(|metadata| metadata.len() > LONGEST);
-        if long {
+        if std::fs::metadata(&self.path).is_ok_and(|metadata| metadata.len() > LONGEST) {
             // If it cannot be moved, it grows.
             let _ = std::fs::rename(&self.path, self.path.with_extension("log.1"));
         }
         // Opened anew for each line, so that it can be rotated.
         if let Ok(mut file) = OpenOptions::new().create(true).append(true).mode(0o600).open(&self.path) {
-            // A log that cannot be written is no reason to stop serving.
             let _ = writeln!(file, "{} {level} {text}", gcp_wif_core::words::time::rfc3339(SystemClock.now()));
         }
+        if let Some(socket) = &self.syslog {
+            let _ = tell_syslog(socket, level, &text.to_string());
+        }
+    }
+}
+
+fn tell_syslog(socket: &Path, level: LogLevel, text: &str) -> syslog::Result<()> {
+    let (facility, process, pid) = (syslog::Facility::LOG_DAEMON, "gcp-wif".to_owned(), std::process::id());
+    let mut log = syslog::unix_custom(Formatter3164 { facility, hostname: None, process, pid }, socket)?;
+    match level {
+        LogLevel::Error => log.err(text),
+        LogLevel::Warn => log.warning(text),
+        LogLevel::Info => log.info(text),
+        LogLevel::Debug => log.debug(text),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixDatagram;
+
     use super::*;
 
     #[test]
@@ -54,7 +78,7 @@ mod tests {
         let levels = [(Error, "error"), (Warn, "warn"), (Info, "info"), (Debug, "debug")];
         for (wanted, (level, _)) in levels.iter().enumerate() {
             let directory = gcp_wif_core::testing::directory();
-            let journal = Journal { path: directory.join("agent.log"), level: *level };
+            let journal = Journal::new(&directory, None, *level);
             for (level, name) in levels {
                 journal.write(level, format_args!("a line of {name}"));
             }
@@ -68,11 +92,33 @@ mod tests {
     #[test]
     fn a_long_log_moves_aside() {
         let directory = gcp_wif_core::testing::directory();
-        let journal = Journal { path: directory.join("agent.log"), level: LogLevel::Info };
+        let journal = Journal::new(&directory, None, LogLevel::Info);
         std::fs::write(&journal.path, vec![b'x'; LONGEST as usize + 1]).unwrap();
         journal.write(LogLevel::Info, "new");
         let text = std::fs::read_to_string(&journal.path).unwrap();
         assert!(text.ends_with(" info new\n") && text.lines().count() == 1, "{} bytes", text.len());
         assert_eq!(std::fs::metadata(directory.join("agent.log.1")).unwrap().len(), LONGEST + 1);
+    }
+
+    #[test]
+    fn syslog_has_the_lines_too_and_one_that_is_not_there_stops_nothing() {
+        let directory = gcp_wif_core::testing::directory();
+        let path = directory.join("log");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        for syslog in [path, directory.join("absent")] {
+            Journal::new(&directory, Some(&syslog), LogLevel::Warn).write(LogLevel::Warn, "gcp-wif: agent: a line");
+            Journal::new(&directory, Some(&syslog), LogLevel::Warn).write(LogLevel::Info, "gcp-wif: agent: another");
+        }
+        let mut told = [0; 200];
+        let length = socket.recv(&mut told).unwrap();
+        let told = String::from_utf8_lossy(&told[..length]);
+        // Facility daemon, severity warning: RFC 3164, 4.1.1.
+        assert!(
+            told.starts_with("<28>") && told.contains("gcp-wif[") && told.ends_with("]: gcp-wif: agent: a line"),
+            "{told}"
+        );
+        socket.set_nonblocking(true).unwrap();
+        assert!(socket.recv(&mut [0]).is_err());
+        assert_eq!(std::fs::read_to_string(directory.join("agent.log")).unwrap().lines().count(), 2);
     }
 }

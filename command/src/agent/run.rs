@@ -278,7 +278,8 @@ impl Agent {
         let trouble = match Site::load(&self.config_path()) {
             Ok(site) => {
                 self.command.replace(Some(site.config.command));
-                self.workplace.borrow_mut().journal = Journal::new(self.runtime.path(), site.config.log_level);
+                let journal = self.journal().with_level(site.config.log_level);
+                self.workplace.borrow_mut().journal = journal;
                 None
             }
             Err(error) => {

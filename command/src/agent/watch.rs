@@ -43,15 +43,15 @@ const NO_CONFIGURATION: Duration = Duration::from_secs(5);
 const UPGRADE: i32 = 3;
 
 /// Starts the agent of a runtime directory, which stays in the background until no job needs it. Does nothing if one
-/// runs already.
+/// runs already. It logs to a socket of syslog as well, where there is one.
 ///
 /// # Errors
 /// When it cannot start.
-pub(crate) fn start(config_path: &Path, runtime_dir: Option<&Path>) -> Result<(), Failure> {
+pub(crate) fn start(config_path: &Path, runtime_dir: Option<&Path>, syslog: Option<&Path>) -> Result<(), Failure> {
     // slurmstepd or a service may have held them back.
     sys::release_signals();
     let mut sockets = keep::inherited();
-    let (runtime_dir, journal) = place(config_path, runtime_dir)?;
+    let (runtime_dir, journal) = place(config_path, runtime_dir, syslog)?;
     let runtime = RuntimeDirectory::open(&runtime_dir)?;
     let lock = match keep::inherited_lock(&mut sockets) {
         Some(lock) => lock.into(),
@@ -88,6 +88,7 @@ pub(crate) fn start(config_path: &Path, runtime_dir: Option<&Path>) -> Result<()
 pub(crate) fn stay(
     config_path: &Path,
     runtime_dir: Option<&Path>,
+    syslog: Option<&Path>,
     complain: &mut dyn FnMut(&str),
 ) -> Result<(), Failure> {
     let problem = |error: std::io::Error| Failure::of_agent(&error.to_string());
@@ -95,7 +96,7 @@ pub(crate) fn stay(
     let mut sockets = keep::inherited();
     let mut told = String::new();
     let (runtime_dir, journal) = loop {
-        let trouble = match place(config_path, runtime_dir) {
+        let trouble = match place(config_path, runtime_dir, syslog) {
             Ok(place) => break place,
             Err(trouble) => trouble.to_string(),
         };
@@ -137,7 +138,7 @@ pub(crate) fn stay(
 }
 
 /// The runtime directory and its log.
-fn place(config_path: &Path, runtime_dir: Option<&Path>) -> Result<(PathBuf, Journal), Failure> {
+fn place(config_path: &Path, runtime_dir: Option<&Path>, syslog: Option<&Path>) -> Result<(PathBuf, Journal), Failure> {
     sys::guard_secrets();
     sys::allow_descriptors();
     let (runtime_dir, level) = match (Site::load(config_path), runtime_dir) {
@@ -146,7 +147,7 @@ fn place(config_path: &Path, runtime_dir: Option<&Path>) -> Result<(PathBuf, Jou
         (Err(_), Some(runtime_dir)) => (runtime_dir.to_owned(), LogLevel::Info),
         (Err(error), None) => return Err(error.into()),
     };
-    let journal = Journal::new(&runtime_dir, level);
+    let journal = Journal::new(&runtime_dir, syslog, level);
     Ok((runtime_dir, journal))
 }
 

@@ -1,11 +1,17 @@
 //! `gcp-wif agent`: the node agent. The plugin starts it, so people need not.
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use super::slurmconf::SlurmConf;
+use super::slurmd::Slurmd;
 use super::{Screen, Status};
 use crate::agent;
 use gcp_wif_core::policy::config::DEFAULT_PATH;
+use gcp_wif_core::world::proc::ProcFs;
+
+/// Where syslog listens: `syslog(3)`.
+const SYSLOG: &str = "/dev/log";
 
 /// Keep the credentials of this node's jobs fresh, as root. The plugin starts it in the background
 #[derive(clap::Args)]
@@ -23,10 +29,12 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments, screen: &mut Screen<'_>) -> Status {
     let Arguments { config, runtime_dir, foreground } = arguments;
+    let conf = SlurmConf::of_node(Slurmd::of_node(&ProcFs::default()).as_ref());
+    let syslog = conf.logs_to_syslog().then_some(Path::new(SYSLOG));
     let ended = if *foreground {
-        agent::watch::stay(config, runtime_dir.as_deref(), &mut |trouble| screen.complain(trouble))
+        agent::watch::stay(config, runtime_dir.as_deref(), syslog, &mut |trouble| screen.complain(trouble))
     } else {
-        agent::watch::start(config, runtime_dir.as_deref())
+        agent::watch::start(config, runtime_dir.as_deref(), syslog)
     };
     match ended {
         Ok(()) => Status::Success,

@@ -57,6 +57,13 @@ impl SlurmConf {
         listed.into_iter().any(|word| words.iter().any(|wanted| wanted.eq_ignore_ascii_case(word)))
     }
 
+    /// Whether slurmd logs to syslog: it has no file of its own, or is told to (`slurm.conf(5)`, SlurmdLogFile and
+    /// SlurmdSyslogDebug).
+    pub(super) fn logs_to_syslog(&self) -> bool {
+        let is_told = self.value("SlurmdSyslogDebug").is_some_and(|level| !level.eq_ignore_ascii_case("quiet"));
+        self.is_there() && (is_told || self.value("SlurmdLogFile").is_none())
+    }
+
     /// A key's value in seconds, else Slurm's own default.
     pub(super) fn seconds(&self, key: &str, default: u64) -> u64 {
         self.value(key).and_then(|value| value.parse().ok()).unwrap_or(default)
@@ -95,5 +102,22 @@ mod tests {
         assert!(conf.has("PrologFlags", &["Contain", "Alloc"]) && !conf.has("PrologFlags", &["RunInJob"]));
         assert_eq!((conf.seconds("MessageTimeout", 10), conf.seconds("TCPTimeout", 2)), (25, 2));
         assert!(conf.is_there() && !SlurmConf::read(&directory.join("none")).is_there());
+    }
+
+    #[test]
+    fn slurmd_logs_to_syslog_without_a_file_of_its_own_or_when_it_is_told_to() {
+        let directory = gcp_wif_core::testing::directory();
+        let path = directory.join("slurm.conf");
+        for (text, expected) in [
+            ("ClusterName=x", true),
+            ("SlurmdLogFile=/var/log/slurmd.log", false),
+            ("SlurmdLogFile=/var/log/slurmd.log\nSlurmdSyslogDebug=info", true),
+            ("SlurmdLogFile=/var/log/slurmd.log\nslurmdsyslogdebug=Quiet", false),
+            // It is not known where slurmd logs.
+            ("", false),
+        ] {
+            write(&path, text).unwrap();
+            assert_eq!(SlurmConf::read(&path).logs_to_syslog(), expected, "{text}");
+        }
     }
 }

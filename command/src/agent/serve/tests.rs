@@ -29,7 +29,7 @@ fn of_user(uid: u32, served: Served) -> Served {
 
 fn workplace() -> Rc<RefCell<Workplace>> {
     let place = || "/nonexistent".into();
-    let journal = Journal::new(Path::new("/nonexistent"), LogLevel::Error);
+    let journal = Journal::new(Path::new("/nonexistent"), None, LogLevel::Error);
     Rc::new(RefCell::new(Workplace { config_path: place(), runtime_dir: place(), journal }))
 }
 

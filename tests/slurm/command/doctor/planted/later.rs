@@ -54,7 +54,7 @@ fn an_agent_that_is_older_than_its_program() {
     install();
     let told = run(&site, &["--offline"]).ok();
     let line = told.stdout.trim_end();
-    let expected = "warning  agent           running agent             it is gcp-wif 0.1.0 as it was before ";
+    let expected = "warning  agent           running agent             it is gcp-wif 0.2.0 as it was before ";
     assert!(line.starts_with(expected) && line.lines().count() == 1, "{line}");
     run_command(&site, line);
     assert_eq!(run(&site, &["--offline"]).ok().stdout, "");
