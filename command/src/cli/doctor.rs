@@ -84,7 +84,9 @@ pub(super) fn run(arguments: Arguments, json: bool, screen: &mut Screen<'_>) -> 
     let configuration = configuration::credential(&mut report, config.as_ref());
     configuration::project(&mut report, config.as_ref(), configuration.as_ref());
     let client = configuration::certificates(&mut report, config.as_ref());
-    mounts::check(&mut report, &proc, &files(&path, &conf, plugstack.as_ref().ok(), config.as_ref()));
+    let files = files(&path, &conf, plugstack.as_ref().ok(), config.as_ref());
+    let token = configuration.as_ref().map(|configuration| &*configuration.subject_token_file);
+    mounts::check(&mut report, &proc, &files, token);
     slurm::plugins(&mut report, plugstack.as_ref());
     slurm::release(&mut report, plugstack.as_ref().ok(), slurmd.as_ref(), arguments.offline);
     slurm::loaded(&mut report, plugstack.as_ref().ok(), slurmd.as_ref());

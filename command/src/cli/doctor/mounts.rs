@@ -22,11 +22,19 @@ enum Alone {
     OfVolume,
 }
 
-pub(super) fn check(report: &mut Report<'_, '_>, proc: &ProcFs, files: &[PathBuf]) {
+pub(super) fn check(report: &mut Report<'_, '_>, proc: &ProcFs, files: &[PathBuf], subject_token: Option<&Path>) {
     const STAGE: Stage = Stage::Configuration;
     let mounts = proc.own_mounts();
-    let told: Vec<_> = files.iter().filter_map(|file| Some((file.display(), alone(&mounts, file)?))).collect();
-    if let Some((file, _)) = told.iter().find(|(_, how)| *how == Alone::Behind) {
+    // Mounts are told by the paths behind links, such as /var/run.
+    let how = |file: &Path| alone(&mounts, &file.canonicalize().unwrap_or_else(|_| file.to_owned()));
+    let told: Vec<_> = files.iter().filter_map(|file| Some((file.display(), how(file)?))).collect();
+    if let Some(token) = subject_token.filter(|token| how(token).is_some()) {
+        report.warn(
+            Stage::SubjectToken,
+            NAME,
+            format_args!("{} is a mount of its own (subPath), which is never renewed; {FIX}", token.display()),
+        );
+    } else if let Some((file, _)) = told.iter().find(|(_, how)| *how == Alone::Behind) {
         report.warn(
             STAGE,
             NAME,

@@ -14,7 +14,7 @@ use crate::site::Site;
 const SITE: (&str, &str) = ("configuration", "site configuration");
 const RUNTIME: (&str, &str) = ("files", "runtime directory");
 
-pub(super) const FAULTS: [Fault; 16] = [
+pub(super) const FAULTS: [Fault; 17] = [
     Fault::new("no site configuration", SITE, |site| fs::remove_file(site.cluster.node(1).config_path()).unwrap()).by(
         |site, line| {
             assert!(line.contains("write it, see \"Configure\""), "{line}");
@@ -127,6 +127,17 @@ pub(super) const FAULTS: [Fault; 16] = [
         // What a pod sees that was started anew.
         let line = "umount /etc/slurm/gcp-wif.json && rm -r /run/volume";
         site.cluster.node(1).command(["bash", "-c", line]).run().ok();
+    }),
+    Fault::new("a subject token that a pod has mounted by subPath", ("subject token", "mounts"), |site| {
+        let line = "cd /var/run/secrets/tokens; d=/run/volume/..2026_11_24; mkdir -p $d; cp token $d/; rm token; \
+                    touch token; mount --bind $d/token token";
+        site.cluster.node(1).command(["bash", "-ec", line]).run().ok();
+    })
+    .warns()
+    .by(|site, line| {
+        assert!(line.ends_with("restart the pod, and mount the whole directory instead of a subPath"), "{line}");
+        let line = "cd /var/run/secrets/tokens; umount token; rm -r /run/volume; ln -sf ..data/token token";
+        site.cluster.node(1).command(["bash", "-ec", line]).run().ok();
     }),
 ];
 
