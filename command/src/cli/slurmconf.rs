@@ -24,7 +24,8 @@ impl SlurmConf {
     pub(super) fn of_node(slurmd: Option<&Slurmd>) -> Self {
         let asked = std::env::var_os("SLURM_CONF").map(PathBuf::from);
         let usual = || USUAL.map(PathBuf::from).into_iter().find(|path| path.exists());
-        let path = asked.or_else(|| slurmd?.conf()).or_else(usual);
+        let slurmds = || slurmd?.conf().filter(|path| path.exists());
+        let path = asked.or_else(slurmds).or_else(usual);
         Self::read(&path.unwrap_or_else(|| PathBuf::from(USUAL[0])))
     }
 

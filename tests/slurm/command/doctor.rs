@@ -133,6 +133,20 @@ fn a_good_node_passes_each_check() {
 }
 
 #[test]
+fn a_terminal_has_colours_unless_told_otherwise() {
+    let site = Site::start();
+    good(&site);
+    let on_a_terminal = |variables: &str| {
+        let line = format!("{variables} TERM=xterm script -qec '{} doctor' /dev/null", command_path());
+        site.cluster.node(1).command(["bash", "-c", &line]).run().ok().stdout
+    };
+    assert!(on_a_terminal("").starts_with("\u{1b}[32mok\u{1b}[0m       configuration   site configuration "));
+    assert!(on_a_terminal("NO_COLOR=1").starts_with("ok       configuration   site configuration "));
+    assert!(!doctor(&site, &[]).ok().stdout.contains('\u{1b}'));
+    site.finish();
+}
+
+#[test]
 fn each_check_says_what_is_wrong_and_the_fix() {
     let site = Site::start();
     good(&site);

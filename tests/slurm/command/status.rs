@@ -52,8 +52,7 @@ fn root_sees_all_jobs_of_all_runtime_directories_and_a_user_sees_those_of_the_us
         let line = format!("{directory}: the agent runs since 2");
         assert!(run.stdout.contains(&line), "{}", run.stdout);
     }
-    let version = concat!(", gcp-wif ", env!("CARGO_PKG_VERSION"), ", process ");
-    assert!(run.stdout.contains(version), "{}", run.stdout);
+    assert!(run.stdout.contains(concat!(", gcp-wif ", env!("CARGO_PKG_VERSION"), ", process ")), "{}", run.stdout);
     let own = status(&site, "alice", &[]);
     let mut told = jobs(&own);
     told.sort();
@@ -65,8 +64,7 @@ fn root_sees_all_jobs_of_all_runtime_directories_and_a_user_sees_those_of_the_us
     let object = status(&site, "root", &["--json"]);
     let parsed: Value = serde_json::from_str(&object.stdout).unwrap();
     assert_eq!(parsed["agents"].as_array().unwrap().len(), 2);
-    let job: u64 = one.parse().unwrap();
-    let row = parsed["jobs"].as_array().unwrap().iter().find(|row| row["job"] == job).unwrap();
+    let row = parsed["jobs"].as_array().unwrap().iter().find(|row| row["job"] == one.parse::<u64>().unwrap()).unwrap();
     assert_eq!(
         (&row["identity"], &row["state"], &row["failure"]),
         (&json!(SERVICE_ACCOUNT), &json!("fresh"), &json!(null))

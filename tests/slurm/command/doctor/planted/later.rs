@@ -54,8 +54,10 @@ fn an_agent_that_is_older_than_its_program() {
     install();
     let told = run(&site, &["--offline"]).ok();
     let line = told.stdout.trim_end();
-    let expected = "warning  agent           running agent             it is gcp-wif 0.2.0 as it was before ";
-    assert!(line.starts_with(expected) && line.lines().count() == 1, "{line}");
+    let version = env!("CARGO_PKG_VERSION");
+    let expected =
+        format!("warning  agent           running agent             it is gcp-wif {version} as it was before ");
+    assert!(line.starts_with(&expected) && line.lines().count() == 1, "{line}");
     run_command(&site, line);
     assert_eq!(run(&site, &["--offline"]).ok().stdout, "");
     // The job goes on.
@@ -136,5 +138,34 @@ fn slurms_health_check_says_nothing_on_a_good_node() {
     assert!(fs::read_to_string(&health).unwrap().ends_with("\nstatus 1 n1\n"));
     site.configure(json!({"project": "demo-project"}));
     wait_until(LIMIT, || says("status 0 n1\n"));
+    site.finish();
+}
+
+#[test]
+fn where_slurm_has_no_configuration_files_slurmds_copies_are_read() {
+    let site = Site::start();
+    site.configure(json!({"project": "demo-project"}));
+    let node = site.cluster.node(1);
+    let (copies, own) = (node.run_dir().join("slurm/conf"), node.config_path().with_file_name("slurm.conf"));
+    fs::create_dir_all(copies.join("plugstack.conf.d")).unwrap();
+    fs::write(copies.join("slurm.conf"), "ClusterName=ci\nMessageTimeout=60\n").unwrap();
+    fs::write(copies.join("plugstack.conf"), "include plugstack.conf.d/*\n").unwrap();
+    let linked = fs::read_link(&own).unwrap();
+    fs::remove_file(&own).unwrap();
+    let doctor = || node.command(["env", "-u", "SLURM_CONF", command_path(), "doctor", "--offline"]).run();
+    let told = doctor().expect_status(1);
+    let expected =
+        "failed   configuration   plugstack.conf            it does not name spank_gcp_wif.so; add the line: ";
+    assert!(told.stdout.starts_with(expected) && told.stdout.lines().count() == 1, "{}", told.stdout);
+    // slurmd has its own plugins from Slurm's folder, so that it is known where a bare name is looked for.
+    let line = |plugin: &str| {
+        fs::write(copies.join("plugstack.conf.d/10-gcp-wif.conf"), format!("optional {plugin}\n")).unwrap();
+    };
+    line("spank_gcp_wif.so");
+    let told = doctor().expect_status(1);
+    assert!(told.stdout.contains("/spank_gcp_wif.so is not there, though /run/slurm/conf/"), "{}", told.stdout);
+    line(&site.cluster.dir().join("lib/spank_gcp_wif.so").display().to_string());
+    assert_eq!(doctor().ok().stdout, "");
+    std::os::unix::fs::symlink(linked, own).unwrap();
     site.finish();
 }
