@@ -75,7 +75,7 @@ pub(super) fn running(report: &mut Report<'_, '_>, config: Option<&Config>, path
         STAGE,
         NAME,
         format_args!(
-            "it is gcp-wif {version} as it was before {command} was replaced; to replace it, too, without harm to jobs, run \
+            "it is gcp-wif {version} as it was before {command} was replaced; restart its service, or where it has none run \
              kill -STOP {0} && kill -KILL {0} && {command} agent --config {path} --runtime-dir {runtime_dir}",
             agent.pids()
         ),
