@@ -11,6 +11,7 @@ use super::processes::{kill_agent, processes};
 use super::{LIMIT, site};
 use crate::cluster::{Background, Node, command_path, set_mode, wait_until};
 use crate::site::Site;
+use crate::skipped::skip;
 
 /// A service manager of one line: it starts the agent whenever its first process ends.
 const MANAGER: &str = "trap 'kill $!; wait; exit' TERM; while :; do \
@@ -151,6 +152,81 @@ fn a_service_that_is_killed_is_back_and_hooks_wait_for_it() {
     manager.wait(LIMIT);
     assert!(ids(&node).is_empty());
     site.cancel(job);
+    site.finish();
+}
+
+#[test]
+fn s6_keeps_the_agent() {
+    let site = site(json!({}), None);
+    let node = site.cluster.node(1);
+    let directory = site.cluster.dir().join("s6/gcp-wif-agent");
+    fs::create_dir_all(&directory).unwrap();
+    // As the package has it, with the command that is tested.
+    let run = include_str!("../../../deploy/packages/s6/gcp-wif-agent/run").replace("/usr/bin/gcp-wif", command_path());
+    fs::write(directory.join("run"), run.replace("agent --", "agent --config /etc/slurm/gcp-wif.json --")).unwrap();
+    set_mode(directory.join("run"), 0o755);
+    let scan = directory.parent().unwrap().display().to_string();
+    if node.command(["sh", "-c", "command -v s6-svscan"]).run().status != 0 {
+        skip("no s6");
+        return site.finish();
+    }
+    let manager = node.command(["s6-svscan", &scan]).spawn();
+    let first = serves(&node);
+    let (job, id) = site.running_job();
+    let door = Door::of(&node, &id);
+    let client = Client::start(&site, &node, &door);
+    node.command(["kill", "-9", &watching(&node).unwrap()]).run().ok();
+    let second = replaced(&node, &first);
+    client.end();
+    let words = ["kill", "-9"].into_iter().chain(second.iter().map(String::as_str));
+    node.command(words).run().ok();
+    site.cluster.as_user("bob").command(["srun", "-w", "n1", "--gcp-wif", "true"]).run().ok();
+    assert_answered(&door.token(&node, "alice", ""));
+    assert!(serves(&node).iter().all(|id| !second.contains(id)));
+    node.command(["s6-svscanctl", "-t", &scan]).run().ok();
+    manager.wait(LIMIT);
+    wait_until(LIMIT, || ids(&node).is_empty() && !mark(&node).exists());
+    site.cancel(job);
+    site.finish();
+}
+
+#[test]
+fn the_unit_of_systemd_keeps_the_agent() {
+    // Short enough for a refresh, which writes files of the user's.
+    let site = site(json!({}), Some(20));
+    let node = site.cluster.node(1);
+    let here = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/slurm/agent/systemd.sh");
+    let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/packages/gcp-wif-agent.service");
+    let namespaces = ["unshare", "--mount", "--pid", "--fork", "--cgroup", "--mount-proc", "--kill-child"];
+    let mut manager = node.command(namespaces.into_iter().chain([here, unit, command_path()])).spawn();
+    wait_until(LIMIT, || !manager.is_running() || ids(&node).len() == 2);
+    if !manager.is_running() {
+        skip(&format!("systemd does not start here: {}", manager.stderr()));
+        return site.finish();
+    }
+    let first = serves(&node);
+    let (job, id) = site.running_job();
+    let door = Door::of(&node, &id);
+    let client = Client::start(&site, &node, &door);
+    node.command(["kill", "-9", &watching(&node).unwrap()]).run().ok();
+    let second = replaced(&node, &first);
+    client.end();
+    serves(&node);
+    let words = ["kill", "-9"].into_iter().chain(second.iter().map(String::as_str));
+    node.command(words).run().ok();
+    site.cluster.as_user("bob").command(["srun", "-w", "n1", "--gcp-wif", "true"]).run().ok();
+    assert_answered(&door.token(&node, "alice", ""));
+    assert!(serves(&node).iter().all(|id| !second.contains(id)));
+    let token = || fs::read_to_string(node.job_dir(&id).join("access_token")).unwrap();
+    let before = token();
+    wait_until(LIMIT, || token() != before);
+    // What it may not do would be in its log.
+    let log = fs::read_to_string(node.run_dir().join("gcp-wif/agent.log")).unwrap();
+    assert!(!log.contains(" error "), "{log}");
+    site.cancel(job);
+    drop(manager);
+    kill_agent(&node);
+    fs::remove_file(mark(&node)).unwrap();
     site.finish();
 }
 
