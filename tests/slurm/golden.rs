@@ -68,7 +68,7 @@ fn stable(line: &str, site: &Site) -> String {
     for before in ["this node has ", "the headers of "] {
         stable = without_release(&stable, before);
     }
-    stable
+    stable.replace(env!("CARGO_PKG_VERSION"), "VERSION")
 }
 
 fn without_release(text: &str, behind: &str) -> String {
