@@ -265,16 +265,8 @@ fn a_node_without_the_image_runs_the_step_without_credentials() {
 fn s6_can_keep_the_agent() {
     let Some(mut world) = World::new("the agent under s6", Kind::Sunk) else { return };
     let script = text(&world.manifests.values(Kind::Sunk)["compute"]["s6"]["gcp-wif-agent"]["script"]).to_owned();
-    let last = script.lines().last().unwrap();
-    let command = last.strip_prefix("exec ").expect("s6 waits for the agent itself");
+    assert!(script.lines().last().unwrap().starts_with("exec "), "s6 waits for the agent itself");
     world.start(Kind::Sunk);
-    // --help ends it before it starts, and after it has read its options.
-    let run = world.node_n1().command(["bash", "-c", &format!("{command} --help")]).run();
-    if run.stderr.contains("'--foreground'") {
-        skip("this gcp-wif has no agent --foreground: the agent under s6");
-        return;
-    }
-    run.ok();
     // Told to end, it ends. Until then it serves.
     let mut agent = world.node_n1().command(["bash", "-c", &script]).spawn();
     let alice = world.site.cluster.as_user("alice");
@@ -298,11 +290,6 @@ fn the_health_check_drains_a_node_that_is_not_ready_and_resumes_it() {
         // The star is of a node that slurmctld has not heard of since.
         show.run().ok().stdout.replace('*', "")
     };
-    let doctor = ["/opt/gcp-wif/gcp-wif", "doctor", "--offline", "--config", "/etc/gcp-wif/gcp-wif.json"];
-    if world.node_n1().command(doctor).run().status == 2 {
-        skip("this gcp-wif has no doctor --offline: the health check");
-        return;
-    }
     assert_eq!(check(), "idle none\n");
     // As it is before the oneshot ran.
     world.node.shell("chmod 0777 /run/gcp-wif");

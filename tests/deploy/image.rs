@@ -73,6 +73,7 @@ fn a_real_build_makes_the_image_of_these_tests() {
     let release = directory.path().join("context/target/release");
     fs::create_dir_all(&release).unwrap();
     fs::create_dir_all(directory.path().join("context/deploy")).unwrap();
+    fs::copy(checkout().join("deploy/health-check"), directory.path().join("context/deploy/health-check")).unwrap();
     for name in ["libspank_gcp_wif.so", "gcp-wif"] {
         fs::copy(plugin_path().with_file_name(name), release.join(name)).unwrap();
     }
