@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
 
 /// Every page for people: its path from the top of the tree, and its text.
@@ -62,6 +63,7 @@ fn every_block_of_commands_is_run_by_a_test() {
         "sh metadata",
         "sh monitoring",
         "sh node",
+        "sh packages",
         "sh part",
         "sh pyxis",
     ];
@@ -138,6 +140,24 @@ fn the_newest_of_the_changes_is_this_version() {
     let changes = fs::read_to_string(root().join("CHANGELOG.md")).unwrap();
     let newest = changes.lines().find_map(|line| line.strip_prefix("## "));
     assert_eq!(newest, Some(env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn the_table_of_releases_is_what_was_made_and_run() {
+    let path = root().join("README.md");
+    let page = fs::read_to_string(&path).unwrap();
+    let (before, rest) = page.split_once("<!-- ci/support table, from here -->\n").unwrap();
+    let (told, after) = rest.split_once("<!-- to here -->").unwrap();
+    let table = Command::new(root().join("ci/support")).arg("table").output().unwrap();
+    assert!(table.status.success());
+    let table = String::from_utf8(table.stdout).unwrap();
+    if std::env::var_os("BLESS").is_some() {
+        let mark = "<!-- ci/support table, from here -->\n";
+        fs::write(path, format!("{before}{mark}{table}<!-- to here -->{after}")).unwrap();
+    } else {
+        assert_eq!(told, table, "BLESS=1 writes it");
+    }
+    assert!(table.contains("run"), "{table}");
 }
 
 fn root() -> &'static Path {

@@ -20,7 +20,7 @@ const JOBS: u32 = 200;
 const MEMORY_OF_ONE: u64 = 4 << 10;
 const MEMORY_OF_ALL: u64 = 8 << 10;
 /// The same for one job after a refresh: the pages of the program that an exchange over TLS needs are in memory then.
-const MEMORY_AFTER_REFRESH: u64 = 5 << 10;
+const MEMORY_AFTER_REFRESH: u64 = 11 << 9;
 /// How long Slurm may take with them.
 const LONG: Duration = Duration::from_secs(300);
 /// Seconds that an access token lives: long enough for a refresh that is killed a few times.
