@@ -141,7 +141,8 @@ mod tests {
     use crate::words::names::JobId;
 
     fn entry<'a>(event: Event, source: Source, outcome: Result<UnixSeconds, &'a Failure>) -> Entry<'a> {
-        let (identity, duration) = (&Identity::Federated, Duration::from_millis(120));
+        let duration = Duration::from_millis(if source == Source::Google { 120 } else { 5 });
+        let identity = &Identity::Federated;
         Entry { event, job: JobId(7), uid: 1000, identity, asked: None, source, outcome, duration }
     }
 
