@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, Dir, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 
@@ -81,6 +81,35 @@ pub(super) fn lock_within<T>(
             return Err(FileError::new(path, FileProblem::Locked));
         }
         std::thread::sleep(LOOK);
+    }
+}
+
+/// The lock of a directory, for as long as it lives.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct DirectoryLock(OwnedFd);
+
+impl DirectoryLock {
+    /// Waits for the lock of an open directory, which no forked process shares yet.
+    pub(super) fn take(directory: OwnedFd, path: &Path, limit: Duration) -> Result<Self> {
+        lock_within(path, limit, || match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(())),
+            Err(Errno::WOULDBLOCK | Errno::INTR) => Ok(None),
+            Err(errno) => Err(FileError::system(path, "lock it", errno)),
+        })?;
+        Ok(Self(directory))
+    }
+
+    /// The directory.
+    pub(super) fn directory(&self) -> &OwnedFd {
+        &self.0
+    }
+}
+
+impl Drop for DirectoryLock {
+    fn drop(&mut self) {
+        // As with a job's lock, a child may have the descriptor as well.
+        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
     }
 }
 

@@ -70,38 +70,34 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_file_that_is_replaced_again_and_again_is_always_read() {
+    /// Reads a file again and again while another thread replaces it.
+    fn while_it_is_replaced(reads: u32, read: impl Fn(&Path) -> Result<(), String>) {
         let directory = crate::testing::directory();
         rotate(&directory, 0);
         symlink("..data/token", directory.join("token")).unwrap();
         let is_done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| (1..).take_while(|_| !is_done.load(Ordering::Relaxed)).for_each(|n| rotate(&directory, n)));
-            let read = (0..20_000).try_for_each(|_| {
-                let content =
-                    read_projected(&directory.join("token"), 10, Duration::ZERO).map_err(|e| e.to_string())?;
-                let is_whole = content.iter().all(u8::is_ascii_digit) && !content.is_empty();
-                if is_whole { Ok(()) } else { Err(format!("{content:?}")) }
-            });
+            let result = (0..reads).try_for_each(|_| read(&directory.join("token")));
             is_done.store(true, Ordering::Relaxed);
-            assert_eq!(read, Ok(()));
+            assert_eq!(result, Ok(()));
+        });
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_again_and_again_is_always_read() {
+        while_it_is_replaced(20_000, |path| {
+            let content = read_projected(path, 10, Duration::ZERO).map_err(|e| e.to_string())?;
+            let is_whole = content.iter().all(u8::is_ascii_digit) && !content.is_empty();
+            if is_whole { Ok(()) } else { Err(format!("{content:?}")) }
         });
     }
 
     /// What the kubelet makes of a ConfigMap is laid out the same way, and the site configuration may be one.
     #[test]
     fn a_trusted_file_that_is_replaced_again_and_again_is_always_read() {
-        let directory = crate::testing::directory();
-        rotate(&directory, 0);
-        symlink("..data/token", directory.join("token")).unwrap();
-        let is_done = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            scope.spawn(|| (1..).take_while(|_| !is_done.load(Ordering::Relaxed)).for_each(|n| rotate(&directory, n)));
-            let read =
-                (0..200_000).try_for_each(|_| crate::world::fs::read_trusted(&directory.join("token")).map(drop));
-            is_done.store(true, Ordering::Relaxed);
-            assert_eq!(read, Ok(()));
+        while_it_is_replaced(200_000, |path| {
+            crate::world::fs::read_trusted(path).map(drop).map_err(|error| error.to_string())
         });
     }
 

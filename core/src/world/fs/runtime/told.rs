@@ -5,12 +5,12 @@ use std::fs::File;
 use std::io::Write;
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::{Result, RuntimeDirectory};
 use crate::world::fs::FileError;
-use crate::world::fs::held::{Access, directory_flags, lock_within, read_file, write_file};
+use crate::world::fs::held::{Access, DirectoryLock, directory_flags, read_file, write_file};
 
 /// The metrics of the node.
 const METRICS: &str = "metrics.prom";
@@ -25,26 +25,16 @@ impl RuntimeDirectory {
     /// # Errors
     /// When they cannot be written, or another process has the lock for long.
     pub fn update_metrics(&self, change: impl FnOnce(&str) -> String) -> Result<()> {
-        let problem = |errno| FileError::system(&self.path, "lock it", errno);
-        let directory = rustix::fs::open(&self.path, directory_flags(), Mode::empty()).map_err(problem)?;
-        lock_within(&self.path, LIMIT, || {
-            match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => Ok(Some(())),
-                Err(Errno::WOULDBLOCK | Errno::INTR) => Ok(None),
-                Err(errno) => Err(problem(errno)),
-            }
-        })?;
-        let before = read_file(&directory, &self.path, METRICS).ok().flatten().unwrap_or_default();
+        let directory = rustix::fs::open(&self.path, directory_flags(), Mode::empty())
+            .map_err(|errno| FileError::system(&self.path, "lock it", errno))?;
+        let lock = DirectoryLock::take(directory, &self.path, LIMIT)?;
+        let before = read_file(lock.directory(), &self.path, METRICS).ok().flatten().unwrap_or_default();
         let before = String::from_utf8_lossy(&before);
         let after = change(&before);
-        let written = if after == before {
-            Ok(())
-        } else {
-            write_file(&directory, &self.path, METRICS, &after, Access::Everyone)
-        };
-        // A child that is starting may have the descriptor as well.
-        let _ = rustix::fs::flock(&directory, FlockOperation::Unlock);
-        written
+        if after == before {
+            return Ok(());
+        }
+        write_file(lock.directory(), &self.path, METRICS, &after, Access::Everyone)
     }
 
     /// Appends a line to the audit log, which is root's alone. It is opened anew for each line, so that it can be
