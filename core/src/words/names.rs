@@ -31,22 +31,29 @@ impl fmt::Display for InvalidName {
 
 impl std::error::Error for InvalidName {}
 
-/// Makes foreign text fit for a log line or a terminal: control characters are escaped, and what is longer
-/// than `limit` characters is cut and ends in `...`.
+/// Makes foreign text fit for a log line or a terminal. What a terminal does not show as itself is escaped: control
+/// characters, marks that turn or hide text, blanks other than the space, accents without their letter. What would be
+/// longer than `limit` characters is cut and ends in `...`.
 pub fn clip(text: &str, limit: usize) -> String {
-    let mut out = String::new();
-    for (count, c) in text.chars().enumerate() {
-        if count == limit {
+    let (mut out, mut length) = (String::new(), 0_usize);
+    for c in text.chars() {
+        let escaped = (!is_shown(c)).then(|| c.escape_default());
+        length = length.saturating_add(escaped.as_ref().map_or(1, ExactSizeIterator::len));
+        if length > limit {
             out.push_str("...");
             break;
         }
-        if c.is_control() || ('\u{2028}'..='\u{202e}').contains(&c) || ('\u{2066}'..='\u{2069}').contains(&c) {
-            out.extend(c.escape_default());
-        } else {
-            out.push(c);
+        match escaped {
+            Some(escaped) => out.extend(escaped),
+            None => out.push(c),
         }
     }
     out
+}
+
+/// Whether a terminal shows a character as itself, by the standard library's tables of Unicode.
+pub(super) fn is_shown(c: char) -> bool {
+    matches!(c, '"' | '\'' | '\\') || c.escape_debug().len() == 1
 }
 
 /// A job's number. Each component of a heterogeneous job and each array task has its own.
@@ -90,5 +97,26 @@ mod tests {
         assert_eq!(clip("a\n\u{1b}[31mb\u{202e}", 80), "a\\n\\u{1b}[31mb\\u{202e}");
         assert_eq!(clip("abcdef", 3), "abc...");
         assert_eq!(clip("abc", 3), "abc");
+    }
+
+    #[test]
+    fn clipped_text_looks_as_it_is() {
+        for (text, expected) in [
+            ("\"it's\" \\ é 東京 🦀", "\"it's\" \\ é 東京 🦀"),
+            ("a\u{7f}\u{9b}2Jb", "a\\u{7f}\\u{9b}2Jb"),
+            ("\u{200e}\u{200f}\u{61c}\u{2066}", "\\u{200e}\\u{200f}\\u{61c}\\u{2066}"),
+            ("a\u{200b}\u{ad}\u{feff}b", "a\\u{200b}\\u{ad}\\u{feff}b"),
+            ("\u{2028}\u{2029}\u{85}", "\\u{2028}\\u{2029}\\u{85}"),
+            ("\u{e0041}\u{fff9}\u{a0}", "\\u{e0041}\\u{fff9}\\u{a0}"),
+        ] {
+            assert_eq!(clip(text, 80), expected);
+        }
+    }
+
+    #[test]
+    fn escapes_count_as_they_are_written() {
+        assert_eq!(clip("\u{1b}\u{1b}\u{1b}", 12), "\\u{1b}\\u{1b}...");
+        assert_eq!(clip("a\u{e0041}", 9), "a...");
+        assert!(clip(&"\u{e0041}".repeat(1000), 300).len() <= 303);
     }
 }
