@@ -21,6 +21,7 @@ use clap::{Parser, Subcommand};
 use serde_json::Value;
 
 use gcp_wif_core::policy::config::DEFAULT_PATH;
+use gcp_wif_core::words::json::to_line;
 use plugstack::Plugstack;
 
 /// Google Cloud credentials for Slurm jobs: looks after the plugin spank_gcp_wif.so
@@ -82,7 +83,7 @@ impl Screen<'_> {
     }
 
     fn json(&mut self, object: &Value) {
-        self.line(&object.to_string());
+        self.line(&to_line(object));
     }
 
     fn complain(&mut self, line: &str) {

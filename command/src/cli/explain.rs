@@ -67,7 +67,7 @@ pub(super) fn run(arguments: &Arguments, json: bool, screen: &mut Screen<'_>) ->
     if json {
         screen.json(&explanation.json());
     } else {
-        explanation.lines().iter().for_each(|line| screen.line(line));
+        explanation.lines().iter().for_each(|line| screen.line(&clip(line, usize::MAX)));
     }
     if decision.is_ok() { Status::Success } else { Status::Failure }
 }

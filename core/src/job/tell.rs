@@ -5,6 +5,7 @@ use crate::job::node::Log;
 use crate::plan::audit::Entry;
 use crate::plan::metrics::{Metrics, Served};
 use crate::policy::config::Audit;
+use crate::words::json::to_line;
 use crate::words::time::UnixSeconds;
 use crate::world::fs::RuntimeDirectory;
 
@@ -12,7 +13,7 @@ use crate::world::fs::RuntimeDirectory;
 pub(super) fn tell(log: &dyn Log, runtime: &RuntimeDirectory, audit: Audit, entry: &Entry<'_>, now: UnixSeconds) {
     log.log(&entry.line());
     if audit == Audit::Json {
-        let _ = runtime.append_audit(&entry.json(now).to_string());
+        let _ = runtime.append_audit(&to_line(&entry.json(now)));
     }
     let _ = runtime.update_metrics(|text| {
         let mut metrics = Metrics::parse(text);

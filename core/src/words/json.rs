@@ -1,9 +1,10 @@
-//! Strict JSON.
+//! Strict JSON, and JSON that a terminal can show.
 #![forbid(unsafe_code)]
 
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
-use super::names::clip;
+use super::names::{clip, is_shown};
 
 /// Parses JSON. serde's derived code refuses duplicate keys and wrong types and, by `deny_unknown_fields`, unknown keys.
 ///
@@ -12,4 +13,32 @@ use super::names::clip;
 /// with it.
 pub fn from_json<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
     serde_json::from_slice(text).map_err(|error| clip(&error.to_string(), 300))
+}
+
+/// A value as one line that a terminal can show. JSON lets most characters stand for themselves, also those that turn or
+/// hide text; here they are escaped. Programs read the same value.
+pub fn to_line(value: &Value) -> String {
+    let mut line = String::new();
+    for c in value.to_string().chars() {
+        if is_shown(c) {
+            line.push(c);
+        } else {
+            line.extend(c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")));
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_line_has_the_same_value_and_shows_all_of_it() {
+        let value = json!({"a\u{9b}": "\n\u{7f} \u{202e}\u{e0041}é\"\\", "b": [1, null]});
+        let line = to_line(&value);
+        assert_eq!(line, r#"{"a\u009b":"\n\u007f \u202e\udb40\udc41é\"\\","b":[1,null]}"#);
+        assert_eq!(serde_json::from_str::<Value>(&line).unwrap(), value);
+    }
 }
