@@ -20,7 +20,7 @@ use crate::world::fs::FileError;
 use crate::world::http::{ClientError, TransportError};
 use crate::world::sys::ChildError;
 
-/// Longest line; a terminal and a log can take it.
+/// Longest cause, and longest advice; a terminal and a log can take both in a line.
 const LONGEST: usize = 1200;
 
 const NOT_GOOGLE: &str = "check that it is Google's endpoint and that no proxy answers in its place";
@@ -113,8 +113,8 @@ pub enum Blame {
 }
 
 impl Failure {
-    fn new(stage: Stage, blame: Blame, cause: impl fmt::Display, advice: impl Into<String>) -> Self {
-        Self { stage, cause: clip(&cause.to_string(), LONGEST), advice: advice.into(), blame }
+    fn new(stage: Stage, blame: Blame, cause: impl fmt::Display, advice: impl AsRef<str>) -> Self {
+        Self { stage, cause: clip(&cause.to_string(), LONGEST), advice: clip(advice.as_ref(), LONGEST), blame }
     }
 
     /// Cause and advice, for a place that names the stage itself and whose reader can mend it.
@@ -286,7 +286,8 @@ fn issuer_hint(claims: &Claims) -> String {
 
 /// What to do about a subject token for another audience.
 pub fn audience_hint(configuration: &CredentialConfiguration, claims: &Claims) -> String {
-    let audiences = claims.audiences.iter().map(|a| clip(a, 200)).collect::<Vec<_>>().join("\", \"");
+    // A token can have any number of them.
+    let audiences = clip(&claims.audiences.join("\", \""), 400);
     format!(
         "the subject token is for \"{audiences}\", the provider expects \"https:{}\" unless it names allowed audiences; \
          project the token with the provider's audience",
@@ -369,5 +370,20 @@ impl From<ChildError> for Failure {
             ChildError::Start(_) | ChildError::Threads(_) | ChildError::Died(_) => (Blame::Site, "try again"),
         };
         Self::new(Stage::TokenExchange, blame, error, advice)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn a_token_for_many_audiences_makes_no_long_line() {
+        let text = testing::credential_configuration(testing::SITE);
+        let configuration = CredentialConfiguration::parse(text.as_bytes()).unwrap();
+        let claims = Claims { audiences: vec!["a\u{1b}".repeat(50); 100], ..Claims::default() };
+        let hint = audience_hint(&configuration, &claims);
+        assert!(hint.len() < 800 && !hint.contains(char::is_control), "{} bytes: {hint}", hint.len());
     }
 }
