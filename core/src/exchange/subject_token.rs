@@ -9,6 +9,9 @@ use super::credential_configuration::SubjectTokenFormat;
 use crate::words::names::clip;
 use crate::words::secret::Secret;
 
+/// Longer than Google lets a subject be (127 bytes).
+const LONGEST_NAME: usize = 300;
+
 /// A subject token and what it says of itself. Its signature is Google's to check, not ours.
 #[derive(Debug, Clone)]
 pub struct SubjectToken {
@@ -55,6 +58,13 @@ impl SubjectToken {
     /// What the token says of itself.
     pub fn claims(&self) -> &Claims {
         &self.claims
+    }
+}
+
+impl Claims {
+    /// How a federated principal is named to its job: the subject, fit for a line and for a variable.
+    pub fn name(&self) -> String {
+        clip(self.subject.as_deref().unwrap_or_default(), LONGEST_NAME)
     }
 }
 
@@ -113,6 +123,17 @@ mod tests {
         assert_eq!(parsed.claims().expiry, Some(1_700_000_000));
         assert_eq!(parsed.claims().subject.as_deref(), Some("system:serviceaccount:slurm:default"));
         assert_eq!(parse(&jwt(r#"{"aud":"a"}"#)).unwrap().claims().audiences, ["a"]);
+    }
+
+    #[test]
+    fn a_name_fits_a_variable() {
+        let name = |subject: &str| {
+            let claims = serde_json::json!({"sub": subject}).to_string();
+            parse(&jwt(&claims)).unwrap().claims().name()
+        };
+        assert_eq!(name("system:serviceaccount:slurm:default"), "system:serviceaccount:slurm:default");
+        assert_eq!(name("a\0b\nGCP_WIF=c\u{202e}"), "a\\u{0}b\\nGCP_WIF=c\\u{202e}");
+        assert!(name(&"a".repeat(60_000)).len() <= LONGEST_NAME + 3);
     }
 
     #[test]

@@ -107,7 +107,7 @@ fn exchange(sessions: &Sessions, request: TokenRequest<'_>, limits: Limits) -> R
         .map_err(|error| Failure::of_exchange(&error, configuration, claims, identity, clock.now()))?;
     let name = match identity.service_account() {
         Some(email) => email.to_string(),
-        None => claims.subject.clone().unwrap_or_default(),
+        None => claims.name(),
     };
     Ok(Exchanged { name, token: Token::new(token, clock.moment()) })
 }

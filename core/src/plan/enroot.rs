@@ -100,7 +100,9 @@ fn environ(changes: &[Change]) -> String {
         match change {
             Change::Set(name, _) if REFRESHED.contains(name) => text.push_str(&format!("{name}=${{{name}}}\n")),
             // enroot expands ${...}, and takes a line for each variable.
-            Change::Set(name, value) if !value.expose().contains(['$', '\n', '\0']) => {
+            Change::Set(name, value)
+                if !value.expose().contains(|c: char| c == '$' || (c.is_control() && c != '\t')) =>
+            {
                 text.push_str(&format!("{name}={}\n", value.expose()));
             }
             Change::Set(..) | Change::Unset(_) => {}
@@ -129,6 +131,7 @@ mod tests {
             Change::Set("GOOGLE_OAUTH_ACCESS_TOKEN", Secret::new("ya29.t".to_owned())),
             Change::Set("GCP_WIF_SERVICE_ACCOUNT", Secret::new("a@p.iam.gserviceaccount.com".to_owned())),
             Change::Set("GOOGLE_CLOUD_PROJECT", Secret::new("${HOME}".to_owned())),
+            Change::Set("NO_PROXY", Secret::new("a\rb".to_owned())),
             Change::Unset("GCE_METADATA_HOST"),
         ];
         Overlay::new(&source(), &hosts, &Secret::new("ya29.t".to_owned()), mounts, &changes)
