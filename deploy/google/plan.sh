@@ -1,5 +1,5 @@
 # What there is at Google, what is missing, and what the nodes need. A part of setup, which sources it.
-# Long messages go on in the next line, where a word begins with a quote.
+# Its variables are setup's, too. Long messages go on in the next line, where a word begins with a quote.
 # shellcheck shell=bash disable=SC2034,SC2140,SC2154
 
 # Asks Google in the background: look NAME COMMAND... The answers of a round are waited for together.
