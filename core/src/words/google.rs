@@ -1,4 +1,4 @@
-//! Google's names as types: a value of one of them has been checked.
+//! Google's names as types. Each type checks its text when it is built.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::names::InvalidName;
 
-/// The email of a Google service account, `NAME@PROJECT.iam.gserviceaccount.com` or one of Google's default accounts.
+/// The email of a Google service account: `NAME@PROJECT.iam.gserviceaccount.com`, or one of Google's default accounts.
 ///
 /// <https://cloud.google.com/iam/docs/service-account-types>
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -17,14 +17,14 @@ use super::names::InvalidName;
 pub struct ServiceAccountEmail(String);
 
 impl ServiceAccountEmail {
-    /// The longest email in bytes, RFC 5321 section 4.5.3.1.3.
+    /// The length limit of an email, in bytes (RFC 5321 section 4.5.3.1.3).
     pub const LONGEST: usize = 254;
 
     /// Parses an email.
     ///
     /// # Errors
-    /// When the text is not `NAME@DOMAIN` of lower-case letters, digits and hyphens, with a domain below
-    /// `gserviceaccount.com`, or is longer than [`Self::LONGEST`].
+    /// When the text is longer than [`Self::LONGEST`] or is not `NAME@DOMAIN`, where both parts consist of lower-case
+    /// letters, digits and hyphens and the domain is below `gserviceaccount.com`.
     pub fn parse(text: &str) -> Result<Self, InvalidName> {
         let label = |label: &str| {
             !label.is_empty()
@@ -48,8 +48,8 @@ impl ServiceAccountEmail {
         &self.0
     }
 
-    /// The id of the project that the account is in; none where the email does not have it, as those of Compute
-    /// Engine's default accounts, which have the project's number. The id of a domain-scoped project is
+    /// Returns the ID of the account's project, or `None` if the email does not contain it: the emails of Compute
+    /// Engine's default accounts contain the project number instead. The ID of a domain-scoped project is
     /// `example.com:NAME`.
     pub fn project(&self) -> Option<String> {
         let (name, domain) = self.0.split_once('@')?;
@@ -84,18 +84,18 @@ impl From<ServiceAccountEmail> for String {
     }
 }
 
-/// The identity that a job has at Google.
+/// The identity of a job at Google.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Identity {
-    /// A service account, impersonated.
+    /// A service account that the job impersonates.
     ServiceAccount(ServiceAccountEmail),
-    /// The federated principal itself.
+    /// The federated principal itself, without impersonation.
     Federated,
 }
 
 impl Identity {
-    /// The service account, if it is one.
+    /// Returns the email, if the identity is a service account.
     pub fn service_account(&self) -> Option<&ServiceAccountEmail> {
         match self {
             Self::ServiceAccount(email) => Some(email),
@@ -147,12 +147,12 @@ impl Audience {
         &self.0
     }
 
-    /// The number of the pool's project.
+    /// The project number of the pool.
     pub fn project_number(&self) -> &str {
         self.segment(4)
     }
 
-    /// The pool's name.
+    /// The ID of the pool.
     pub fn pool(&self) -> &str {
         self.segment(8)
     }
@@ -162,7 +162,8 @@ impl Audience {
     }
 }
 
-/// An OAuth scope as Google has them: an `https` URL without blanks, or one of the three of OpenID Connect.
+/// An OAuth scope of Google's: an `https` URL without blanks, or one of the OpenID Connect scopes `openid`, `email` and
+/// `profile`.
 ///
 /// <https://developers.google.com/identity/protocols/oauth2/scopes>
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -170,12 +171,12 @@ impl Audience {
 pub struct Scope(String);
 
 impl Scope {
-    /// Everything that the identity's roles allow.
+    /// Allows everything that the identity's IAM roles allow.
     pub const CLOUD_PLATFORM: &'static str = "https://www.googleapis.com/auth/cloud-platform";
-    /// Enough to impersonate a service account, and nothing else.
+    /// Allows the IAM API only, which is enough to impersonate a service account.
     pub const IAM: &'static str = "https://www.googleapis.com/auth/iam";
 
-    /// [`Scope::CLOUD_PLATFORM`] as a scope.
+    /// Returns [`Scope::CLOUD_PLATFORM`] as a scope.
     pub fn cloud_platform() -> Self {
         Self(Self::CLOUD_PLATFORM.to_owned())
     }
@@ -216,7 +217,7 @@ impl Endpoint {
     /// Parses a URL.
     ///
     /// # Errors
-    /// When it is not a URL, has a user, or is `http` to anything but a loopback address.
+    /// When the text is not a URL, contains user information, or is `http` to a host other than a loopback address.
     pub fn parse(text: &str) -> Result<Self, InvalidName> {
         const EXPECTED: &str = "an https URL (plain http is accepted for a loopback address only)";
         let refused = || InvalidName::new(EXPECTED, text);
@@ -232,7 +233,7 @@ impl Endpoint {
         if secure && named { Ok(Self(text.to_owned())) } else { Err(refused()) }
     }
 
-    /// The URL of another method of the same resource: replaces what follows the path's last colon.
+    /// Returns the URL of another method of the same resource: replaces the text after the last colon.
     pub fn with_method(&self, method: &str) -> Self {
         match self.0.rsplit_once(':') {
             Some((base, _)) => Self(format!("{base}:{method}")),
@@ -252,7 +253,7 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// A registry's host name, as a `machine` of netrc: no blanks, no port.
+/// The host name of a registry, as a netrc file has it after `machine`: no blanks, no port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct RegistryHost(String);
@@ -315,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_accounts_email_has_its_project() {
+    fn a_service_account_email_tells_its_project() {
         for (email, project) in [
             ("trainer@my-project.iam.gserviceaccount.com", Some("my-project")),
             ("trainer@my-project.example.com.iam.gserviceaccount.com", Some("example.com:my-project")),

@@ -6,11 +6,12 @@ use serde_json::Value;
 
 use super::names::{clip, is_shown};
 
-/// Parses JSON. serde's derived code refuses duplicate keys and wrong types and, by `deny_unknown_fields`, unknown keys.
+/// Parses JSON. The code that serde derives refuses duplicate keys and wrong types and, with `deny_unknown_fields`,
+/// unknown keys.
 ///
 /// # Errors
-/// The parser's sentence with its line and column, escaped and clipped. It can quote the text, so do not parse secrets
-/// with it.
+/// The parser's message with line and column, escaped and clipped. It can quote the text, so do not parse secrets with
+/// this function.
 pub fn from_json<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
     serde_json::from_slice(text).map_err(|error| clip(&error.to_string(), 300))
 }

@@ -1,11 +1,11 @@
-//! Slurm's numbers for jobs and steps, refused names, and foreign text made fit for messages.
+//! Slurm's job and step IDs, the error for invalid names, and the escaping of foreign text for messages.
 #![forbid(unsafe_code)]
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A text that is not the name that it should be.
+/// The error for a text that is not a valid name of its kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidName {
     /// What was expected, for example `a service account's email`.
@@ -14,7 +14,7 @@ pub struct InvalidName {
     pub given: String,
 }
 
-/// The most that a refusal quotes of a text, in characters.
+/// The number of characters of the text that the error quotes.
 const QUOTED: usize = 80;
 
 impl InvalidName {
@@ -31,9 +31,9 @@ impl fmt::Display for InvalidName {
 
 impl std::error::Error for InvalidName {}
 
-/// Makes foreign text fit for a log line or a terminal. What a terminal does not show as itself is escaped: control
-/// characters, marks that turn or hide text, blanks other than the space, accents without their letter. What would be
-/// longer than `limit` characters is cut and ends in `...`.
+/// Makes foreign text safe for a log line or a terminal. Escapes what a terminal does not show as itself: control
+/// characters, marks that reorder or hide text, blanks other than the space, combining marks without a letter. Truncates
+/// before the text that is written exceeds `limit` characters, with `...` at the end.
 pub fn clip(text: &str, limit: usize) -> String {
     let (mut out, mut length) = (String::new(), 0_usize);
     for c in text.chars() {
@@ -56,7 +56,7 @@ pub(super) fn is_shown(c: char) -> bool {
     matches!(c, '"' | '\'' | '\\') || c.escape_debug().len() == 1
 }
 
-/// A job's number. Each component of a heterogeneous job and each array task has its own.
+/// A Slurm job ID. Each component of a heterogeneous job and each array task has its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct JobId(pub u32);
 
@@ -66,12 +66,13 @@ impl fmt::Display for JobId {
     }
 }
 
-/// A step's number; the highest ones are Slurm's own steps (`slurm/slurm.h`, `SLURM_BATCH_SCRIPT` and others).
+/// A Slurm step ID. The highest ones are reserved for special steps (`SLURM_BATCH_SCRIPT` and others in
+/// `slurm/slurm.h`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StepId(pub u32);
 
 impl StepId {
-    /// The step that holds the job's external processes (`SLURM_EXTERN_CONT`); no user command runs in it.
+    /// The extern step (`SLURM_EXTERN_CONT`), which contains the job's external processes. No user command runs in it.
     pub const EXTERN: Self = Self(0xffff_fffc);
     const BATCH: Self = Self(0xffff_fffb);
     const INTERACTIVE: Self = Self(0xffff_fffa);

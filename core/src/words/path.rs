@@ -1,14 +1,14 @@
-//! Paths that the site configures.
+//! Checks for paths in the site configuration.
 #![forbid(unsafe_code)]
 
 use std::path::Path;
 
 use super::names::clip;
 
-/// Refuses paths that could not be written into enroot's files, where blanks separate and `$` is expanded.
+/// Refuses paths that cannot be written into enroot's files, where blanks separate fields and `$` is expanded.
 ///
 /// # Errors
-/// A sentence that names the key.
+/// A message that names the key.
 pub fn check_path(key: &str, path: &Path) -> Result<(), String> {
     let text = path.to_str().unwrap_or_default();
     let plain = text.starts_with('/')

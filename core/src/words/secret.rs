@@ -1,4 +1,4 @@
-//! Text that must not be seen: subject tokens, federated tokens, access tokens.
+//! Secret text: subject tokens, federated tokens, access tokens.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -7,18 +7,18 @@ use zeroize::Zeroizing;
 
 /// A secret text.
 ///
-/// It has no `Display`, its `Debug` prints `[redacted]`, and its memory is wiped when it is dropped.
-/// The only way to the text is [`Secret::expose`], so that every use is found by searching for that word.
+/// The type has no `Display`, its `Debug` prints `[redacted]`, and its memory is wiped on drop. [`Secret::expose`] is
+/// the only way to the text, so a search for that word finds every use.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
-    /// Takes the text over.
+    /// Takes ownership of the text.
     pub fn new(text: String) -> Self {
         Self(Zeroizing::new(text))
     }
 
-    /// The text itself, for a request, a file or an environment variable of its owner, nothing else.
+    /// Returns the text. Use it only for a request to Google, or for a file or an environment variable of its owner.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -36,24 +36,24 @@ impl From<String> for Secret {
     }
 }
 
-/// A secret's text, for root's own files and for the pipe to its own child only.
+/// Serializes the text of a secret. Only for files that root alone can read, and for the pipe to a child process.
 pub mod exposed {
     use serde::{Deserialize, Deserializer, Serializer};
 
     use super::Secret;
 
-    /// For `#[serde(with = "exposed")]`.
+    /// Used by `#[serde(with = "exposed")]`.
     ///
     /// # Errors
-    /// The format's.
+    /// The errors of the format.
     pub fn serialize<S: Serializer>(secret: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(secret.expose())
     }
 
-    /// For `#[serde(with = "exposed")]`.
+    /// Used by `#[serde(with = "exposed")]`.
     ///
     /// # Errors
-    /// The format's.
+    /// The errors of the format.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
         String::deserialize(deserializer).map(Secret::new)
     }
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn debug_does_not_show_the_text() {
+    fn debug_hides_the_text() {
         let secret = Secret::new("ya29.abc".to_owned());
         assert_eq!(format!("{secret:?} {:?}", Some(&secret)), "[redacted] Some([redacted])");
         assert_eq!(secret.expose(), "ya29.abc");

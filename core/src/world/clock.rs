@@ -7,18 +7,18 @@ use rustix::time::ClockId;
 
 use crate::words::time::{Moment, UnixSeconds};
 
-/// Time as an exchange needs it.
+/// The time source of an exchange. Tests replace it.
 pub trait Clock {
-    /// The time of day.
+    /// Returns the time of day.
     fn now(&self) -> UnixSeconds;
-    /// Time since the machine was started, which no clock step changes.
+    /// Returns the time since boot, which is not affected when the clock is set.
     fn elapsed(&self) -> Duration;
-    /// Waits.
+    /// Sleeps for the duration of `pause`.
     fn sleep(&self, pause: Duration);
-    /// A number for jitter, from 0 up to and without 1.
+    /// Returns a random number in the range 0..1, for jitter.
     fn jitter(&self) -> f64;
 
-    /// Now, by both clocks.
+    /// Returns the current time by both clocks.
     fn moment(&self) -> Moment {
         Moment { unix: self.now(), since_boot: i64::try_from(self.elapsed().as_secs()).unwrap_or(i64::MAX) }
     }
@@ -44,7 +44,7 @@ impl Clock for SystemClock {
 
     fn jitter(&self) -> f64 {
         let mut bytes = [0; 4];
-        // Without randomness there is no jitter, which is no reason to fail.
+        // Without random bytes there is no jitter, which is acceptable.
         let _ = getrandom::getrandom(&mut bytes);
         f64::from(u32::from_ne_bytes(bytes)) / (f64::from(u32::MAX) + 1.0)
     }

@@ -1,7 +1,8 @@
-//! The only opener of files: trusted reads, and the runtime directory with its jobs.
+//! File access: checked reads of configuration files, and the runtime directory.
 //!
-//! Everything below the runtime directory is reached from held directories, name by name, without following
-//! links. Root never writes inside a directory that a user owns.
+//! No other part of the core opens files. Below the runtime directory each path component is opened relative to a
+//! directory that is held open, and symbolic links are not followed. Root never writes inside a directory that a user
+//! owns.
 #![forbid(unsafe_code)]
 
 mod acl;
@@ -26,53 +27,53 @@ pub use projected::read_projected;
 pub use runtime::{KeptLock, KeptPlace, LockedJob, NewFile, NewTree, Owner, Place, RuntimeDirectory, TryLock, Turn};
 pub use users::read_users;
 
-/// Configurations and certificate bundles are small.
+/// The size limit of configuration files and certificate bundles, in bytes.
 const LONGEST: u64 = 4 << 20;
 
-/// NONBLOCK: a FIFO must not hold us up.
+/// `O_NONBLOCK` so that opening a FIFO does not block.
 const READ: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
 
-/// A file or directory that could not be used.
+/// The error for a file or directory that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileError {
-    /// Which one.
+    /// Its path.
     pub path: PathBuf,
-    /// Why.
+    /// The problem.
     pub problem: FileProblem,
 }
 
-/// Why a file or directory could not be used.
+/// Why a file or directory cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FileProblem {
-    /// The system refused it.
+    /// A system call failed.
     System {
-        /// What was tried, as a verb.
+        /// The attempted action, as a verb with its object.
         action: &'static str,
-        /// The system's answer.
+        /// The error of the system call.
         errno: Errno,
     },
     /// It is a directory, a FIFO or a device.
     NotAFile,
-    /// It is a file of `/proc`, `/sys` or another file system whose files the kernel makes up.
+    /// It is on `/proc`, `/sys` or another pseudo file system, where the kernel generates the content.
     Pseudo,
-    /// It, or a name in it, is not UTF-8.
+    /// It, or a name in the directory, is not UTF-8.
     NotText,
     /// It is longer than this number of bytes.
     TooLong(u64),
-    /// It is a directory with more names than this.
+    /// It is a directory with more entries than this.
     TooMany(usize),
-    /// It belongs to this user and not to root.
+    /// It belongs to this user instead of root.
     OwnedBy(u32),
     /// Group or others can write to it.
     Writable(u32),
-    /// Another process held the job's lock for all of the time.
+    /// Another process held the lock for the whole waiting time.
     Locked,
-    /// The job is over: its epilog has removed what root knew of it.
+    /// The job is over: its epilog has removed the record. Or another process has ended the lock of a kept token.
     Over,
 }
 
 impl FileError {
-    /// A problem with a path.
+    /// Creates the error for a path.
     pub fn new(path: &Path, problem: FileProblem) -> Self {
         Self { path: path.to_owned(), problem }
     }
@@ -81,12 +82,13 @@ impl FileError {
         Self::new(path, FileProblem::System { action, errno })
     }
 
-    /// Whether this process may not look.
+    /// Returns whether this process lacks the permission.
     pub fn is_forbidden(&self) -> bool {
         matches!(self.problem, FileProblem::System { errno: Errno::ACCESS | Errno::PERM, .. })
     }
 
-    /// The command that mends it, where there is one and the message does not name it.
+    /// Returns advice with the command that fixes the problem, if there is one and the message does not already contain
+    /// it.
     pub fn fix(&self) -> Option<String> {
         match self.problem {
             FileProblem::OwnedBy(_) => Some(format!("run chown root: {}", self.path.display())),
@@ -94,12 +96,12 @@ impl FileError {
         }
     }
 
-    /// Whether there is no room for it.
+    /// Returns whether the file system or the quota is full.
     pub fn is_full(&self) -> bool {
         matches!(self.problem, FileProblem::System { errno: Errno::NOSPC | Errno::DQUOT, .. })
     }
 
-    /// Whether there simply is no such file.
+    /// Returns whether the file does not exist.
     pub fn is_absent(&self) -> bool {
         matches!(self.problem, FileProblem::System { errno: Errno::NOENT | Errno::NOTDIR, .. })
     }
@@ -139,8 +141,8 @@ impl fmt::Display for FileError {
 
 impl std::error::Error for FileError {}
 
-/// Reads a file that decides what root does: a regular one, root's, writable by nobody else. When a user runs the
-/// companion command, a file of that user is accepted as well.
+/// Reads a file that decides what root does. It must be a regular file that belongs to root and that nobody else can
+/// write. When a user runs the companion command, a file of that user is accepted too.
 ///
 /// # Errors
 /// When it is not such a file or cannot be read.
@@ -158,7 +160,7 @@ pub fn read_trusted(path: &Path) -> Result<Vec<u8>, FileError> {
     projected::look(path, || read(path, LONGEST, check))
 }
 
-/// Checks that a file is as [`read_trusted`] wants it, without reading it.
+/// Checks owner and mode of a file as [`read_trusted`] does, without reading it.
 ///
 /// # Errors
 /// When it is not.
@@ -172,12 +174,12 @@ pub fn check_trusted(path: &Path) -> Result<(), FileError> {
     }
 }
 
-/// Reads a text of the system's own, below `/proc` or `/etc`. Returns none when it cannot be read.
+/// Reads a text file of the system, below `/proc` or `/etc`. Returns `None` if it cannot be read.
 pub fn read_system(path: &Path) -> Option<String> {
     String::from_utf8(read(path, LONGEST, |_| Ok(())).ok()?).ok()
 }
 
-/// Writes a text to a file of the system's own, below `/proc` or `/sys`, that is there.
+/// Writes a text to an existing file of the system, below `/proc` or `/sys`.
 ///
 /// # Errors
 /// When it cannot be written.
@@ -190,7 +192,7 @@ pub fn write_system(path: &Path, text: &str) -> Result<(), FileError> {
     })
 }
 
-/// Reads a regular file of limited length, whoever owns it.
+/// Reads a regular file of at most `longest` bytes. Does not check owner and mode.
 ///
 /// # Errors
 /// When it is not such a file or cannot be read.
@@ -198,24 +200,24 @@ pub fn read_limited(path: &Path, longest: u64) -> Result<Vec<u8>, FileError> {
     read(path, longest, |_| Ok(()))
 }
 
-/// Whether there is a regular file, whatever it holds.
+/// Returns whether the path leads to a regular file.
 pub fn is_file(path: &Path) -> bool {
     rustix::fs::stat(path).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)
 }
 
-/// A file, whatever its path: device and number.
+/// Identifies a file independently of its path: device and inode number.
 pub type FileId = (u64, u64);
 
-/// Which file a path leads to. Returns none if there is none, or no regular one.
+/// Returns the identity of the regular file that a path leads to, or `None` if there is none.
 pub fn file_id(path: &Path) -> Option<FileId> {
     let stat = rustix::fs::stat(path).ok()?;
     (FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile).then_some((stat.st_dev, stat.st_ino))
 }
 
-/// The names in a directory, sorted.
+/// Returns the names in a directory, sorted.
 ///
 /// # Errors
-/// When it is not a directory, cannot be read, has more than `most` names, or one that is not UTF-8.
+/// When it is not a directory, cannot be read, has more than `most` entries, or has a name that is not UTF-8.
 pub fn names(directory: &Path, most: usize) -> Result<Vec<String>, FileError> {
     let problem = |action| move |errno| FileError::system(directory, action, errno);
     let held = rustix::fs::open(directory, READ | OFlags::DIRECTORY, Mode::empty()).map_err(problem("open it"))?;
@@ -240,7 +242,7 @@ fn read(path: &Path, longest: u64, check: impl Fn(&Stat) -> Result<(), FileProbl
     read_opened(file, path, longest, check)
 }
 
-/// Reads what is open, whose path it is told for errors.
+/// Reads an open file. `path` is only for errors.
 fn read_opened(
     file: OwnedFd,
     path: &Path,
@@ -277,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trusted_file_is_roots_and_writable_by_nobody_else() {
+    fn a_trusted_file_belongs_to_root_and_nobody_else_can_write_it() {
         let directory = crate::testing::directory();
         for (mode, trusted) in [(0o644, true), (0o600, true), (0o664, false), (0o646, false), (0o666, false)] {
             let path = file(&directory, mode);
@@ -289,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_the_systems_is_written_to_and_never_made() {
+    fn a_system_file_is_written_but_never_created() {
         let directory = crate::testing::directory();
         let path = file(&directory, 0o644);
         write_system(&path, "0\n").unwrap();
@@ -299,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_file_or_too_long_is_refused_without_waiting() {
+    fn a_fifo_a_directory_and_a_file_that_is_too_long_are_refused_without_waiting() {
         let directory = crate::testing::directory();
         assert_eq!(read_limited(&directory, 10).unwrap_err().problem, FileProblem::NotAFile);
         let fifo = directory.join("fifo");
@@ -312,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn the_names_in_a_directory_are_all_told_or_none() {
+    fn names_returns_all_entries_or_an_error() {
         use std::os::unix::ffi::OsStrExt;
         let directory = crate::testing::directory();
         assert_eq!(names(&directory, 0), Ok(Vec::new()));

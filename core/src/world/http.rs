@@ -1,8 +1,8 @@
-//! Plain requests and responses, the trait [`Transport`], and the one that speaks HTTP: ureq, over connections and TLS
-//! of its own.
+//! Requests and responses as plain values, the trait [`Transport`], and its HTTP implementation [`Client`]: ureq, with
+//! a connector that opens connections ahead and resumes TLS sessions.
 //!
-//! The process's environment has no influence: no proxy variable is read and no certificate variable. Redirects are not
-//! followed, bodies are capped, and each call has a time limit that includes the look-up of the name.
+//! The environment has no influence: neither proxy nor certificate variables are read. Redirects are not followed, the
+//! size of bodies is limited, and each call has a time limit that includes name resolution.
 #![forbid(unsafe_code)]
 
 mod connections;
@@ -28,10 +28,10 @@ use crate::words::secret::Secret;
 use crate::world::fs::{self, FileError};
 use connections::Connections;
 
-/// Google's answers are short; tokens are at most 12 KiB.
+/// Google's responses are short; tokens have at most 12 KiB.
 const LONGEST_BODY: u64 = 64 << 10;
 const LONGEST_HEADERS: usize = 32 << 10;
-/// Where the distributions keep the system's certificate authorities (Debian, Red Hat, SUSE, Alpine).
+/// Paths of the system's certificate authorities on Debian, Red Hat, SUSE and Alpine.
 const SYSTEM_CERTIFICATES: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -42,36 +42,36 @@ const SYSTEM_CERTIFICATES: [&str; 4] = [
 /// A POST request.
 #[derive(Debug)]
 pub struct Request {
-    /// Where to.
+    /// The URL.
     pub endpoint: Endpoint,
-    /// The bearer token, if there is one.
+    /// The bearer token for the Authorization header.
     pub bearer: Option<Secret>,
-    /// The body's type.
+    /// The content type of the body.
     pub content_type: &'static str,
-    /// Further headers.
+    /// Additional headers.
     pub headers: Vec<(&'static str, String)>,
     /// The body.
     pub body: Secret,
 }
 
-/// An answer, whatever its status.
+/// A response with any status.
 #[derive(Debug)]
 pub struct Response {
     /// The HTTP status.
     pub status: u16,
-    /// The body's type, empty if the server named none.
+    /// The content type of the body; empty if the server sent none.
     pub content_type: String,
-    /// Seconds after which the server wishes to be asked again, by its header Retry-After.
+    /// The Retry-After header, in seconds.
     pub retry_after: Option<u64>,
-    /// The body; it can hold a token.
+    /// The body, which can contain a token.
     pub body: Body,
 }
 
-/// A response's body: bytes that are wiped when dropped and not shown by `Debug`.
+/// The body of a response. The bytes are wiped on drop, and `Debug` does not show them.
 pub struct Body(Zeroizing<Vec<u8>>);
 
 impl Body {
-    /// Takes the bytes over.
+    /// Takes ownership of the bytes.
     pub fn new(bytes: Vec<u8>) -> Self {
         Self(Zeroizing::new(bytes))
     }
@@ -88,27 +88,27 @@ impl fmt::Debug for Body {
     }
 }
 
-/// Why there was no answer.
+/// Why a request got no response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TransportError {
-    /// The host's name has no address.
+    /// The host name does not resolve.
     Resolve,
-    /// No connection came about, or it broke.
+    /// The connection failed or broke.
     Connection(String),
-    /// The time was over.
+    /// The time limit passed.
     Timeout,
-    /// The server's certificate was not accepted, or TLS failed otherwise.
+    /// The server's certificate was not accepted, or TLS failed in another way.
     Tls(String),
-    /// The proxy refused.
+    /// The proxy refused the request.
     Proxy(String),
-    /// The answer was cut off or was no HTTP.
+    /// The response was truncated or is not HTTP.
     Protocol(String),
-    /// The answer was longer than 64 KiB.
+    /// The response is longer than 64 KiB.
     TooLong,
 }
 
 impl TransportError {
-    /// Whether trying again may help: what a restarting server or a busy network does.
+    /// Returns whether a retry can succeed, as after a server restart or on a busy network.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Resolve | Self::Connection(_) | Self::Timeout | Self::Protocol(_) | Self::Proxy(_))
     }
@@ -130,31 +130,31 @@ impl fmt::Display for TransportError {
 
 impl std::error::Error for TransportError {}
 
-/// Sends a request and brings the answer.
+/// Sends requests and returns responses.
 pub trait Transport {
-    /// Sends `request` and waits at most `limit` for the whole answer.
+    /// Sends `request` and waits at most `limit` for the complete response.
     ///
     /// # Errors
-    /// When there is no answer. An answer with an error status is an answer.
+    /// When there is no response. A response with an error status is not an error here.
     fn send(&self, request: &Request, limit: Duration) -> Result<Response, TransportError>;
 
-    /// Begins to open a connection to the server of an endpoint that is asked next, and returns at once. A failure is
-    /// nobody's concern: the request opens its own connection then. Takes at most `limit`.
+    /// Starts to open a connection for the next request to `endpoint`, and returns at once. Opening takes at most
+    /// `limit`. If it fails, the request opens a connection itself.
     fn open_ahead(&self, _endpoint: &Endpoint, _limit: Duration) {}
 }
 
-/// Why no client could be made.
+/// Why a client cannot be created.
 #[derive(Debug)]
 pub enum ClientError {
     /// The certificate file cannot be read.
     File(FileError),
-    /// It holds no certificate.
+    /// The certificate file contains no certificate.
     NoCertificates(PathBuf),
-    /// None of the system's usual files is there.
+    /// None of the system's usual certificate files exists.
     NoSystemCertificates,
-    /// TLS cannot be had at all.
+    /// The TLS configuration is invalid.
     Tls(rustls::Error),
-    /// The proxy's URL is not valid.
+    /// The proxy URL is invalid.
     Proxy(String),
 }
 
@@ -174,26 +174,26 @@ impl fmt::Display for ClientError {
 
 impl std::error::Error for ClientError {}
 
-/// What clients share that are made one after the other: the authorities, parsed, and TLS sessions that the next client
-/// resumes. Connections are not kept, so that a process that waits for half an hour has none open.
+/// State that successive clients share: the parsed certificate authorities, and TLS sessions to resume. Connections are
+/// not shared, so a process that waits for half an hour has none open.
 #[derive(Default)]
 pub struct Sessions(Mutex<Option<Trust>>);
 
-/// A TLS configuration, and what it was made of.
+/// A TLS configuration, and the length and hash of its PEM file.
 struct Trust {
     pem: (usize, u64),
     tls: Arc<rustls::ClientConfig>,
 }
 
 impl Sessions {
-    /// No sessions yet.
+    /// Creates an empty set of sessions.
     pub const fn new() -> Self {
         Self(Mutex::new(None))
     }
 
-    /// Makes a client that trusts the authorities of a PEM file, or else the system's, and uses a proxy if one is
-    /// given. It resumes sessions of earlier clients, as long as the authorities are the same: nobody checks the
-    /// server's certificate again then.
+    /// Creates a client that trusts the authorities of a PEM file, or of the system if there is none, and uses the
+    /// proxy if one is given. The client resumes sessions of earlier clients only while the authorities are unchanged,
+    /// because a resumed session does not check the server's certificate again.
     ///
     /// # Errors
     /// When the certificates cannot be read.
@@ -207,7 +207,7 @@ impl Sessions {
 
     fn tls(&self, ca_certificates: Option<&Path>) -> Result<Arc<rustls::ClientConfig>, ClientError> {
         let (path, content) = certificates(ca_certificates)?;
-        // The file is root's, so nobody seeks another one of the same hash.
+        // The hash need not be cryptographic: the file belongs to root, so nobody else chooses its content.
         let pem = (content.len(), BuildHasherDefault::<DefaultHasher>::default().hash_one(&content));
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(trust) = kept.as_ref().filter(|trust| trust.pem == pem) {
@@ -231,7 +231,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Makes a client as [`Sessions::client`] does, which resumes nothing.
+    /// Creates a client like [`Sessions::client`], but without sessions to resume.
     ///
     /// # Errors
     /// When the certificates cannot be read.
@@ -256,17 +256,17 @@ impl Client {
 }
 
 impl Client {
-    /// The time at an endpoint's server, by the date of its answer, whatever the answer is.
+    /// Returns the Date header of an endpoint's response, whatever its status is.
     pub fn time_at(&self, endpoint: &Endpoint, limit: Duration) -> Option<OffsetDateTime> {
         let call = self.agent.get(endpoint.as_str()).config().timeout_global(Some(limit)).build();
         let response = call.call().ok()?;
         OffsetDateTime::parse(response.headers().get("date")?.to_str().ok()?, &Rfc2822).ok()
     }
 
-    /// Fetches what is at a URL: its status, the challenge of its header WWW-Authenticate, and the body.
+    /// Sends a GET request. Returns the status, the WWW-Authenticate header and the body.
     ///
     /// # Errors
-    /// When there is no answer. An answer with an error status is an answer.
+    /// When there is no response. A response with an error status is not an error here.
     pub fn get(
         &self,
         endpoint: &Endpoint,
@@ -317,7 +317,7 @@ impl Transport for Client {
     }
 }
 
-/// The header Retry-After: seconds, or a date (RFC 9110 section 10.2.3).
+/// Parses the Retry-After header, which has seconds or a date (RFC 9110 section 10.2.3). Returns seconds from `now`.
 fn retry_after_seconds(text: &str, now: OffsetDateTime) -> Option<u64> {
     if let Ok(seconds) = text.trim().parse() {
         return Some(seconds);
@@ -326,7 +326,7 @@ fn retry_after_seconds(text: &str, now: OffsetDateTime) -> Option<u64> {
     u64::try_from((date - now).whole_seconds()).ok().or(Some(0))
 }
 
-/// Checks a proxy's URL.
+/// Checks a proxy URL.
 pub(crate) fn check_proxy(url: &str) -> Result<(), String> {
     let refused = || "not a proxy's URL (http://HOST:PORT)".to_owned();
     if !url.starts_with("http://") {
@@ -335,7 +335,7 @@ pub(crate) fn check_proxy(url: &str) -> Result<(), String> {
     ureq::Proxy::new(url).map(drop).map_err(|_| refused())
 }
 
-/// The PEM file with the authorities, and its content.
+/// Returns the path and the content of the PEM file with the authorities.
 fn certificates(path: Option<&Path>) -> Result<(PathBuf, Vec<u8>), ClientError> {
     match path {
         Some(path) => Ok((path.to_owned(), fs::read_trusted(path).map_err(ClientError::File)?)),

@@ -1,14 +1,15 @@
-//! What the kernel tells of processes, proc(5).
+//! Information about processes from `/proc`, proc(5).
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Below `/proc/PID`: a link to each file that a process has open, and to each that it has mapped.
+/// Directories below `/proc/PID` with a link to each file that the process has open or mapped.
 const OPEN: [&str; 2] = ["fd", "map_files"];
 
-/// `/proc`, or a directory that a test has in its place. What cannot be read is none: the process may have ended.
+/// `/proc`, or a directory that a test uses in its place. Methods return `None` or nothing if a file cannot be read,
+/// because the process may have ended.
 #[derive(Debug, Clone)]
 pub struct ProcFs {
     root: PathBuf,
@@ -21,102 +22,103 @@ impl Default for ProcFs {
 }
 
 impl ProcFs {
-    /// A test's.
+    /// Uses another directory than `/proc`, for tests.
     #[must_use]
     pub fn at(root: &Path) -> Self {
         Self { root: root.to_owned() }
     }
 
-    /// The processes that there are.
+    /// Returns the IDs of all processes.
     pub fn pids(&self) -> Vec<u32> {
         let entries = std::fs::read_dir(&self.root).into_iter().flatten().flatten();
         entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
     }
 
-    /// When a process started, in clock ticks after the boot.
+    /// Returns the start time of a process, in clock ticks since boot.
     pub fn start(&self, pid: u32) -> Option<u64> {
         let stat = self.text(pid, "stat")?;
-        // The name, in brackets, may hold blanks; the start is field 22 of proc_pid_stat(5), the 20th after the name.
+        // The name, in parentheses, can contain blanks. The start time is field 22 of proc_pid_stat(5), the 20th after
+        // the name.
         stat.rsplit(')').next()?.split_whitespace().nth(19)?.parse().ok()
     }
 
-    /// The process that started a process, or that has taken its place.
+    /// Returns the parent of a process: the process that started it, or the one that adopted it.
     pub fn parent(&self, pid: u32) -> Option<u32> {
         self.text(pid, "stat")?.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
     }
 
-    /// The program that a process runs; ` (deleted)` is behind one that was removed or replaced.
+    /// Returns the program that a process runs. The path ends in ` (deleted)` if the file was removed or replaced.
     pub fn program(&self, pid: u32) -> Option<PathBuf> {
         std::fs::read_link(self.of(pid, "exe")).ok()
     }
 
-    /// The path by which the program of a process can be run, even if it was removed.
+    /// Returns a path that runs the program of a process, even after the file was removed.
     pub fn path_of_program(&self, pid: u32) -> PathBuf {
         self.of(pid, "exe")
     }
 
-    /// The files that a process has mapped, proc_pid_maps(5); ` (deleted)` is behind those that were removed.
+    /// Returns the files that a process has mapped, proc_pid_maps(5). The paths of removed files end in ` (deleted)`.
     pub fn mapped_files(&self, pid: u32) -> Option<BTreeSet<PathBuf>> {
         let maps = self.text(pid, "maps")?;
         let files = maps.lines().filter_map(|line| line.find('/').and_then(|start| line.get(start..)));
         Some(files.map(PathBuf::from).collect())
     }
 
-    /// What tells a process's mount namespace from others, namespaces(7).
+    /// Returns the identifier of a process's mount namespace, namespaces(7).
     pub fn mount_namespace(&self, pid: u32) -> Option<PathBuf> {
         std::fs::read_link(self.of(pid, "ns/mnt")).ok()
     }
 
-    /// The mounts that this process sees, proc_pid_mountinfo(5).
+    /// Returns the mounts that this process sees, proc_pid_mountinfo(5).
     pub fn own_mounts(&self) -> String {
         std::fs::read_to_string(self.root.join("self/mountinfo")).unwrap_or_default()
     }
 
-    /// The real user of a process, proc_pid_status(5). A program that is setuid does not change it.
+    /// Returns the real user of a process, proc_pid_status(5). A setuid program does not change it.
     pub fn real_uid(&self, pid: u32) -> Option<u32> {
         let status = self.text(pid, "status")?;
         status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok())
     }
 
-    /// The user whom a process's files here belong to: its effective user, or root where it guards its memory.
+    /// Returns the owner of a process's files in `/proc`: its effective user, or root if the process is not dumpable.
     pub fn owner(&self, pid: u32) -> Option<u32> {
         std::fs::metadata(self.root.join(pid.to_string())).ok().map(|metadata| metadata.uid())
     }
 
-    /// A process's arguments, each with a zero byte at its end. A process can change them.
+    /// Returns the arguments of a process, each terminated by a zero byte. The process can change them.
     pub fn command_line(&self, pid: u32) -> Option<Vec<u8>> {
         std::fs::read(self.of(pid, "cmdline")).ok()
     }
 
-    /// The environment that a process was started with, each variable with a zero byte at its end.
+    /// Returns the initial environment of a process, each variable terminated by a zero byte.
     pub fn environment(&self, pid: u32) -> Option<Vec<u8>> {
         std::fs::read(self.of(pid, "environ")).ok()
     }
 
-    /// The cgroups of this process, cgroups(7).
+    /// Returns the cgroups of this process, cgroups(7).
     pub fn own_cgroups(&self) -> Option<String> {
         std::fs::read_to_string(self.root.join("self/cgroup")).ok()
     }
 
-    /// The boot's own number, random(4); empty where it cannot be read.
+    /// Returns the ID of this boot, random(4), or an empty string if it cannot be read.
     pub fn boot_id(&self) -> String {
         let text = std::fs::read_to_string(self.root.join("sys/kernel/random/boot_id")).unwrap_or_default();
         text.trim().to_owned()
     }
 
-    /// The name that a process has given itself, proc_pid_comm(5).
+    /// Returns the name of a process, proc_pid_comm(5). The process can change it.
     pub fn name(&self, pid: u32) -> String {
         let name = std::fs::read(self.of(pid, "comm")).unwrap_or_default();
         String::from_utf8_lossy(&name).trim_end().to_owned()
     }
 
-    /// How many bytes a process has written, together with its children that have ended, proc_pid_io(5).
+    /// Returns the number of bytes that a process and its reaped children have written, proc_pid_io(5).
     pub fn written(&self, pid: u32) -> Option<u64> {
         self.text(pid, "io")?.lines().find_map(|line| line.strip_prefix("wchar: ")?.parse().ok())
     }
 
-    /// The links to the files of one of these names that a process has open or mapped. Reads the links and does not
-    /// look at the files, whose file systems may not respond.
+    /// Returns the links to open or mapped files that have one of these names. Reads only the links, not the files,
+    /// because their file systems may not respond.
     pub fn open_files(&self, pid: u32, names: &[&str]) -> Vec<PathBuf> {
         let directories = OPEN.iter().map(|below| std::fs::read_dir(self.of(pid, below)));
         let links = directories.flatten().flatten().flatten().map(|entry| entry.path());
@@ -142,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_start_is_read_after_its_name() {
+    fn the_start_time_is_found_behind_a_name_with_blanks_and_parentheses() {
         let directory = crate::testing::directory();
         std::fs::create_dir(directory.join("7")).unwrap();
         let fields: Vec<String> = (4..=30).map(|n| n.to_string()).collect();
@@ -170,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn open_files_are_told_by_name_and_also_when_they_are_removed() {
+    fn open_files_are_found_by_name_even_after_their_removal() {
         let (directory, proc, pid) = (crate::testing::directory(), ProcFs::default(), std::process::id());
         let files = ["a-name", "another"].map(|name| std::fs::File::create(directory.join(name)).unwrap());
         let told = || proc.open_files(pid, &["a-name", "none"]);

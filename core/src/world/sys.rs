@@ -1,4 +1,4 @@
-//! What only libc offers: the user database, child processes, and the end of a process.
+//! System interfaces that need libc: the user database, child processes, signals and process attributes.
 
 mod child;
 mod signals;
@@ -15,7 +15,7 @@ pub use child::{ChildError, detach, fork_alone, in_child, in_child_of_user, spaw
 pub use signals::{held_signals, release_signals};
 pub use users::{Group, User, groups, named_groups, user, user_name, user_named};
 
-/// Makes this process the user's for good: groups, group and user, real, effective and saved.
+/// Changes this process to a user irrevocably: supplementary groups, and the real, effective and saved group and user.
 ///
 /// # Errors
 /// When one of them cannot be set.
@@ -28,7 +28,7 @@ pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> Result<(), Errno> {
     set_thread_res_uid(uid, uid, uid)
 }
 
-/// Whether a shared object with this ending of its name was loaded before the one that holds this function.
+/// Returns whether a shared object whose name ends in `ending` was loaded before the one that contains this function.
 pub fn is_loaded_earlier(ending: &str) -> bool {
     struct Search<'a> {
         ending: &'a [u8],
@@ -37,9 +37,9 @@ pub fn is_loaded_earlier(ending: &str) -> bool {
         over: bool,
     }
     unsafe extern "C" fn look(info: *mut libc::dl_phdr_info, _: usize, data: *mut libc::c_void) -> libc::c_int {
-        // SAFETY: `data` is the Search of the call below, which outlives it.
+        // SAFETY: `data` points to the `Search` of the call below, which outlives this function.
         let search = unsafe { &mut *data.cast::<Search<'_>>() };
-        // SAFETY: the loader passes a valid structure.
+        // SAFETY: the dynamic loader passes a valid structure.
         let info = unsafe { &*info };
         // SAFETY: the structure has that many headers.
         let headers = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
@@ -51,7 +51,7 @@ pub fn is_loaded_earlier(ending: &str) -> bool {
         if headers.iter().any(holds) {
             search.over = true;
         } else if !info.dlpi_name.is_null() && !search.over {
-            // SAFETY: the name is a C string of the loader's.
+            // SAFETY: the dynamic loader passes a C string.
             let name = unsafe { CStr::from_ptr(info.dlpi_name) };
             search.found |= name.to_bytes().ends_with(search.ending);
         }
@@ -59,30 +59,30 @@ pub fn is_loaded_earlier(ending: &str) -> bool {
     }
     let mut search =
         Search { ending: ending.as_bytes(), here: is_loaded_earlier as *const () as usize, found: false, over: false };
-    // SAFETY: `look` keeps to the loader's contract, and `search` lives until the call returns.
+    // SAFETY: `look` has the signature that dl_iterate_phdr(3) requires, and `search` lives until the call returns.
     unsafe { libc::dl_iterate_phdr(Some(look), (&raw mut search).cast()) };
     search.found && search.over
 }
 
-/// Ends this process at once, without the destructors and handlers of the program that we are loaded into.
+/// Ends this process at once, without running destructors and exit handlers of the program that has loaded the plugin.
 pub fn end_process(status: i32) -> ! {
     // SAFETY: _exit has no preconditions.
     unsafe { libc::_exit(status) }
 }
 
-/// Sets a variable of this process's own environment.
+/// Sets an environment variable of this process.
 pub fn set_own_variable(name: &str, value: &str) {
     // SAFETY: as for `remove_own_variable`.
     unsafe { std::env::set_var(name, value) }
 }
 
-/// Takes a variable out of this process's own environment.
+/// Removes an environment variable of this process.
 pub fn remove_own_variable(name: &str) {
-    // SAFETY: called from the hooks of srun, sbatch and salloc, in their one thread of that time.
+    // SAFETY: only the hooks of srun, sbatch and salloc call this, while the process has one thread.
     unsafe { std::env::remove_var(name) }
 }
 
-/// Leaves the session, terminal and working directory of the process that started this one.
+/// Starts a new session, changes to `/` and connects the standard streams to /dev/null.
 pub fn leave_session() {
     let _ = rustix::process::setsid();
     let _ = rustix::process::chdir("/");
@@ -93,21 +93,21 @@ pub fn leave_session() {
     }
 }
 
-/// A descriptor that this process was started with, by its number. Nothing else in the process may use it.
+/// Takes ownership of a descriptor that this process inherited. Nothing else in the process may use it.
 pub fn inherited_descriptor(number: i32) -> Option<OwnedFd> {
-    // SAFETY: only the number is looked at.
+    // SAFETY: F_GETFD only checks whether the number is open.
     let exists = number > 2 && unsafe { libc::fcntl(number, libc::F_GETFD) } >= 0;
     // SAFETY: it is open, and the caller promises that nothing else owns it.
     exists.then(|| unsafe { std::os::fd::FromRawFd::from_raw_fd(number) })
 }
 
-/// Prepares this process to hold tokens: it leaves no core dump, and its user cannot trace it.
+/// Protects the memory of this process, which holds tokens: no core dump, and its user cannot trace it.
 pub fn guard_secrets() {
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
 }
 
-/// Has this process's threads share one heap, so that it stays small. Call it before the first thread starts.
+/// Makes all threads of this process share one heap, which keeps it small. Call it before the first thread starts.
 pub fn share_heap() {
     // SAFETY: mallopt(3) has no preconditions.
     #[cfg(target_env = "gnu")]
@@ -116,7 +116,7 @@ pub fn share_heap() {
     };
 }
 
-/// Gives memory that is free back to the system.
+/// Returns free memory to the system.
 pub fn trim_heap() {
     // SAFETY: malloc_trim(3) has no preconditions.
     #[cfg(target_env = "gnu")]
@@ -125,7 +125,7 @@ pub fn trim_heap() {
     };
 }
 
-/// Lets this process have as many descriptors as it may.
+/// Raises the limit of open descriptors to its maximum.
 pub fn allow_descriptors() {
     let maximum = getrlimit(Resource::Nofile).maximum;
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
@@ -138,9 +138,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_guarded_process_leaves_no_core_and_cannot_be_traced() {
+    fn a_protected_process_dumps_no_core_and_cannot_be_traced() {
         let told = in_child(Duration::from_secs(20), || {
-            // As slurmd's administrators may set it. If this process may not, it is guarded already.
+            // Enable both first, as an administrator may have done for slurmd. If that fails, the process is protected
+            // already.
             let _ = setrlimit(Resource::Core, Rlimit { current: Some(1 << 20), maximum: Some(1 << 20) });
             let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable);
             guard_secrets();

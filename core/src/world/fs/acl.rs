@@ -1,4 +1,4 @@
-//! A POSIX ACL that lets one user into a directory of root's, or read a file of root's.
+//! POSIX ACLs that let one user enter a directory or read a file that belongs to root.
 #![forbid(unsafe_code)]
 
 use std::fs::File;
@@ -10,7 +10,7 @@ use rustix::io::Errno;
 const NAME: &str = "system.posix_acl_access";
 /// `include/uapi/linux/posix_acl_xattr.h`
 const VERSION: u32 = 2;
-/// `include/uapi/linux/posix_acl.h`: tags of the entries, in the order that the kernel asks for.
+/// `include/uapi/linux/posix_acl.h`: tags of the entries, in the order that the kernel requires.
 const USER_OBJ: u16 = 0x01;
 const USER: u16 = 0x02;
 const GROUP_OBJ: u16 = 0x04;
@@ -21,8 +21,8 @@ const UNDEFINED_ID: u32 = u32::MAX;
 const READ: u16 = 0o4;
 const READ_AND_ENTER: u16 = 0o5;
 
-/// Gives `uid` the right to list and enter the directory; nobody else but the owner has one. Where there are no ACLs,
-/// everybody can enter it and nobody list it.
+/// Lets `uid` list and enter the directory, and nobody else except the owner. If the file system has no ACLs, everybody
+/// can enter the directory but only the owner can list it.
 ///
 /// # Errors
 /// When neither an ACL nor the mode can be set.
@@ -33,10 +33,10 @@ pub(super) fn let_in(directory: &OwnedFd, uid: u32) -> rustix::io::Result<()> {
     }
 }
 
-/// Gives `uid` the right to read a file; nobody else but the owner has one.
+/// Lets `uid` read a file, and nobody else except the owner.
 ///
 /// # Errors
-/// When it cannot be set; `NOTSUP` where there are no ACLs.
+/// When the ACL cannot be set; `NOTSUP` if the file system has no ACLs.
 pub(super) fn let_read(file: &File, uid: u32) -> rustix::io::Result<()> {
     set(file, READ, uid, READ)
 }

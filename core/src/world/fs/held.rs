@@ -1,4 +1,4 @@
-//! What is done below a held directory, name by name and without following links.
+//! Operations relative to a directory that is held open. They do not follow symbolic links.
 #![forbid(unsafe_code)]
 
 use std::ffi::OsStr;
@@ -16,7 +16,7 @@ use rustix::process::{Gid, Uid};
 use super::mark::mark;
 use super::{FileError, FileProblem, Owner, acl};
 
-/// The pause between two tries to get a lock.
+/// The pause between two attempts to take a lock.
 const LOOK: Duration = Duration::from_millis(5);
 
 type Result<T> = std::result::Result<T, FileError>;
@@ -25,9 +25,9 @@ pub(super) fn directory_flags() -> OFlags {
     OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC
 }
 
-/// Opens a directory that only `owner` can change, making it where it is absent.
+/// Opens a directory that only `owner` can change, and creates it if it is absent.
 ///
-/// Without `mode`, a new one is 0700 and that of an old one stays for the caller to set.
+/// Without `mode`, a new directory has mode 0700, and an existing one keeps its mode, which the caller sets.
 pub(super) fn make_directory(
     parent: &OwnedFd,
     name: &OsStr,
@@ -38,7 +38,7 @@ pub(super) fn make_directory(
     let made = rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(mode.unwrap_or(0o700)));
     match made {
         Ok(()) | Err(Errno::EXIST) => {}
-        // A read-only disk answers ROFS even where the directory is there; opening it tells.
+        // A read-only file system returns EROFS even if the directory exists. The open below tells.
         Err(Errno::ROFS) => {}
         Err(errno) => return Err(FileError::system(path, "make it", errno)),
     }
@@ -54,19 +54,19 @@ pub(super) fn make_directory(
         return Err(FileError::new(path, FileProblem::OwnedBy(stat.st_uid)));
     }
     let present = stat.st_mode & 0o7777;
-    // If the directory has an ACL, the group's bits are its mask, in which we never set w.
+    // If the directory has an ACL, the group bits are its mask, in which this plugin never sets w.
     if present & 0o022 != 0 {
         return Err(FileError::new(path, FileProblem::Writable(present)));
     }
     if let Some(mode) = mode.filter(|mode| *mode != present) {
-        // mkdirat is subject to the umask of the process that we are loaded into.
+        // mkdirat is subject to the umask of the process that has loaded the plugin.
         rustix::fs::fchmod(&directory, Mode::from_raw_mode(mode))
             .map_err(|e| FileError::system(path, "set its mode", e))?;
     }
     Ok(directory)
 }
 
-/// Tries to get a lock until it has it.
+/// Repeats `attempt` until it returns a lock, for at most `limit`.
 pub(super) fn lock_within<T>(
     path: &Path,
     limit: Duration,
@@ -84,13 +84,13 @@ pub(super) fn lock_within<T>(
     }
 }
 
-/// The lock of a directory, for as long as it lives.
+/// A held lock on a directory.
 #[derive(Debug)]
 #[must_use]
 pub(super) struct DirectoryLock(OwnedFd);
 
 impl DirectoryLock {
-    /// Waits for the lock of an open directory, which no forked process shares yet.
+    /// Waits for the lock of an open directory. No forked process shares the descriptor yet.
     pub(super) fn take(directory: OwnedFd, path: &Path, limit: Duration) -> Result<Self> {
         lock_within(path, limit, || match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(())),
@@ -108,7 +108,7 @@ impl DirectoryLock {
 
 impl Drop for DirectoryLock {
     fn drop(&mut self) {
-        // As with a job's lock, a child may have the descriptor as well.
+        // A forked child can have the descriptor too, so closing it here is not enough.
         let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
     }
 }
@@ -131,13 +131,13 @@ pub(super) fn read_file(directory: &OwnedFd, path: &Path, name: &str) -> Result<
 /// Who can read a new file.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Access {
-    /// Root alone.
+    /// Root.
     Root,
     /// Everyone.
     Everyone,
-    /// The user, who owns it.
+    /// The user, to whom the file belongs.
     Users(Owner),
-    /// Root, who owns it, and the user.
+    /// Root, to whom the file belongs, and the user.
     Readable(Owner),
 }
 
@@ -160,7 +160,7 @@ impl Access {
     }
 }
 
-/// Replaces a file by rename. Nobody else can open the new file until it is complete.
+/// Replaces a file by rename. Only root can open the new file before it is complete.
 pub(super) fn write_file(directory: &OwnedFd, path: &Path, name: &str, content: &str, access: Access) -> Result<()> {
     let path = path.join(name);
     let error = |errno| FileError::system(&path, "write it", errno);
@@ -175,7 +175,7 @@ pub(super) fn write_file(directory: &OwnedFd, path: &Path, name: &str, content: 
         .and_then(|()| access.give(&opened))
         .and_then(|()| rustix::fs::renameat(directory, &temporary, directory, name));
     written.map_err(|errno| {
-        // The error to report is the first one, whether or not the half-written file can be removed.
+        // Report the first error, even if the incomplete file cannot be removed.
         let _ = unlink(directory, OsStr::new(&temporary));
         error(errno)
     })
@@ -188,7 +188,7 @@ pub(super) fn unlink(directory: &OwnedFd, name: &OsStr) -> rustix::io::Result<()
     }
 }
 
-/// Removes a directory and what is in it, through held directories and without following links.
+/// Removes a directory with its content. Does not follow symbolic links.
 pub(super) fn remove(parent: &OwnedFd, name: &OsStr, path: &Path, depth: u32) -> Result<()> {
     let error = |errno| FileError::system(path, "remove it", errno);
     let directory = match rustix::fs::openat(parent, name, directory_flags() | OFlags::NOFOLLOW, Mode::empty()) {

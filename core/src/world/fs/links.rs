@@ -1,4 +1,4 @@
-//! Directories that root remembers by links.
+//! Symbolic links with which root remembers directories.
 #![forbid(unsafe_code)]
 
 use std::ffi::OsStr;
@@ -11,7 +11,8 @@ use rustix::io::Errno;
 use super::FileError;
 use super::held::{directory_flags, make_directory};
 
-/// The links in a directory of root's, by name, with their targets. A directory that others can change counts as empty.
+/// Returns the links in a directory, as names with targets. A directory that others than root can change counts as
+/// empty.
 pub fn links(directory: &Path) -> Vec<(String, PathBuf)> {
     let Ok(held) = rustix::fs::open(directory, directory_flags() | OFlags::NOFOLLOW, Mode::empty()) else {
         return Vec::new();
@@ -28,10 +29,10 @@ pub fn links(directory: &Path) -> Vec<(String, PathBuf)> {
     links
 }
 
-/// Remembers a directory by a link in `parent/name`, which is made where it is absent.
+/// Remembers a directory with a link in `parent/name`, and creates that directory if it is absent.
 ///
 /// # Errors
-/// When it cannot be written.
+/// When the link cannot be created.
 pub fn remember_link(parent: &Path, name: &str, target: &Path) -> Result<(), FileError> {
     let path = parent.join(name);
     if links(&path).iter().any(|(_, known)| known == target) {
@@ -52,10 +53,10 @@ pub fn remember_link(parent: &Path, name: &str, target: &Path) -> Result<(), Fil
     Ok(())
 }
 
-/// Forgets a link.
+/// Removes a link.
 pub fn forget_link(directory: &Path, name: &str) {
     if let Ok(held) = rustix::fs::open(directory, directory_flags() | OFlags::NOFOLLOW, Mode::empty()) {
-        // It is tried again at the next job's start.
+        // If this fails, the next job's start repeats it.
         let _ = rustix::fs::unlinkat(&held, name, AtFlags::empty());
     }
 }

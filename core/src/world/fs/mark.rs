@@ -1,4 +1,5 @@
-//! A mark on the files that root publishes as a user's own, by which they are known wherever the user has them open.
+//! An extended attribute that marks published files that belong to a user, so that they are recognized wherever the
+//! user has them open.
 #![forbid(unsafe_code)]
 
 use std::os::fd::AsFd;
@@ -6,10 +7,10 @@ use std::path::Path;
 
 use rustix::fs::XattrFlags;
 
-/// Only a process with CAP_SYS_ADMIN can see, set or remove it, xattr(7).
+/// Only a process with CAP_SYS_ADMIN can see or change an attribute of this class, xattr(7).
 const NAME: &str = "trusted.gcp-wif";
 
-/// Marks a file. A file system or a container may not allow it: then the file is known by its name alone.
+/// Marks a file. If the file system or a container does not allow it, the file is recognized only by its name.
 pub(super) fn mark(file: impl AsFd) {
     let _ = rustix::fs::fsetxattr(file, NAME, &[], XattrFlags::empty());
 }

@@ -1,4 +1,4 @@
-//! A file of a projected volume, which the kubelet replaces while others read it.
+//! Reads of files in a projected volume, which the kubelet replaces at any time.
 #![forbid(unsafe_code)]
 
 use std::path::Path;
@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use super::{FileError, read_limited};
 
-/// The pause between two looks.
+/// The pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(10);
-/// How many looks there are in any case.
+/// The minimum number of attempts.
 const LOOKS: u32 = 5;
 
-/// Reads a regular file of limited length. If it is not there it is looked for again, for as long as `patience`, and some
-/// times in any case: the way to the file leads over a link to the directory of a version, and the kubelet may remove that
-/// directory between the two (`pkg/volume/util/atomic_writer.go`).
+/// Reads a regular file of at most `longest` bytes. If the file is absent, tries again until `patience` is over, and at
+/// least [`LOOKS`] times: the path leads through a link to a directory for each version, and the kubelet can remove
+/// that directory after the link was followed (`pkg/volume/util/atomic_writer.go`).
 ///
 /// # Errors
 /// When it is not such a file or cannot be read.
@@ -29,11 +29,11 @@ pub fn read_projected(path: &Path, longest: u64, patience: Duration) -> Result<V
     }
 }
 
-/// Looks again if a file was not there and lies in a volume of the kubelet's. A ConfigMap is laid out as a projected volume
-/// is, and the same may happen between its two links.
+/// Calls `look` again if a file is absent and its directory is a volume of the kubelet. A ConfigMap has the same layout
+/// as a projected volume, so the same can happen.
 ///
 /// # Errors
-/// What the last look said.
+/// The error of the last attempt.
 pub(super) fn look<T>(path: &Path, look: impl Fn() -> Result<T, FileError>) -> Result<T, FileError> {
     let mut looks = 1;
     loop {
@@ -45,7 +45,7 @@ pub(super) fn look<T>(path: &Path, look: impl Fn() -> Result<T, FileError>) -> R
     }
 }
 
-/// Whether the kubelet keeps the directory that a file is in.
+/// Returns whether the kubelet manages the directory of a file.
 fn is_kubelets(path: &Path) -> bool {
     path.parent().is_some_and(|directory| rustix::fs::lstat(directory.join("..data")).is_ok())
 }
@@ -58,7 +58,7 @@ mod tests {
 
     use super::*;
 
-    /// Puts a version in force as the kubelet does.
+    /// Publishes a version in the same way as the kubelet.
     fn rotate(directory: &Path, version: u32) {
         let name = |version: u32| format!("..{version}");
         create_dir(directory.join(name(version))).unwrap();
@@ -70,7 +70,7 @@ mod tests {
         }
     }
 
-    /// Reads a file again and again while another thread replaces it.
+    /// Reads a file repeatedly while another thread replaces it.
     fn while_it_is_replaced(reads: u32, read: impl Fn(&Path) -> Result<(), String>) {
         let directory = crate::testing::directory();
         rotate(&directory, 0);
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_replaced_again_and_again_is_always_read() {
+    fn a_projected_file_is_read_while_it_is_replaced() {
         while_it_is_replaced(20_000, |path| {
             let content = read_projected(path, 10, Duration::ZERO).map_err(|e| e.to_string())?;
             let is_whole = content.iter().all(u8::is_ascii_digit) && !content.is_empty();
@@ -93,16 +93,16 @@ mod tests {
         });
     }
 
-    /// What the kubelet makes of a ConfigMap is laid out the same way, and the site configuration may be one.
+    /// A ConfigMap has the same layout, and the site configuration can be one.
     #[test]
-    fn a_trusted_file_that_is_replaced_again_and_again_is_always_read() {
+    fn a_trusted_file_is_read_while_it_is_replaced() {
         while_it_is_replaced(200_000, |path| {
             crate::world::fs::read_trusted(path).map(drop).map_err(|error| error.to_string())
         });
     }
 
     #[test]
-    fn a_file_that_comes_late_is_waited_for_and_one_that_never_comes_is_not_there() {
+    fn a_missing_file_is_awaited_and_reported_absent_if_it_never_comes() {
         let directory = crate::testing::directory();
         let path = directory.join("token");
         assert!(read_projected(&path, 10, Duration::ZERO).unwrap_err().is_absent());

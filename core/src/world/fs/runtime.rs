@@ -1,28 +1,28 @@
-//! The runtime directory: what root alone knows of each job (`records/`), and what each job's user may read
+//! The runtime directory, with root's record of each job (`records/`) and the files that each job's user can read
 //! (`jobs/`).
 //!
 //! ```text
 //! RUNTIME_DIR/           0711 root
-//!   records/             0700 root; the lock for what jobs may not share
-//!     JOBID/             the directory itself is the job's lock
-//!       record           0600 root; what root remembers of the job
+//!   records/             0700 root; its lock guards what must be unique on the node, such as ports
+//!     JOBID/             the job's lock
+//!       record           0600 root; the state of the job
 //!       step-STEP        the user's part of a step's enroot configuration
 //!   tokens/              0700 root
-//!     KEY/               what is kept for a user and a grant. The directory itself is the right to ask Google
-//!       token            0600 root; the access token, and the last failure
-//!       until            when the holder of that right is done at the latest
-//!   metrics.prom         0644 root; the directory itself is its lock
-//!   audit.log            0600 root; where the site wants it
+//!     KEY/               one for each user and grant; its lock is the right to ask Google
+//!       token            0600 root; the access token and the last failure
+//!       until            the deadline of the lock's holder
+//!   metrics.prom         0644 root; guarded by the lock of RUNTIME_DIR
+//!   audit.log            0600 root; only if the site configures it
 //!   jobs/                0711 root
-//!     JOBID/             0700 root, and an ACL entry that lets the job's user in, read-only
+//!     JOBID/             0700 root, and an ACL entry that lets the job's user list and enter it
 //!       access_token     0400 user
 //!       credentials.json 0400 user
 //!       handle, status   0400 root, and an ACL entry that lets the user read
-//!       EMAIL/...        the same for a further identity of the same job
-//!       enroot-STEP/...  a step's enroot configuration, root's like `handle`
+//!       EMAIL/...        the same files for a further identity of the job
+//!       enroot-STEP/...  a step's enroot configuration, with owner and ACL as `handle`
 //! ```
-//! Where the file system has no ACLs, the job's directory is 0711 and every file in it belongs to the user, who can
-//! read it by name. Nobody can list them.
+//! If the file system has no ACLs, the job's directory has mode 0711 and all files in it belong to the user, who can
+//! read them by name but not list them.
 #![forbid(unsafe_code)]
 
 mod kept;
@@ -55,9 +55,9 @@ use locked::read_parts;
 pub use turn::Turn;
 
 const RECORD: &str = "record";
-/// Before a step's name, of the user's part of its enroot configuration.
+/// The file name prefix of the user's part of a step's enroot configuration.
 const STEP: &str = "step-";
-/// Before a step's name, of its directory.
+/// The name prefix of a step's directory.
 const TREE: &str = "enroot-";
 /// The path components below `jobs/` are at most JOBID/EMAIL/FILE.
 const DEEPEST: u32 = 3;
@@ -69,11 +69,11 @@ pub struct NewFile<'a> {
     pub name: &'a str,
     /// Its content.
     pub content: &'a str,
-    /// Whether it is the user's own. Else it is root's, and the user can read it.
+    /// Whether it belongs to the user. Otherwise it belongs to root, and the user can read it.
     pub is_users: bool,
 }
 
-/// A directory to publish whole: what is in it by subdirectory, the empty one being the directory itself.
+/// A directory to publish as a whole. Files and links name their subdirectory; the empty name is the directory itself.
 #[derive(Debug, Default)]
 pub struct NewTree<'a> {
     /// Subdirectories.
@@ -84,12 +84,12 @@ pub struct NewTree<'a> {
     pub links: Vec<(&'a str, &'a str, &'a str)>,
 }
 
-/// Where the files of one identity of a job are.
+/// The directory with the files of one identity of a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     /// The job.
     pub job: JobId,
-    /// The identity's own directory; the job's first identity has none and lies in the job's directory itself.
+    /// The identity's subdirectory. The files of the job's first identity are in the job's directory itself.
     pub below: Option<ServiceAccountEmail>,
 }
 
@@ -110,17 +110,17 @@ pub struct RuntimeDirectory {
     records: OwnedFd,
     tokens: OwnedFd,
     owner: u32,
-    /// Which processes were ended for room, and why.
+    /// The processes that were killed to make room, as log lines.
     ended: RefCell<Vec<String>>,
 }
 
 type Result<T> = std::result::Result<T, FileError>;
 
 impl RuntimeDirectory {
-    /// Opens the runtime directory, making it where it is absent.
+    /// Opens the runtime directory, and creates it if it is absent.
     ///
     /// # Errors
-    /// When it cannot be made, or is not a directory that only root can change.
+    /// When it cannot be created, or is not a directory that only root can change.
     pub fn open(path: &Path) -> Result<Self> {
         let owner = rustix::process::geteuid().as_raw();
         let parent = path.parent().unwrap_or(Path::new("/"));
@@ -134,44 +134,44 @@ impl RuntimeDirectory {
         Ok(Self { path: path.to_owned(), jobs, records, tokens, owner, ended: RefCell::default() })
     }
 
-    /// Opens a runtime directory. Returns none if there is none, or if it is not one that only root can change.
+    /// Opens an existing runtime directory. Returns `None` if there is none, or if others than root can change it.
     pub fn existing(path: &Path) -> Option<Self> {
         path.join("records").is_dir().then(|| Self::open(path).ok())?
     }
 
-    /// Whether the runtime directory at a path has a record or files of a job. Opens nothing.
+    /// Returns whether the runtime directory at `path` has a record or files of a job. Does not open it.
     pub fn knows(path: &Path, job: JobId) -> bool {
         ["records", "jobs"].iter().any(|below| path.join(below).join(job.to_string()).symlink_metadata().is_ok())
     }
 
-    /// Whether the runtime directory at a path has anything of any job. Opens nothing: a directory has a link for each
-    /// directory in it, where the file system counts them.
+    /// Returns whether the runtime directory at `path` has a record or files of any job. Does not open it: the link
+    /// count of a directory tells, if the file system maintains it, whether there are subdirectories.
     pub fn is_used(path: &Path) -> bool {
         let links = |below: &str| path.join(below).symlink_metadata().map_or(2, |metadata| metadata.nlink());
         ["records", "jobs"].into_iter().any(|below| links(below) != 2)
     }
 
-    /// Its path.
+    /// Returns the path of the runtime directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether it still is at its path: nobody has removed it.
+    /// Returns whether the runtime directory still exists.
     pub fn is_there(&self) -> bool {
         rustix::fs::fstat(&self.records).is_ok_and(|stat| stat.st_nlink > 0)
     }
 
-    /// The path of the directory of all jobs' directories.
+    /// Returns the path of the directory with all jobs' directories.
     pub fn path_of_jobs(&self) -> PathBuf {
         self.path.join("jobs")
     }
 
-    /// The path of a job's directory.
+    /// Returns the path of a job's directory.
     pub fn path_of_job(&self, job: JobId) -> PathBuf {
         self.path_of_jobs().join(job.to_string())
     }
 
-    /// The path of a place, for the job's environment.
+    /// Returns the path of a place, for the job's environment.
     pub fn path_of(&self, place: &Place) -> PathBuf {
         let job = self.path_of_job(place.job);
         match &place.below {
@@ -180,21 +180,21 @@ impl RuntimeDirectory {
         }
     }
 
-    /// The path of a step's enroot configuration, for the job's environment.
+    /// Returns the path of a step's enroot configuration, for the job's environment.
     pub fn path_of_step(&self, job: JobId, step: &str) -> PathBuf {
         self.path_of_job(job).join(format!("{TREE}{step}"))
     }
 
-    /// Whether a job has a record here.
+    /// Returns whether a job has a record here.
     pub fn has_record(&self, job: JobId) -> bool {
         rustix::fs::statat(&self.records, &*job.to_string(), AtFlags::SYMLINK_NOFOLLOW).is_ok()
     }
 
-    /// Waits for the exclusive right to work on a job, making its record's directory where it is absent. The
-    /// holder does nothing that takes time.
+    /// Waits for the job's lock, and creates the record's directory if it is absent. The holder must not do anything
+    /// slow.
     ///
     /// # Errors
-    /// When another process keeps it for longer than `limit`, or the record's directory cannot be made.
+    /// When another process holds the lock for longer than `limit`, or the record's directory cannot be created.
     pub fn lock(&self, job: JobId, limit: Duration) -> Result<LockedJob<'_>> {
         let path = self.record_path(job);
         let name = job.to_string();
@@ -203,17 +203,17 @@ impl RuntimeDirectory {
                 self.with_room(|| make_directory(&self.records, OsStr::new(&name), &path, Some(0o700), self.owner));
             match made {
                 Ok(directory) => LockedJob::new(self, job, directory),
-                // An epilog, or the prolog of another job that found it empty, removes it at this moment.
+                // An epilog, or the sweep of another job's prolog that found it empty, is removing it.
                 Err(error) if error.is_absent() => Ok(None),
                 Err(error) => Err(error),
             }
         })
     }
 
-    /// Like [`Self::lock`]. Returns none for a job that has no record's directory, because it is over.
+    /// Like [`Self::lock`], but returns `None` for a job without a record's directory, because that job is over.
     ///
     /// # Errors
-    /// When another process keeps it for longer than `limit`.
+    /// When another process holds the lock for longer than `limit`.
     pub fn lock_existing(&self, job: JobId, limit: Duration) -> Result<Option<LockedJob<'_>>> {
         let path = self.record_path(job);
         lock_within(&path, limit, || match self.record_directory(job) {
@@ -223,19 +223,19 @@ impl RuntimeDirectory {
         })
     }
 
-    /// Reads a job's record without its lock. Another process may replace it at any time, always by a complete one.
+    /// Reads a job's record without its lock. Another process can replace the record at any time, by rename.
     pub fn peek_record(&self, job: JobId) -> Option<Vec<u8>> {
         let directory = self.record_directory(job).ok()?;
         read_file(&directory, &self.record_path(job), RECORD).ok().flatten()
     }
 
-    /// The users' parts of a job's steps, while another process works on it.
+    /// Returns the users' parts of a job's steps without the job's lock.
     pub fn peek_parts(&self, job: JobId) -> Vec<(String, Vec<u8>)> {
         self.record_directory(job).map_or_else(|_| Vec::new(), |record| read_parts(&record, &self.record_path(job)))
     }
 
-    /// Whether files of a place have these sizes. If not, the user has changed one, or they are not yet published. The
-    /// files themselves are never read back.
+    /// Returns whether files of a place have these sizes. If not, the user has changed one, or they are not yet
+    /// published. Root never reads the files back.
     pub fn have_sizes(&self, place: &Place, sizes: &[(&str, usize)]) -> bool {
         let mut below = PathBuf::from(place.job.to_string());
         below.extend(place.below.as_ref().map(ServiceAccountEmail::as_str));
@@ -245,10 +245,10 @@ impl RuntimeDirectory {
         })
     }
 
-    /// Removes a step's directory, and the user's part of it. It is no error if they are not there.
+    /// Removes a step's directory and the user's part of its configuration. Succeeds if they are absent.
     ///
     /// # Errors
-    /// When something of it cannot be removed.
+    /// When something cannot be removed.
     pub fn remove_step(&self, job: JobId, step: &str) -> Result<()> {
         let (path, tree, part) = (self.path_of_job(job), format!("{TREE}{step}"), format!("{STEP}{step}"));
         let flags = directory_flags() | OFlags::NOFOLLOW;
@@ -258,30 +258,30 @@ impl RuntimeDirectory {
             Err(errno) => Err(FileError::system(&path, "open it", errno)),
         };
         if let Ok(record) = self.record_directory(job) {
-            // The end of the job removes what is left of it.
+            // If this fails, the epilog removes it.
             let _ = remove(&record, OsStr::new(&part), &self.record_path(job).join(&part), 0);
         }
         removed
     }
 
-    /// Removes a job's files. It is no error if they are not there.
+    /// Removes a job's files. Succeeds if they are absent.
     ///
     /// # Errors
-    /// When something of it cannot be removed.
+    /// When something cannot be removed.
     pub fn remove_files(&self, job: JobId) -> Result<()> {
         let path = self.path_of_job(job);
         remove(&self.jobs, OsStr::new(&job.to_string()), &path, DEEPEST)
     }
 
-    /// Removes a job's record, and with it all that is known of the job. It is no error if it is not there.
+    /// Removes a job's record and everything else that root remembers of the job. Succeeds if it is absent.
     ///
     /// # Errors
-    /// When something of it cannot be removed.
+    /// When something cannot be removed.
     pub fn remove_record(&self, job: JobId) -> Result<()> {
         remove(&self.records, OsStr::new(&job.to_string()), &self.record_path(job), DEEPEST)
     }
 
-    /// Every job that has a record or files here.
+    /// Returns all jobs that have a record or files here, sorted.
     pub fn jobs(&self) -> Vec<JobId> {
         let mut jobs: Vec<JobId> = [&self.jobs, &self.records]
             .into_iter()

@@ -1,4 +1,4 @@
-//! Files that a user names, read by a process that has become this user.
+//! Reads of files that a user names, in a process that has become this user.
 #![forbid(unsafe_code)]
 
 use std::os::fd::OwnedFd;
@@ -9,8 +9,8 @@ use rustix::io::Errno;
 
 use super::{FileError, FileProblem, READ, read_opened};
 
-/// File systems whose files are the kernel's answers and not content that somebody has stored: `linux/magic.h`, and
-/// where noted the source that alone has the number.
+/// The magic numbers of file systems whose content the kernel generates: from `linux/magic.h`, or from the file in
+/// parentheses.
 const PSEUDO: [u32; 27] = [
     0x0000_9fa0, // proc
     0x6265_6572, // sysfs
@@ -41,26 +41,27 @@ const PSEUDO: [u32; 27] = [
     0x0000_9fa2, // usbfs
 ];
 
-/// Reads a regular file of limited length by a path that a user names. A file that the kernel makes up when it is read, as
-/// in `/proc`, is not one.
+/// Reads a regular file of at most `longest` bytes from a path that a user names. Refuses files whose content the
+/// kernel generates, as in `/proc`.
 ///
 /// # Errors
 /// When it is not such a file or cannot be read.
 pub fn read_users(path: &Path, longest: u64) -> Result<Vec<u8>, FileError> {
     let file = open(path)?;
     let stat = rustix::fs::fstatfs(&file).map_err(|errno| FileError::system(path, "examine it", errno))?;
-    // The numbers have 32 bits, in a field that is signed and may be longer.
+    // Magic numbers have 32 bits; the field is signed and can be longer.
     if PSEUDO.contains(&(stat.f_type as u32)) {
         return Err(FileError::new(path, FileProblem::Pseudo));
     }
     read_opened(file, path, longest, |_| Ok(()))
 }
 
-/// Opens a file. The links in `/proc/PID/fd` and their like lead to what somebody has open, and not by a name.
+/// Opens a file without following magic links such as those in `/proc/PID/fd`, which bypass path permissions.
 fn open(path: &Path) -> Result<OwnedFd, FileError> {
     let problem = |errno| FileError::system(path, "open it", errno);
     match rustix::fs::openat2(CWD, path, READ, Mode::empty(), ResolveFlags::NO_MAGICLINKS) {
-        // A kernel before 5.6 does not know the call; filters of containers that do not know it answer PERM.
+        // Kernels before 5.6 do not have the call, and a container's seccomp filter that does not know it returns
+        // EPERM.
         Err(Errno::NOSYS | Errno::PERM) => rustix::fs::open(path, READ, Mode::empty()).map_err(problem),
         Err(Errno::LOOP) if rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).is_ok() => {
             Err(FileError::new(path, FileProblem::Pseudo))
@@ -76,7 +77,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     #[test]
-    fn what_only_the_kernel_answers_is_no_file_of_a_users() {
+    fn files_that_the_kernel_generates_are_refused() {
         let directory = crate::testing::directory();
         let link = directory.join("link");
         for target in
@@ -94,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_has_open_is_not_read_by_its_descriptor() {
+    fn an_open_file_is_not_read_through_its_descriptor_link() {
         let directory = crate::testing::directory();
         let path = directory.join("file");
         std::fs::write(&path, "content").unwrap();
@@ -107,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn links_of_the_users_own_are_followed_unless_they_go_round() {
+    fn a_users_links_are_followed_unless_they_form_a_loop() {
         let directory = crate::testing::directory();
         std::fs::write(directory.join("file"), "content").unwrap();
         symlink("file", directory.join("link")).unwrap();

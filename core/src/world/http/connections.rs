@@ -1,8 +1,8 @@
-//! How connections come about: one at a time, or ahead of the request that needs it.
+//! Opens connections, either for a request or ahead of it.
 //!
 //! ```text
 //! a request ──► ureq's pool ──► connect() ──┬─ one was opened ahead, or is being opened ──► that one
-//!                                           └─ no, or it came to nothing ──► proxy? ─► TCP ─► TLS?
+//!                                           └─ none, or it failed ──► proxy? ─► TCP ─► TLS?
 //! ```
 #![forbid(unsafe_code)]
 
@@ -23,41 +23,41 @@ use ureq::unversioned::transport::{
 
 use super::tls::{self, remaining};
 
-/// Enough for a handshake with TLS; the default would be four times as much.
+/// Enough for a TLS handshake; the default is four times as much.
 const STACK: usize = 512 << 10;
 
-/// Opens the connections of one client.
+/// The connector of one client.
 #[derive(Clone)]
 pub(super) struct Connections {
     tls: Arc<ClientConfig>,
     ahead: Arc<Mutex<Option<Ahead>>>,
 }
 
-/// A connection that is opened before its request needs it.
+/// A connection that is opened ahead of its request.
 struct Ahead {
     server: (Option<Scheme>, Option<Authority>),
     opening: JoinHandle<Result<Box<dyn Transport>, Error>>,
 }
 
 impl Connections {
-    /// With these authorities and sessions.
+    /// Creates a connector with these authorities and sessions.
     pub(super) fn new(tls: Arc<ClientConfig>) -> Self {
         Self { tls, ahead: Arc::default() }
     }
 
-    /// Opens a connection to a server in a thread of its own, which takes at most `limit`. The first request to that
-    /// server waits for it and uses it, so it must not have less time.
+    /// Opens a connection to a server in a new thread, within `limit`. The first request to that server waits for the
+    /// thread and uses the connection, so `limit` must not exceed the time limit of that request.
     pub(super) fn open_ahead(&self, config: &Config, uri: Uri, limit: Duration) {
         let server = server(&uri);
         let (this, config) = (self.clone(), config.clone());
         let work = move || this.open_now(&config, &uri, limit);
-        // Without a thread the request opens its connection itself.
+        // If no thread can be started, the request opens the connection itself.
         if let Ok(opening) = thread::Builder::new().name("gcp-wif-ahead".to_owned()).stack_size(STACK).spawn(work) {
             *self.ahead.lock().unwrap_or_else(PoisonError::into_inner) = Some(Ahead { server, opening });
         }
     }
 
-    /// As ureq connects for a request.
+    /// Connects in the same way as ureq does for a request.
     fn open_now(&self, config: &Config, uri: &Uri, limit: Duration) -> Result<Box<dyn Transport>, Error> {
         let this = self.clone();
         let resolver = DefaultResolver::default();
@@ -73,7 +73,7 @@ impl Connections {
             run_connector: Arc::new(move |details| this.open(details)),
             register_shutdown: Arc::new(|_| Ok(())),
         };
-        // A proxy looks the name up itself.
+        // A proxy resolves the name itself.
         if config.proxy().is_none() {
             details.addrs = resolver.resolve(uri, config, details.timeout)?;
         }
@@ -91,11 +91,12 @@ impl Connections {
         }
     }
 
-    /// The connection to this server that was opened ahead, if there is one that is still open. Waits for the thread.
+    /// Waits for the thread that opens a connection to this server ahead, if there is one, and returns the connection
+    /// if it is still open.
     fn take(&self, uri: &Uri) -> Option<Box<dyn Transport>> {
         let ahead =
             self.ahead.lock().unwrap_or_else(PoisonError::into_inner).take_if(|one| one.server == server(uri))?;
-        // Its error is nobody's: who asks has the same one now, or has better luck.
+        // Ignore an error: the request connects again and reports its own.
         let mut transport = ahead.opening.join().ok()?.ok()?;
         transport.is_open().then_some(transport)
     }
@@ -122,12 +123,12 @@ impl fmt::Debug for Connections {
     }
 }
 
-/// The pool's notion of a server.
+/// Returns the key by which ureq's pool distinguishes servers.
 fn server(uri: &Uri) -> (Option<Scheme>, Option<Authority>) {
     (uri.scheme().cloned(), uri.authority().cloned())
 }
 
-/// The same details where a part of the time is over: ureq counts it from the beginning once only.
+/// Returns the same details with the remaining time as timeout: ureq subtracts the elapsed time only once.
 fn in_what_remains<'a>(details: &ConnectionDetails<'a>) -> ConnectionDetails<'a> {
     ConnectionDetails {
         uri: details.uri,

@@ -1,7 +1,7 @@
-//! TLS over a connection.
+//! TLS connections.
 //!
-//! ureq has a connector of its own, which makes a new configuration for each request that has a time limit: the
-//! authorities are parsed each time and no session is resumed.
+//! ureq's own connector creates a new configuration for each request that has a time limit, so it would parse the
+//! authorities each time and resume no session.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -19,19 +19,19 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, LazyBuffers, NextTimeout, Transport, TransportAdapter, time,
 };
 
-/// Sessions to resume: eight tickets for each of four servers, which are more than an exchange has.
+/// The number of sessions to keep: eight tickets for each of four servers. An exchange uses fewer servers.
 const SESSIONS: usize = 32;
-/// For so long after the handshake a connection counts as open: no server closes one that soon. To look takes time, see
-/// [`Tls::takes_tickets`].
+/// A connection counts as open for this long after the handshake, because no server closes it so soon and because the
+/// check takes time, see [`Tls::takes_tickets`].
 const YOUNG: Duration = Duration::from_millis(200);
-/// How long a connection that was not used yet may take to tell what came over it. The kernel makes at least one of its
-/// ticks of it, which can be ten milliseconds.
+/// How long the check of an unused connection waits for input. The kernel rounds this up to its timer tick, which can
+/// be ten milliseconds.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// A configuration that trusts the authorities in a PEM file's content; none if there are no authorities in it.
+/// Creates a configuration that trusts the authorities in a PEM file. Returns `None` if the file contains none.
 ///
 /// # Errors
-/// When the TLS provider has no version of TLS.
+/// When the TLS provider supports no version of TLS.
 pub(super) fn config(pem: &[u8]) -> Result<Option<ClientConfig>, rustls::Error> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(CertificateDer::pem_slice_iter(pem).filter_map(Result::ok));
@@ -45,7 +45,8 @@ pub(super) fn config(pem: &[u8]) -> Result<Option<ClientConfig>, rustls::Error> 
     Ok(Some(config))
 }
 
-/// No client of ours shows a certificate. Without keys, what signs with them is left out of the plugin.
+/// A key provider without keys: clients show no certificate, so the linker can leave the signing code out of the
+/// plugin.
 #[derive(Debug)]
 struct NoKeys;
 
@@ -55,10 +56,10 @@ impl KeyProvider for NoKeys {
     }
 }
 
-/// Shakes hands with the server that `transport` leads to.
+/// Performs the TLS handshake over `transport`.
 ///
 /// # Errors
-/// When the server does not show the right certificate, the connection breaks, or the time is over.
+/// When the server's certificate is not valid for its name, the connection breaks, or the time limit passes.
 pub(super) fn connect(
     config: &Arc<ClientConfig>,
     details: &ConnectionDetails<'_>,
@@ -74,7 +75,7 @@ pub(super) fn connect(
     Ok(Tls { buffers, stream: StreamOwned::new(session, socket), unused_since: Some(Instant::now()) })
 }
 
-/// What remains of the time to connect.
+/// Returns the remaining time to connect.
 pub(super) fn remaining(details: &ConnectionDetails<'_>) -> NextTimeout {
     let passed = match ((details.current_time)(), details.now) {
         (time::Instant::Exact(now), time::Instant::Exact(then)) => now.saturating_duration_since(then),
@@ -87,17 +88,17 @@ pub(super) fn remaining(details: &ConnectionDetails<'_>) -> NextTimeout {
     NextTimeout { after, ..details.timeout }
 }
 
-/// A connection with TLS.
+/// A TLS connection.
 pub(super) struct Tls {
     buffers: LazyBuffers,
     stream: StreamOwned<ClientConnection, TransportAdapter>,
-    /// When the handshake ended, if nothing was sent since.
+    /// When the handshake ended, if nothing has been sent since.
     unused_since: Option<Instant>,
 }
 
 impl Tls {
-    /// Reads what came unasked: the tickets of TLS 1.3 follow the handshake. Returns whether the server said nothing
-    /// else and listens.
+    /// Reads the session tickets that a TLS 1.3 server sends after the handshake. Returns whether the server has sent
+    /// nothing else and the connection is still open.
     fn takes_tickets(&mut self) -> bool {
         loop {
             self.stream.sock.set_timeout(NextTimeout { after: LOOK.into(), ..NextTimeout::default() });

@@ -1,4 +1,4 @@
-//! Child processes for risky work, and processes that outlive this one.
+//! Child processes with a deadline, and processes that outlive this one.
 
 use std::fmt;
 use std::fs::File;
@@ -16,19 +16,19 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 
 use super::{become_user, end_process, guard_secrets};
 
-/// The exit status of a child that panicked, as Rust's own.
+/// The exit status of a child that panicked, the same as Rust's.
 const PANIC: i32 = 101;
 
-/// How a child process failed its parent.
+/// Why a child process gave no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ChildError {
     /// It could not be started.
     Start(Errno),
-    /// It was not started, because this process has so many threads.
+    /// It was not started, because this process has this number of threads instead of one.
     Threads(usize),
     /// It did not finish in time and was killed.
     Timeout,
-    /// It ended without an answer, for example by a signal.
+    /// It ended without an answer, for example because of a signal.
     Died(String),
 }
 
@@ -47,20 +47,20 @@ impl std::error::Error for ChildError {}
 
 /// Runs `work` in a child process and returns its answer.
 ///
-/// Slurm's process gets none of the work's threads, does not crash with it and is not killed for it. Whatever happens
-/// to the child, the parent gets an answer within `limit`.
+/// The child isolates Slurm's process from threads that `work` starts, from its crashes and from its memory use. This
+/// function returns within `limit`, whatever happens to the child.
 ///
 /// # Errors
-/// When the child does not answer.
+/// When the child gives no answer.
 pub fn in_child(limit: Duration, work: impl FnOnce() -> Vec<u8>) -> Result<Vec<u8>, ChildError> {
     answer_of(limit, |pipe| child(pipe, work))
 }
 
-/// Like [`in_child`], but as a user: with the user's groups, without this process's descriptors, in a session of its
-/// own that is killed as a whole at the deadline, and with the usual score for the kernel's out-of-memory killer.
+/// Like [`in_child`], but as a user: with the user's groups, without this process's descriptors and with the default
+/// OOM score. The child leads a new session; at the deadline, its process group is killed.
 ///
 /// # Errors
-/// When the child does not answer.
+/// When the child gives no answer.
 pub fn in_child_of_user(
     limit: Duration,
     (uid, gid, groups): (u32, u32, &[u32]),
@@ -68,7 +68,7 @@ pub fn in_child_of_user(
 ) -> Result<Vec<u8>, ChildError> {
     answer_of(limit, |pipe| {
         let _ = rustix::process::setsid();
-        // slurmstepd has a score by which it is never killed.
+        // slurmstepd has a score that exempts it from the OOM killer.
         let _ = std::fs::write("/proc/self/oom_score_adj", "0");
         let Ok(pipe) = keep_only(pipe) else { return 1 };
         child(pipe, || match become_user(uid, gid, groups) {
@@ -78,16 +78,18 @@ pub fn in_child_of_user(
     })
 }
 
-/// Runs `work` in a process of its own that outlives this one, and returns at once.
+/// Runs `work` in a detached process that outlives this one, and returns at once.
 ///
-/// slurmd waits for the prolog's process group and for the end of its output, so the new process leaves the group and
-/// keeps nothing of the output. It keeps files, which may be Slurm's log, and directories, which may be locks.
+/// slurmd waits for the prolog's process group and for the end of its output. The new process therefore starts a
+/// session and closes pipes, sockets and terminals. It keeps open files, such as Slurm's log, and directories, which
+/// can be locks.
 ///
 /// # Errors
 /// When no process can be started.
 pub fn detach(work: impl FnOnce()) -> Result<(), ChildError> {
     let outlives = || {
-        // The new session must exist before the parent goes on, or slurmd's killpg comes first.
+        // The new session must exist before the parent continues; otherwise slurmd's killpg can reach the process
+        // first.
         let _ = rustix::process::setsid();
         let works = || {
             guard_secrets();
@@ -95,7 +97,7 @@ pub fn detach(work: impl FnOnce()) -> Result<(), ChildError> {
             work();
             0
         };
-        // SAFETY: a process that was forked has one thread.
+        // SAFETY: a forked process has one thread.
         let _ = unsafe { fork(works) };
         0
     };
@@ -105,10 +107,11 @@ pub fn detach(work: impl FnOnce()) -> Result<(), ChildError> {
     Ok(())
 }
 
-/// Starts a program in a process of its own that outlives this one, with an empty environment and no descriptors.
+/// Starts a program in a detached process that outlives this one, with only `PATH` in its environment and /dev/null as
+/// its standard streams.
 ///
 /// # Errors
-/// When no process can be started. It does not tell when the program itself cannot be started.
+/// When no process can be started. A failure to execute the program is not reported.
 pub fn spawn_detached(program: &Path, arguments: &[String]) -> Result<(), ChildError> {
     detach(|| {
         let _ = Command::new(program)
@@ -123,7 +126,7 @@ pub fn spawn_detached(program: &Path, arguments: &[String]) -> Result<(), ChildE
     })
 }
 
-/// Runs `work` in a child process, whose exit status it returns. The caller waits for the child.
+/// Runs `work` in a child process, which exits with the status that `work` returns. The caller waits for the child.
 ///
 /// # Errors
 /// When this process has more than one thread, or no process can be started.
@@ -136,16 +139,16 @@ pub fn fork_alone(work: impl FnOnce() -> i32) -> Result<Pid, ChildError> {
     unsafe { fork(work) }
 }
 
-/// Runs `work` in a child process, whose exit status it returns. The caller waits for the child.
+/// Runs `work` in a child process, which exits with the status that `work` returns. The caller waits for the child.
 ///
 /// # Safety
-/// Either this process has one thread, or `work` needs no lock that another thread may hold at this moment: the child
-/// has a copy of the lock and nobody to release it. glibc's allocator takes care of its own locks.
+/// Either this process has one thread, or `work` needs no lock that another thread may hold at this moment, because
+/// nothing releases the child's copy of that lock. glibc's allocator makes its own locks usable after fork.
 ///
 /// # Errors
 /// When no process can be started.
 unsafe fn fork(work: impl FnOnce() -> i32) -> Result<Pid, ChildError> {
-    // SAFETY: the caller keeps to the conditions above.
+    // SAFETY: the caller upholds the conditions above.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
         end_process(std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or(PANIC));
@@ -153,7 +156,7 @@ unsafe fn fork(work: impl FnOnce() -> i32) -> Result<Pid, ChildError> {
     Pid::from_raw(pid).filter(|pid| pid.as_raw_pid() > 0).ok_or_else(|| ChildError::Start(last_errno()))
 }
 
-/// Forks, and reads what the child writes until it ends or the time is over.
+/// Forks, and reads the child's output until its end or the deadline.
 fn answer_of(limit: Duration, child: impl FnOnce(OwnedFd) -> i32) -> Result<Vec<u8>, ChildError> {
     let (ours, its) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(ChildError::Start)?;
     let parent = rustix::process::getpid();
@@ -161,19 +164,20 @@ fn answer_of(limit: Duration, child: impl FnOnce(OwnedFd) -> i32) -> Result<Vec<
     let begun = || {
         let Some((ours, its)) = ends.take() else { return 1 };
         drop(ours);
-        // Do not outlive the parent; it may have died between fork and this line.
+        // Do not outlive the parent. It can have died between fork and this line, so check it below.
         let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
         guard_secrets();
         if rustix::process::getppid() == Some(parent) { child(its) } else { 1 }
     };
-    // SAFETY: the child runs our code only, and leaves by _exit. Of the threads that Slurm's process may have, none can
-    // hold a lock that we need for good: glibc makes its allocator's locks safe across fork.
+    // SAFETY: the child runs only this code and leaves by _exit. Of the locks that other threads of Slurm's process may
+    // hold, it needs only those of the allocator, which glibc makes usable after fork.
     let pid = unsafe { fork(begun) }?;
     let Some((ours, its)) = ends.take() else { return Err(ChildError::Start(Errno::BADF)) };
     drop(its);
     let answer = read_until(ours, Instant::now() + limit);
     if answer.is_none() {
-        // The child is ours and not yet reaped, so that the number is its own, and its session's if it has one.
+        // The child is not yet reaped, so its process ID, and the process group's if it leads one, cannot have been
+        // reused.
         let _ = rustix::process::kill_process_group(pid, Signal::KILL);
         let _ = rustix::process::kill_process(pid, Signal::KILL);
     }
@@ -185,31 +189,31 @@ fn answer_of(limit: Duration, child: impl FnOnce(OwnedFd) -> i32) -> Result<Vec<
     }
 }
 
-/// Closes every descriptor but this one, and connects the standard streams to /dev/null.
+/// Closes all descriptors except this one, and connects the standard streams to /dev/null.
 fn keep_only(pipe: OwnedFd) -> rustix::io::Result<OwnedFd> {
-    // If slurmstepd has closed its standard streams, this one may have the number of one of them.
+    // If slurmstepd has closed its standard streams, the pipe can have one of their numbers.
     let kept = rustix::io::fcntl_dupfd_cloexec(&pipe, 3)?;
     let null = File::options().read(true).write(true).open("/dev/null").map_err(|_| Errno::NOENT)?;
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&null)?;
     rustix::stdio::dup2_stderr(&null)?;
-    // Both are closed with the others.
+    // The loop below closes both.
     std::mem::forget((null, pipe));
     for descriptor in open_descriptors().into_iter().filter(|number| *number > 2 && *number != kept.as_raw_fd()) {
-        // SAFETY: a process that was forked has one thread, and none of the values that own these descriptors is used
-        // or dropped any more: it leaves by _exit.
+        // SAFETY: a forked process has one thread, and the values that own these descriptors are neither used nor
+        // dropped any more, because the process leaves by _exit.
         unsafe { libc::close(descriptor) };
     }
     Ok(kept)
 }
 
-/// The numbers of this process's descriptors. The one that lists them is closed when this returns.
+/// Returns the numbers of this process's descriptors, including the one that lists them, which is closed by now.
 fn open_descriptors() -> Vec<i32> {
     let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten();
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// Waits for a child that is about to end, but not for long: it may hang in the kernel.
+/// Waits up to a second for a child that is about to end. It can hang in the kernel.
 fn reap(pid: Pid) -> Option<WaitStatus> {
     for _ in 0..100 {
         match rustix::process::waitpid(Some(pid), WaitOptions::NOHANG) {
@@ -230,7 +234,7 @@ fn child(pipe: OwnedFd, work: impl FnOnce() -> Vec<u8>) -> i32 {
     i32::from(!matches!(done, Ok(true)))
 }
 
-/// Reads to the end, or `None` when the time is over.
+/// Reads to the end. Returns `None` at the deadline.
 fn read_until(pipe: OwnedFd, end: Instant) -> Option<Vec<u8>> {
     let mut file = File::from(pipe);
     let mut answer = Vec::new();
@@ -266,11 +270,11 @@ fn ending(status: Option<WaitStatus>) -> String {
 
 /// Closes every pipe, socket and terminal of this process.
 ///
-/// Slurm's prolog process has closed its standard input, so a file of ours may have that number by now.
+/// Slurm's prolog process has closed its standard input, so another file can have its number.
 fn let_go_of_streams() -> std::io::Result<()> {
     let null = File::options().read(true).write(true).open("/dev/null")?;
     for fd in open_descriptors().into_iter().filter(|fd| *fd != null.as_raw_fd()) {
-        // SAFETY: the number is of a descriptor that was open just now, in a process with one thread.
+        // SAFETY: the descriptor was open when it was listed, and no other thread can have closed it.
         let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
         let kind = rustix::fs::fstat(borrowed).map(|stat| FileType::from_raw_mode(stat.st_mode));
         if !matches!(kind, Ok(FileType::Fifo | FileType::Socket | FileType::CharacterDevice)) {
@@ -280,7 +284,7 @@ fn let_go_of_streams() -> std::io::Result<()> {
             0 => rustix::stdio::dup2_stdin(&null)?,
             1 => rustix::stdio::dup2_stdout(&null)?,
             2 => rustix::stdio::dup2_stderr(&null)?,
-            // SAFETY: none of our own values owns a stream in this process.
+            // SAFETY: no value in this process owns one of these streams.
             _ => drop(unsafe { libc::close(fd) }),
         }
     }

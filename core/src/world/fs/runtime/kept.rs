@@ -1,7 +1,8 @@
-//! What is kept for a user and an identity on the node, each under a lock of its own.
+//! Tokens that the node keeps for a user and a grant, each with a lock.
 //!
-//! The lock is the right to ask Google. It is the directory itself, as a job's is: a process that held it for longer than
-//! it said loses it when another one removes the directory, and whatever it writes later fails.
+//! Only the holder of the lock asks Google for the token. It is a lock on the directory, like a job's. If a process
+//! holds it past the deadline that it wrote, another process removes the directory; the late process thereby loses the
+//! lock, and its later writes fail.
 #![forbid(unsafe_code)]
 
 use std::ffi::OsStr;
@@ -16,14 +17,14 @@ use super::{Result, RuntimeDirectory};
 use crate::world::fs::held::{Access, lock_within, make_directory, read_file, remove, unlink, write_file};
 use crate::world::fs::{FileError, FileProblem};
 
-/// The token and the last failure.
+/// The file with the token and the last failure.
 const TOKEN: &str = "token";
-/// When the holder of the lock is done at the latest, in seconds since the machine was started.
+/// The file with the deadline of the lock's holder, in seconds since boot.
 const UNTIL: &str = "until";
-/// How long a removal waits for its turn. Its holders only write some files.
+/// How long a removal waits for the turn, whose holders only write a few files.
 const TURN: Duration = Duration::from_secs(5);
 
-/// The place of a name, opened by a process that wants its lock.
+/// The directory of a kept token, opened.
 #[derive(Debug)]
 pub struct KeptPlace<'a> {
     runtime: &'a RuntimeDirectory,
@@ -31,41 +32,41 @@ pub struct KeptPlace<'a> {
     directory: OwnedFd,
 }
 
-/// The right to ask Google for what is kept in a place. It ends when it is released, or when the last process that has it
-/// drops it or dies: a worker inherits it from its prolog.
+/// The lock of a kept token, which is the right to ask Google for it. It ends on release, or when the last process that
+/// has it drops it or dies. A worker inherits it from the prolog.
 #[derive(Debug)]
 #[must_use]
 pub struct KeptLock<'a>(KeptPlace<'a>);
 
-/// What came of a try to take a lock.
+/// The result of an attempt to take a lock.
 #[derive(Debug)]
 pub enum TryLock<'a> {
-    /// It is taken.
+    /// This process has the lock.
     Locked(KeptLock<'a>),
-    /// Another process has it.
+    /// Another process has the lock.
     Busy(KeptPlace<'a>),
-    /// Another process has removed the place; it has to be opened again.
+    /// Another process has removed the directory. The caller opens the place again.
     Gone,
 }
 
 impl RuntimeDirectory {
-    /// Opens the place of a name, making it where it is absent.
+    /// Opens the directory of a kept token, and creates it if it is absent.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// When it cannot be created.
     pub fn kept_place(&self, name: &str) -> Result<KeptPlace<'_>> {
         let path = self.path.join("tokens").join(name);
         let make = || make_directory(&self.tokens, OsStr::new(name), &path, Some(0o700), self.owner);
         let directory = lock_within(&path, TURN, || match self.with_room(make) {
             Ok(directory) => Ok(Some(directory)),
-            // A sweep has found it empty and removes it at this moment.
+            // A sweep is removing it.
             Err(error) if error.is_absent() && self.is_there() => Ok(None),
             Err(error) => Err(error),
         })?;
         Ok(KeptPlace { runtime: self, name: name.to_owned(), directory })
     }
 
-    /// Everything that is kept here, by name.
+    /// Returns the names of all kept tokens.
     pub fn kept(&self) -> Vec<String> {
         let entries = Dir::read_from(&self.tokens).into_iter().flatten().flatten();
         let names = entries.filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned));
@@ -74,18 +75,18 @@ impl RuntimeDirectory {
 }
 
 impl<'a> KeptPlace<'a> {
-    /// What is kept there. Another process may replace it at any time, always by a complete file.
+    /// Reads the token file. Another process can replace it at any time, by rename.
     ///
     /// # Errors
-    /// When it is there and cannot be read.
+    /// When the file exists and cannot be read.
     pub fn read(&self) -> Result<Option<Vec<u8>>> {
         read_file(&self.directory, &self.path(), TOKEN)
     }
 
-    /// Takes the lock if it is free now.
+    /// Takes the lock if it is free.
     ///
     /// # Errors
-    /// When it cannot be locked.
+    /// When the system refuses the lock.
     pub fn try_lock(self) -> Result<TryLock<'a>> {
         let locked = match rustix::fs::flock(&self.directory, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => true,
@@ -99,11 +100,11 @@ impl<'a> KeptPlace<'a> {
         })
     }
 
-    /// Ends the lock of a process that still has it though it said that it would be done by now: it is stopped, or
-    /// hangs in the kernel. `now` is in seconds since the machine was started.
+    /// Ends the lock of a process that holds it past its deadline, because it is stopped or hangs in the kernel. `now`
+    /// is in seconds since boot.
     ///
     /// # Errors
-    /// When the place cannot be removed.
+    /// When the directory cannot be removed.
     pub fn end_late_lock(&self, now: i64) -> Result<()> {
         let until = read_file(&self.directory, &self.path(), UNTIL)?;
         let until = until.and_then(|text| std::str::from_utf8(&text).ok()?.parse::<i64>().ok());
@@ -111,7 +112,7 @@ impl<'a> KeptPlace<'a> {
     }
 
     fn remove(&self) -> Result<()> {
-        // Otherwise another process could remove it and make a new one between these two lines.
+        // Without the turn, another process could replace the directory between the check and the removal.
         let _turn = self.runtime.turn(TURN)?;
         if self.is_there()? {
             remove(&self.runtime.tokens, OsStr::new(&self.name), &self.path(), 0)?;
@@ -130,44 +131,44 @@ impl<'a> KeptPlace<'a> {
 }
 
 impl KeptLock<'_> {
-    /// What is kept.
+    /// Reads the token file.
     ///
     /// # Errors
-    /// When it is there and cannot be read.
+    /// When the file exists and cannot be read.
     pub fn read(&self) -> Result<Option<Vec<u8>>> {
         self.0.read()
     }
 
-    /// Says until when this process is done at the latest, in seconds since the machine was started.
+    /// Writes the deadline of this process, in seconds since boot.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When the file cannot be written.
     pub fn say_until(&self, since_boot: i64) -> Result<()> {
         self.replace(UNTIL, &since_boot.to_string())
     }
 
-    /// Ends the lock in every process that has it. One that is only dropped lives on for a moment in each process that
-    /// another thread is starting.
+    /// Releases the lock in all processes that share it. Dropping it is not enough: a process that another thread is
+    /// just starting would hold it a moment longer.
     pub fn release(self) {
-        // Otherwise the next holder would count as late until it has said its own time. If it cannot be removed, another
-        // process may ask Google once more.
+        // A stale deadline would let the next holder count as late until it has written its own. If the removal fails,
+        // the cost is one more exchange.
         let _ = unlink(&self.0.directory, OsStr::new(UNTIL));
-        // If it cannot be unlocked, it ends with this process's descriptor.
+        // If this fails, the lock ends with this process's descriptor.
         let _ = rustix::fs::flock(&self.0.directory, FlockOperation::Unlock);
     }
 
-    /// Replaces what is kept.
+    /// Replaces the token file.
     ///
     /// # Errors
-    /// When it cannot be written, or another process has ended this lock.
+    /// When the file cannot be written, or another process has ended this lock.
     pub fn write(&self, content: &str) -> Result<()> {
         self.replace(TOKEN, content)
     }
 
-    /// Removes the place, and what is kept in it.
+    /// Removes the directory with its files.
     ///
     /// # Errors
-    /// When something of it cannot be removed.
+    /// When something cannot be removed.
     pub fn remove(self) -> Result<()> {
         self.0.remove()
     }

@@ -1,4 +1,4 @@
-//! What the holder of a job's lock does with the job's record and files.
+//! Operations on a job's record and files that require the job's lock.
 #![forbid(unsafe_code)]
 
 use std::ffi::OsStr;
@@ -13,10 +13,11 @@ use crate::words::names::JobId;
 use crate::world::fs::held::{Access, directory_flags, make_directory, read_file, remove, write_file};
 use crate::world::fs::{FileError, FileProblem, acl};
 
-/// A job whose lock is held: the exclusive right to change its record and its files. It ends when it is dropped, also
-/// for processes that were forked meanwhile, or when its process dies.
+/// A job's held lock: the exclusive right to change its record and files. It ends when it is dropped, also in processes
+/// that were forked meanwhile, or when its process dies.
 ///
-/// Each write proves the lock first: the epilog removes the locked directory, and then the job is over.
+/// Each write first checks that the locked directory still exists. The epilog removes it, and after that nothing is
+/// written for the job.
 #[derive(Debug)]
 #[must_use]
 pub struct LockedJob<'a> {
@@ -27,13 +28,14 @@ pub struct LockedJob<'a> {
 
 impl Drop for LockedJob<'_> {
     fn drop(&mut self) {
-        // A child that was forked meanwhile has the descriptor as well, so closing ours would not be enough.
+        // A child that was forked meanwhile has the descriptor too, so closing it here is not enough.
         let _ = rustix::fs::flock(&self.directory, FlockOperation::Unlock);
     }
 }
 
 impl<'a> LockedJob<'a> {
-    /// Takes the lock of a record's directory if it is free now, and the directory still in its place.
+    /// Takes the lock of a record's directory. Returns `None` if another process has it, or if the directory was
+    /// removed.
     pub(super) fn new(runtime: &'a RuntimeDirectory, job: JobId, directory: OwnedFd) -> Result<Option<Self>> {
         match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
@@ -44,7 +46,7 @@ impl<'a> LockedJob<'a> {
         Ok(locked.is_in_place()?.then_some(locked))
     }
 
-    /// The runtime directory that the job is in.
+    /// Returns the job's runtime directory.
     pub fn runtime(&self) -> &RuntimeDirectory {
         self.runtime
     }
@@ -63,10 +65,10 @@ impl<'a> LockedJob<'a> {
         }
     }
 
-    /// The job's record, if there is one.
+    /// Reads the job's record, if there is one.
     ///
     /// # Errors
-    /// When it is there and cannot be read.
+    /// When the record exists and cannot be read.
     pub fn read_record(&self) -> Result<Option<Vec<u8>>> {
         read_file(&self.directory, &self.runtime.record_path(self.job), RECORD)
     }
@@ -79,10 +81,10 @@ impl<'a> LockedJob<'a> {
         self.write_below_record(RECORD, content)
     }
 
-    /// Replaces the files of a place, each by rename, so that no reader ever misses one.
+    /// Replaces the files of a place, each by rename, so that a reader always finds them.
     ///
     /// # Errors
-    /// When one cannot be written. The ones before it are in place then.
+    /// When a file cannot be written. The files before it have been replaced.
     pub fn publish(&self, place: &Place, owner: Owner, files: &[NewFile<'_>]) -> Result<()> {
         self.prove()?;
         let mut directory = self.jobs_directory(owner)?;
@@ -97,10 +99,11 @@ impl<'a> LockedJob<'a> {
         })
     }
 
-    /// Makes a step's enroot configuration, and keeps the user's part of it for root alone.
+    /// Creates a step's enroot configuration, and stores the user's part of it next to the record, where only root can
+    /// read it.
     ///
     /// # Errors
-    /// When it cannot be written. [`RuntimeDirectory::remove_step`] removes what there is of it.
+    /// When something cannot be written. [`RuntimeDirectory::remove_step`] removes an incomplete configuration.
     pub fn publish_step(&self, step: &str, owner: Owner, tree: &NewTree<'_>, part: &str) -> Result<()> {
         self.prove()?;
         let parent = self.jobs_directory(owner)?;
@@ -128,12 +131,12 @@ impl<'a> LockedJob<'a> {
         Ok(())
     }
 
-    /// The users' parts of the steps that have an enroot configuration, by the steps' names.
+    /// Returns the user's part of each step that has an enroot configuration, by the step's name.
     pub fn parts(&self) -> Vec<(String, Vec<u8>)> {
         read_parts(&self.directory, &self.runtime.record_path(self.job))
     }
 
-    /// Replaces a file of a step's enroot configuration. Does nothing for a step that has ended.
+    /// Replaces a file in a step's enroot configuration. Does nothing if the step has ended.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -170,7 +173,7 @@ impl<'a> LockedJob<'a> {
     }
 }
 
-/// The users' parts in a record's directory, each of them whole.
+/// Reads the users' parts in a record's directory.
 pub(super) fn read_parts(record: &OwnedFd, path: &Path) -> Vec<(String, Vec<u8>)> {
     let Ok(entries) = Dir::read_from(record) else { return Vec::new() };
     let part = |name: &str| {

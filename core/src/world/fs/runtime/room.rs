@@ -1,8 +1,9 @@
-//! Room for everybody: the users' own files cannot fill the runtime directory for good.
+//! Prevents users' files from filling the runtime directory.
 //!
-//! `access_token` and `credentials.json` belong to the user, who can make them writable and let them grow. A file that
-//! was replaced has no name any more, and can still grow while a process has it open. When no room is left, root empties
-//! these files, ends the user's processes that go on filling them or prevent that, and tries again.
+//! `access_token` and `credentials.json` belong to the user, who can make them writable and let them grow. A replaced
+//! file no longer has a name, but it can grow while a process has it open. When a write fails for lack of space, root
+//! truncates these files, kills processes of their owners that keep filling them or prevent truncation, and writes
+//! again.
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,37 +21,38 @@ use crate::world::fs::held::directory_flags;
 use crate::world::fs::mark::is_marked;
 use crate::world::proc::ProcFs;
 
-/// The names of the users' own files.
+/// The names of the files that belong to users.
 const NAMES: [&str; 2] = ["access_token", "credentials.json"];
-/// No such file that we publish is longer.
+/// A file in its place counts as grown above this size, in bytes. No published file is longer.
 const LONGEST: u64 = 64 << 10;
-/// One that was replaced is of use only to whoever reads it at this moment; many of them take room, too.
+/// A replaced file counts as grown above this size, in bytes. It is smaller because only current readers need the file,
+/// and many of them take space too.
 const LONGEST_REPLACED: u64 = 4 << 10;
 /// `jobs/JOBID/EMAIL/FILE`
 const DEEPEST: u32 = 2;
 
-/// How often a write is tried.
+/// The number of attempts to write.
 const TRIES: u32 = 3;
-/// How often the files are looked at until none grows, and the pause before the next look.
+/// The number of rounds until no file grows any more, and the pause between rounds.
 const LOOKS: u32 = 7;
 const PAUSE: Duration = Duration::from_millis(50);
-/// From this look on whoever has a file open that still grows, or cannot be emptied, is ended: there are ways to fill it
-/// that do not count as written, and leases.
+/// From this round on, each owner's process that has a grown file open is killed. Some ways to fill a file, such as
+/// fallocate(2), do not count as written, and a lease prevents truncation.
 const PATIENCE: u32 = 4;
 
-/// A file that has grown, in the hands of a process that has it open.
+/// A grown file that a process has open.
 struct Holding {
     pid: u32,
     link: PathBuf,
     inode: u64,
     owner: u32,
-    /// Whether the process belongs to the file's owner. A process of root's or another user's may have been handed the
-    /// file without knowing it.
+    /// Whether the process belongs to the file's owner. Another user's process may have inherited the descriptor
+    /// without knowing it.
     is_owners: bool,
 }
 
 impl RuntimeDirectory {
-    /// Writes something. Where there is no room for it, what users have let grow is emptied first.
+    /// Calls `write`. If it fails for lack of space, truncates grown files and calls it again.
     pub(super) fn with_room<T>(&self, write: impl Fn() -> Result<T>) -> Result<T> {
         let mut result = write();
         for _ in 1..TRIES {
@@ -62,12 +64,12 @@ impl RuntimeDirectory {
         result
     }
 
-    /// Which processes were ended since the last call, and why: lines for a log.
+    /// Returns and clears the log lines about killed processes.
     pub fn ended(&self) -> Vec<String> {
         self.ended.take()
     }
 
-    /// Empties what users have let grow until nothing grows any more. Tells whether there was any.
+    /// Truncates grown files until none grows any more. Returns whether there were any.
     fn make_room(&self) -> bool {
         let mut watch = Watch::default();
         for number in 0..LOOKS {
@@ -78,14 +80,14 @@ impl RuntimeDirectory {
             let owners = files.held.iter().filter(|holding| holding.is_owners);
             let mut guilty = BTreeMap::new();
             for holding in owners {
-                // Each is looked at, so that the next look has something to compare with.
+                // Call `goes_on` for each process, so that the next round has a value to compare with.
                 if watch.goes_on(holding.pid) || number >= PATIENCE {
                     guilty.insert(holding.pid, holding);
                 }
             }
             if !guilty.is_empty() {
                 guilty.values().for_each(|holding| self.end(&files, holding));
-                // What they still write must not be taken for another's.
+                // Their last writes must not count against other processes.
                 std::thread::sleep(PAUSE);
             }
             files.empty();
@@ -96,7 +98,7 @@ impl RuntimeDirectory {
 
     fn end(&self, files: &Files, holding: &Holding) {
         let Holding { pid, link, inode, owner, .. } = holding;
-        // The process may have ended, and its number belong to another one.
+        // The process can have ended, and its ID can have been reused.
         if !look(CWD, link).is_ok_and(|stat| files.device == device(&stat) && *inode == stat.stx_ino) {
             return;
         }
@@ -113,13 +115,13 @@ impl RuntimeDirectory {
     }
 }
 
-/// What processes write, from look to look.
+/// The bytes that processes have written, compared between rounds.
 #[derive(Default)]
 struct Watch {
     proc: ProcFs,
-    /// The processes of the first look.
+    /// The processes of the first round.
     first: BTreeSet<u32>,
-    /// What each had written when it was seen first.
+    /// The bytes that each process had written when it was first seen.
     written: BTreeMap<u32, u64>,
 }
 
@@ -129,18 +131,18 @@ impl Watch {
             self.first.extend(self.proc.pids());
         }
         let written = self.proc.written(pid).unwrap_or(0);
-        // A new process has written all of it since.
+        // A process that is new since the first round has written all its bytes since.
         let begun = *self.written.entry(pid).or_insert(if self.first.contains(&pid) { written } else { 0 });
         written.saturating_sub(begun) > LONGEST
     }
 }
 
-/// The users' own files that have grown.
+/// The files of users that have grown.
 struct Files {
     device: (u32, u32),
-    /// Those in their places, by their inodes.
+    /// The files in their places, by inode.
     named: BTreeMap<u64, OwnedFd>,
-    /// Those that somebody has open.
+    /// The files that processes have open.
     held: Vec<Holding>,
 }
 
@@ -158,7 +160,7 @@ impl Files {
             let name = entry.file_name();
             let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC;
             if NAMES.iter().any(|ours| ours.as_bytes() == name.to_bytes()) {
-                // Not opened: a lease of the user's would hold us up.
+                // Use O_PATH, because a user's lease would block a real open.
                 let Ok(file) = rustix::fs::openat(directory, name, flags | OFlags::PATH, Mode::empty()) else {
                     continue;
                 };
@@ -196,10 +198,10 @@ impl Files {
         self.named.is_empty() && self.held.is_empty()
     }
 
-    /// Empties all that can be.
+    /// Truncates all files that can be truncated.
     fn empty(&self) {
         for file in self.named.values() {
-            // A lease, or a program that runs from it, is in the way until its process is ended.
+            // A lease, or a program that runs from the file, prevents this until its process is killed.
             let _ = empty(file);
         }
         let mut emptied = BTreeSet::new();
@@ -212,12 +214,12 @@ impl Files {
 
     fn empty_held(&self, link: &Path) -> rustix::io::Result<()> {
         let file = rustix::fs::open(link, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-        // Between a look and the next the link may have come to lead elsewhere.
+        // The link can lead to another file since it was found.
         if self.is_grown_one(&link_to(&file), &look(&file, "")?) { empty(&file) } else { Err(Errno::BADF) }
     }
 }
 
-/// Looks at a file without asking its file system, which may be a user's own and not answer.
+/// Calls statx(2) without synchronizing with the file system, because a user's FUSE file system may not respond.
 fn look(at: impl AsFd, path: impl rustix::path::Arg) -> rustix::io::Result<Statx> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
     rustix::fs::statx(at, path, flags, StatxFlags::BASIC_STATS)
@@ -233,14 +235,14 @@ fn has_grown(stat: &Statx) -> bool {
     is_file && stat.stx_uid != 0 && stat.stx_size > longest
 }
 
-/// A path of what is open without being opened.
+/// Returns a path that reopens an O_PATH descriptor.
 fn link_to(file: &OwnedFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
-/// Empties a file that is open without being opened.
+/// Truncates the file of an O_PATH descriptor.
 fn empty(file: &OwnedFd) -> rustix::io::Result<()> {
-    // A lease would make us wait without NONBLOCK.
+    // Without NONBLOCK, the open waits for the holder of a lease.
     let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     rustix::fs::ftruncate(rustix::fs::open(link_to(file), flags, Mode::empty())?, 0)
 }

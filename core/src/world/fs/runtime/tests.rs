@@ -16,7 +16,7 @@ fn opened() -> (crate::testing::Directory, RuntimeDirectory) {
 }
 
 #[test]
-fn files_are_the_users_and_the_directories_are_roots() {
+fn published_files_belong_to_the_user_and_directories_to_root() {
     let (_directory, runtime) = opened();
     let lock = runtime.lock(JOB, Duration::ZERO).unwrap();
     let files = [NewFile { name: "access_token", content: "one", is_users: true }];
@@ -31,7 +31,7 @@ fn files_are_the_users_and_the_directories_are_roots() {
 }
 
 #[test]
-fn a_job_is_removed_whole_and_nothing_else() {
+fn removing_a_job_removes_nothing_else() {
     let (directory, runtime) = opened();
     let outside = directory.join("outside");
     std::fs::create_dir(&outside).unwrap();
@@ -82,11 +82,11 @@ fn a_hostile_directory_is_refused() {
 }
 
 #[test]
-fn a_lock_proves_itself_at_each_write() {
+fn each_write_checks_that_the_lock_still_holds() {
     let (_directory, runtime) = opened();
     let lock = runtime.lock(JOB, Duration::ZERO).unwrap();
     lock.write_record("{}").unwrap();
-    // An epilog that has waited for too long.
+    // As an epilog whose wait for the lock timed out.
     runtime.remove_files(JOB).unwrap();
     runtime.remove_record(JOB).unwrap();
     let files = [NewFile { name: "access_token", content: "one", is_users: true }];
@@ -97,7 +97,7 @@ fn a_lock_proves_itself_at_each_write() {
     assert!(runtime.lock_existing(JOB, Duration::ZERO).unwrap().is_none());
 }
 
-/// The lock of a name that is free.
+/// Takes the lock of a kept token.
 fn locked<'a>(runtime: &'a RuntimeDirectory, name: &str) -> KeptLock<'a> {
     match runtime.kept_place(name).unwrap().try_lock().unwrap() {
         TryLock::Locked(lock) => lock,
@@ -106,7 +106,7 @@ fn locked<'a>(runtime: &'a RuntimeDirectory, name: &str) -> KeptLock<'a> {
 }
 
 #[test]
-fn one_process_at_a_time_asks_for_what_is_kept_under_a_name() {
+fn one_process_at_a_time_has_the_lock_of_a_kept_token() {
     let (_directory, runtime) = opened();
     let lock = locked(&runtime, "a");
     let place = runtime.kept_place("a").unwrap();
@@ -121,7 +121,7 @@ fn one_process_at_a_time_asks_for_what_is_kept_under_a_name() {
 }
 
 #[test]
-fn a_lock_ends_for_whoever_is_late_and_its_later_writes_fail() {
+fn a_process_past_its_deadline_loses_the_lock_and_its_writes_fail() {
     let (_directory, runtime) = opened();
     let late = locked(&runtime, "a");
     late.say_until(100).unwrap();
@@ -132,7 +132,7 @@ fn a_lock_ends_for_whoever_is_late_and_its_later_writes_fail() {
     let next = locked(&runtime, "a");
     next.write("next").unwrap();
     assert_eq!(late.write("late").unwrap_err().problem, FileProblem::Over);
-    // Who has waited for the same lock ends no other.
+    // A waiter for the removed directory must not end the lock of the new one.
     next.say_until(200).unwrap();
     place.end_late_lock(101).unwrap();
     assert!(matches!(place.try_lock().unwrap(), TryLock::Gone));
@@ -144,7 +144,7 @@ fn a_lock_ends_for_whoever_is_late_and_its_later_writes_fail() {
 }
 
 #[test]
-fn files_of_roots_can_be_read_by_the_jobs_user() {
+fn the_jobs_user_and_nobody_else_reads_roots_files() {
     let (_directory, runtime) = opened();
     let lock = runtime.lock(JOB, Duration::ZERO).unwrap();
     let owner = Owner { uid: 61001, gid: 61002 };
@@ -154,7 +154,7 @@ fn files_of_roots_can_be_read_by_the_jobs_user() {
     for (uid, readable) in [(61001, true), (61003, false)] {
         let path = path.clone();
         let read = std::thread::spawn(move || {
-            // Of this thread alone.
+            // These calls affect this thread only.
             rustix::thread::set_thread_groups(&[]).unwrap();
             let (uid, gid) = (rustix::process::Uid::from_raw(uid), rustix::process::Gid::from_raw(uid));
             rustix::thread::set_thread_res_gid(gid, gid, gid).unwrap();

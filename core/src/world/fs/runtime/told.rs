@@ -1,4 +1,4 @@
-//! What is told of a node's tokens: metrics, and the audit log.
+//! The metrics file and the audit log.
 #![forbid(unsafe_code)]
 
 use std::fs::File;
@@ -12,18 +12,18 @@ use super::{Result, RuntimeDirectory};
 use crate::world::fs::FileError;
 use crate::world::fs::held::{Access, DirectoryLock, directory_flags, read_file, write_file};
 
-/// The metrics of the node.
+/// The metrics file.
 const METRICS: &str = "metrics.prom";
 /// The audit log.
 const AUDIT: &str = "audit.log";
-/// How long to wait for another process that writes the metrics.
+/// How long to wait for another process that is writing the metrics.
 const LIMIT: Duration = Duration::from_millis(200);
 
 impl RuntimeDirectory {
-    /// Replaces the metrics by what `change` makes of their text. The directory itself is their lock.
+    /// Replaces the metrics with the result of `change`, under the lock of the runtime directory.
     ///
     /// # Errors
-    /// When they cannot be written, or another process has the lock for long.
+    /// When the file cannot be written, or another process holds the lock for too long.
     pub fn update_metrics(&self, change: impl FnOnce(&str) -> String) -> Result<()> {
         let directory = rustix::fs::open(&self.path, directory_flags(), Mode::empty())
             .map_err(|errno| FileError::system(&self.path, "lock it", errno))?;
@@ -37,17 +37,17 @@ impl RuntimeDirectory {
         write_file(lock.directory(), &self.path, METRICS, &after, Access::Everyone)
     }
 
-    /// Appends a line to the audit log, which is root's alone. It is opened anew for each line, so that it can be
+    /// Appends a line to the audit log, which only root can read. Opens the file for each line, so that it can be
     /// rotated.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When the line cannot be written.
     pub fn append_audit(&self, line: &str) -> Result<()> {
         let path = self.path.join(AUDIT);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let opened = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600));
         let mut file = File::from(opened.map_err(|errno| FileError::system(&path, "open it", errno))?);
-        // One write, so that lines of several processes do not mix.
+        // A single write, so that lines of concurrent processes do not mix.
         file.write_all(format!("{line}\n").as_bytes())
             .map_err(|error| FileError::system(&path, "write it", Errno::from_io_error(&error).unwrap_or(Errno::IO)))
     }

@@ -1,4 +1,4 @@
-//! The right to give a job what no other job of the node may have.
+//! The lock for what must be unique on a node, such as a job's port.
 #![forbid(unsafe_code)]
 
 use std::time::Duration;
@@ -9,7 +9,7 @@ use super::{Result, RuntimeDirectory};
 use crate::world::fs::FileError;
 use crate::world::fs::held::{DirectoryLock, directory_flags};
 
-/// While a process has it, no other one reserves anything. It ends when it is dropped or its process dies.
+/// The held lock. It ends when it is dropped or its process dies.
 #[derive(Debug)]
 #[must_use]
 pub struct Turn {
@@ -17,13 +17,14 @@ pub struct Turn {
 }
 
 impl RuntimeDirectory {
-    /// Waits for the turn. The holder does nothing that takes time.
+    /// Waits for the turn. The holder must not do anything slow.
     ///
     /// # Errors
-    /// When another process keeps it for longer than `limit`.
+    /// When another process holds it for longer than `limit`.
     pub fn turn(&self, limit: Duration) -> Result<Turn> {
         let path = self.path.join("records");
-        // Opened again, because a lock belongs to the open file, which `self.records` shares with forked processes.
+        // A flock(2) lock belongs to the open file description, which `self.records` shares with forked processes, so
+        // open the directory again.
         let records = rustix::fs::openat(&self.records, ".", directory_flags(), Mode::empty())
             .map_err(|errno| FileError::system(&path, "lock it", errno))?;
         Ok(Turn { _records: DirectoryLock::take(records, &path, limit)? })

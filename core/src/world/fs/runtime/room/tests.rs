@@ -14,8 +14,8 @@ const ALICE: u32 = 61001;
 const BOB: u32 = 61002;
 const JOB: JobId = JobId(42);
 
-/// A runtime directory with a job of alice's, and the path of her access token. Each test has the node's processes to
-/// itself.
+/// Creates a runtime directory with a job of alice's. Returns it with the path of her access token, and with a guard
+/// that keeps other tests from starting processes meanwhile.
 fn opened() -> ((MutexGuard<'static, ()>, Directory), RuntimeDirectory, PathBuf) {
     static TURN: Mutex<()> = Mutex::new(());
     let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -33,17 +33,17 @@ fn publish(runtime: &RuntimeDirectory) {
     lock.publish(&place, Owner { uid: ALICE, gid: ALICE }, &files).unwrap();
 }
 
-/// Writes something for which there is no room at first.
+/// Performs a write that first fails for lack of space.
 fn write(runtime: &RuntimeDirectory) -> Result<()> {
     let outcomes = RefCell::new(vec![Ok(()), Err(FileError::system(&runtime.path, "write it", Errno::NOSPC))]);
     runtime.with_room(|| outcomes.borrow_mut().pop().unwrap())
 }
 
-/// Programs that have a file open for writing, as their descriptor 3, ended with the test.
+/// A program that has a file open, killed at the end of the test.
 struct Holder(Child);
 
 impl Holder {
-    /// Runs a line of bash as a user, and waits until it says that it is ready.
+    /// Runs a line of bash as a user with the file as descriptor 3, and waits until it writes a byte.
     fn start(uid: u32, path: &Path, line: &str) -> Self {
         let file = std::fs::OpenOptions::new().append(true).open(path).unwrap();
         let child = Command::new("/bin/bash")
@@ -57,12 +57,12 @@ impl Holder {
         Self::ready(child)
     }
 
-    /// Runs a program of Python's as alice, with a file as its standard input.
+    /// Runs a Python program as alice, with the file as its standard input.
     fn start_python(file: std::fs::File, program: &str) -> Self {
         let mut command = Command::new("python3");
         command.args(["-c", program]).uid(ALICE).process_group(0).stdin(file).stdout(Stdio::piped());
         let child = command.spawn().unwrap();
-        // The command has the file, too.
+        // The command has the file open too.
         drop(command);
         Self::ready(child)
     }
@@ -91,7 +91,7 @@ fn size(path: &Path) -> u64 {
 }
 
 #[test]
-fn a_replaced_file_that_somebody_has_open_is_emptied_and_he_is_left_alone() {
+fn a_replaced_file_that_a_process_has_open_is_emptied_and_the_process_goes_on() {
     let (_alone, runtime, path) = opened();
     let mut holder = Holder::start(ALICE, &path, "head -c 200000 /dev/zero >&3; echo; sleep 300");
     let replaced = std::fs::File::open(&path).unwrap();
@@ -106,7 +106,7 @@ fn a_replaced_file_that_somebody_has_open_is_emptied_and_he_is_left_alone() {
 const FILL: &str = "(while :; do head -c 200000 /dev/zero >&3; sleep 0.01; done)";
 
 #[test]
-fn whoever_goes_on_filling_is_ended_and_who_only_has_it_open_is_not() {
+fn a_process_that_keeps_filling_is_killed_and_one_that_only_has_the_file_open_is_not() {
     let (_alone, runtime, path) = opened();
     let line = format!("head -c 200000 /dev/zero >&3; {FILL} & echo; sleep 300");
     let mut holder = Holder::start(ALICE, &path, &line);
@@ -122,7 +122,7 @@ fn whoever_goes_on_filling_is_ended_and_who_only_has_it_open_is_not() {
 }
 
 #[test]
-fn what_another_user_has_open_is_emptied_and_he_is_never_ended() {
+fn a_file_that_another_user_has_open_is_emptied_and_that_process_is_not_killed() {
     let (_alone, runtime, path) = opened();
     let mut holder = Holder::start(BOB, &path, &format!("{FILL} & echo; sleep 300"));
     let filler = || {
@@ -142,7 +142,7 @@ fn what_another_user_has_open_is_emptied_and_he_is_never_ended() {
 }
 
 #[test]
-fn a_file_that_root_did_not_publish_is_none_of_its_business() {
+fn a_file_that_root_did_not_publish_is_not_touched() {
     let (alone, runtime, _) = opened();
     let path = alone.1.join("access_token");
     std::fs::write(&path, vec![b'x'; 200_000]).unwrap();
@@ -154,10 +154,11 @@ fn a_file_that_root_did_not_publish_is_none_of_its_business() {
 }
 
 #[test]
-fn whoever_keeps_root_from_emptying_a_file_is_ended() {
+fn a_process_that_prevents_truncation_is_killed() {
     let (_alone, runtime, path) = opened();
     std::fs::write(&path, vec![b'x'; 200_000]).unwrap();
-    // F_SETLEASE of fcntl(2), which only the file's owner can set, where nobody has it open for writing.
+    // F_SETLEASE of fcntl(2): only the file's owner can set a lease, and only while nobody has the file open for
+    // writing.
     let lease = "import fcntl, signal, sys, time; signal.signal(signal.SIGIO, signal.SIG_IGN); \
                  fcntl.fcntl(0, fcntl.F_SETLEASE, fcntl.F_RDLCK); print(flush=True); time.sleep(300)";
     let mut holder = Holder::start_python(std::fs::File::open(&path).unwrap(), lease);
@@ -169,7 +170,7 @@ fn whoever_keeps_root_from_emptying_a_file_is_ended() {
 }
 
 #[test]
-fn whoever_fills_in_a_way_that_is_not_counted_as_written_is_ended() {
+fn a_process_that_fills_without_counting_as_written_is_killed() {
     let (_alone, runtime, path) = opened();
     let file = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
     let program = "import os, time; os.dup(0); os.posix_fallocate(0, 0, 200000); print(flush=True)\n\
@@ -198,7 +199,7 @@ fn a_replaced_file_that_is_only_mapped_is_emptied() {
 }
 
 #[test]
-fn what_users_let_grow_makes_room_for_the_others() {
+fn truncating_grown_files_makes_room() {
     let (_alone, runtime, _) = opened();
     let lock = runtime.lock(JOB, Duration::ZERO).unwrap();
     let files = [NewFile { name: "access_token", content: "one", is_users: true }];
