@@ -1,4 +1,4 @@
-//! From a subject token to an access token, as a state machine without input and output.
+//! Exchanges a subject token for an access token, as a state machine that performs no I/O.
 //!
 //! ```text
 //!            next(): Send(STS token exchange)
@@ -9,9 +9,9 @@
 //!                                                              └──────────────────► receive() ──► Done(access token)
 //! ```
 //!
-//! [`Exchange::next`] says what to send, [`Exchange::receive`] takes the answer; a refused answer leaves the
-//! state as it was, so that the same request can be sent again. [`run::run`] drives it over a
-//! [`Transport`](crate::world::http::Transport) with retries and a deadline.
+//! [`Exchange::next`] returns the request to send, and [`Exchange::receive`] takes the response. An error response does
+//! not change the state, so the same request can be sent again. [`run::run`] drives the exchange over a
+//! [`Transport`](crate::world::http::Transport), with retries and a deadline.
 #![forbid(unsafe_code)]
 
 pub mod credential_configuration;
@@ -34,10 +34,10 @@ use credential_configuration::CredentialConfiguration;
 use refusal::Refusal;
 use subject_token::SubjectToken;
 
-/// The longest token that Google hands out, with room (`access_token` of STS: 12288 bytes).
+/// The length limit of a token, in bytes. Google documents 12288 for the `access_token` of STS.
 const LONGEST_TOKEN: usize = 32 << 10;
 
-/// A token for Google's interfaces, and when it ends.
+/// An access token for Google's APIs, with its expiry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccessToken {
     /// The token.
@@ -52,41 +52,41 @@ pub struct AccessToken {
 pub enum Leg {
     /// The STS token exchange, RFC 8693.
     TokenExchange,
-    /// generateAccessToken of IAM Credentials.
+    /// Impersonation: generateAccessToken or generateIdToken of the IAM Credentials API.
     Impersonation,
 }
 
 /// Why an exchange failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExchangeError {
-    /// In which request.
+    /// The request that failed.
     pub leg: Leg,
-    /// Where it went.
+    /// The endpoint of that request.
     pub endpoint: Endpoint,
-    /// What happened.
+    /// The problem.
     pub problem: Problem,
 }
 
-/// What happened to a request.
+/// Why a request failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Problem {
-    /// There was no answer.
+    /// There was no response.
     Transport(TransportError),
-    /// Google refused.
+    /// Google refused the request.
     Refused(Box<Refusal>),
-    /// The answer does not look like one of Google's.
+    /// The response does not have the documented form.
     Malformed(String),
-    /// The token had expired when it came.
+    /// The token was already expired on arrival.
     Expired {
         /// Its expiry.
         expires_at: UnixSeconds,
-        /// This node's time.
+        /// The node's time.
         now: UnixSeconds,
     },
 }
 
 impl ExchangeError {
-    /// Whether the same request may succeed if sent again.
+    /// Returns whether the same request can succeed later.
     pub fn is_transient(&self) -> bool {
         match &self.problem {
             Problem::Transport(error) => error.is_transient(),
@@ -95,12 +95,12 @@ impl ExchangeError {
         }
     }
 
-    /// Whether the server is well and only asks to come later, because a quota is used up.
+    /// Returns whether the server refused only because a quota is exhausted.
     pub fn is_throttled(&self) -> bool {
         matches!(&self.problem, Problem::Refused(refusal) if refusal.is_throttled())
     }
 
-    /// Seconds that the server asks to wait.
+    /// Returns the server's Retry-After, in seconds.
     pub fn retry_after(&self) -> Option<u64> {
         match &self.problem {
             Problem::Refused(refusal) => refusal.retry_after,
@@ -127,12 +127,12 @@ impl fmt::Display for ExchangeError {
 
 impl std::error::Error for ExchangeError {}
 
-/// What to do next.
+/// The next action of an exchange.
 #[derive(Debug)]
 pub enum Next {
-    /// Send this and hand the answer to [`Exchange::receive`].
+    /// Send this request and pass the response to [`Exchange::receive`].
     Send(Leg, Request),
-    /// It is done.
+    /// The exchange is complete.
     Done(AccessToken),
 }
 
@@ -143,27 +143,27 @@ enum State {
     Done(AccessToken),
 }
 
-/// What a token is for.
+/// The kind of token to request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose<'a> {
-    /// A token for Google's interfaces.
+    /// An access token for Google's APIs.
     AccessToken,
-    /// An OpenID token for this audience. A federated principal cannot have one, and gets an access token.
+    /// An OpenID token for this audience. A federated principal cannot get one; its exchange returns an access token.
     IdToken(&'a str),
 }
 
-/// What is asked for.
+/// The properties of the requested token.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted<'a> {
-    /// The identity that the job has at Google.
+    /// The job's identity at Google.
     pub identity: &'a Identity,
-    /// Scopes of the access token.
+    /// The scopes of the access token.
     pub scopes: &'a [Scope],
-    /// Lifetime of the access token in seconds, if one is requested.
+    /// The requested lifetime of the access token, in seconds.
     pub lifetime: Option<u32>,
 }
 
-/// One exchange.
+/// An exchange in progress.
 #[derive(Debug)]
 pub struct Exchange<'a> {
     purpose: Purpose<'a>,
@@ -175,7 +175,7 @@ pub struct Exchange<'a> {
 }
 
 impl<'a> Exchange<'a> {
-    /// Begins an exchange. `reason` goes into Google's audit log.
+    /// Begins an exchange for an access token. `reason` appears in Google's audit log.
     pub fn new(
         configuration: &'a CredentialConfiguration,
         subject_token: &'a SubjectToken,
@@ -186,12 +186,12 @@ impl<'a> Exchange<'a> {
         Self { purpose, configuration, subject_token, wanted, reason, state }
     }
 
-    /// The same exchange for another purpose.
+    /// Returns the same exchange for another kind of token.
     pub fn for_purpose(self, purpose: Purpose<'a>) -> Self {
         Self { purpose, ..self }
     }
 
-    /// What to do next.
+    /// Returns the next action.
     pub fn next(&self) -> Next {
         match &self.state {
             State::Start => {
@@ -208,7 +208,8 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// The endpoint of the request after the next one, if there is one: a connection to it can be opened meanwhile.
+    /// Returns the endpoint of the request after the next one, if there is one, so that a connection can be opened
+    /// ahead.
     pub fn afterwards(&self) -> Option<Endpoint> {
         match &self.state {
             State::Start => self.configuration.impersonation_url(self.wanted.identity.service_account()?).ok(),
@@ -216,10 +217,10 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Takes the answer to the request that [`Exchange::next`] gave; `now` is when it came.
+    /// Processes the response to the request from [`Exchange::next`], which arrived at `now`.
     ///
     /// # Errors
-    /// When the answer is not a success. The state does not change then.
+    /// When the response is not a success. The state is then unchanged.
     pub fn receive(&mut self, response: &Response, now: UnixSeconds) -> Result<(), ExchangeError> {
         match (&self.state, self.wanted.identity) {
             (State::Done(_), _) => {}
@@ -252,7 +253,7 @@ impl<'a> Exchange<'a> {
         Ok(())
     }
 
-    /// The error of the request that is under way.
+    /// Creates an error for the current request.
     pub(crate) fn error(&self, problem: Problem) -> ExchangeError {
         let (leg, endpoint) = match &self.state {
             State::Federated { url, .. } => (Leg::Impersonation, url.clone()),
@@ -274,12 +275,12 @@ fn missing(field: &str) -> Problem {
     Problem::Malformed(format!("the answer has no {field}"))
 }
 
-/// Reads a successful answer's JSON object.
+/// Parses the JSON object of a successful response.
 fn object(response: &Response) -> Result<serde_json::Map<String, serde_json::Value>, Problem> {
     if response.status != 200 {
         return Err(Problem::Refused(Box::new(Refusal::of(response))));
     }
-    // The parser's message could quote the token.
+    // Drop the parser's message, because it can quote the token.
     serde_json::from_slice(response.body.expose()).map_err(|_| {
         Problem::Malformed(format!(
             "the answer is not JSON (type {}, {} bytes)",
@@ -289,7 +290,8 @@ fn object(response: &Response) -> Result<serde_json::Map<String, serde_json::Val
     })
 }
 
-/// Takes a token out of an answer: visible ASCII of a token's length, so that it fits a header and a variable.
+/// Extracts a token from a response. It must be visible ASCII of at most [`LONGEST_TOKEN`] bytes, so that it is safe in
+/// a header and in an environment variable.
 fn token(object: &serde_json::Map<String, serde_json::Value>, field: &str) -> Result<Secret, Problem> {
     let text = object.get(field).and_then(serde_json::Value::as_str).ok_or_else(|| missing(field))?;
     if text.is_empty() || text.len() > LONGEST_TOKEN || !text.bytes().all(|b| b.is_ascii_graphic()) {

@@ -1,5 +1,5 @@
-//! Access tokens as the node keeps them: who shares one, how long it lives, when it is due, whether a job or a step can
-//! begin with it.
+//! Tokens that the node keeps: which jobs share one, when it is due for a refresh, and whether it has enough life left
+//! for a job, a step or a client.
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
@@ -14,46 +14,46 @@ use crate::words::google::{Identity, Scope};
 use crate::words::secret::{Secret, exposed};
 use crate::words::time::{Moment, UnixSeconds};
 
-/// A token is handed to a step only with at least this many seconds of life, or a quarter of its own.
+/// The minimum remaining life of a token for a step, in seconds, unless a quarter of its lifetime is less.
 const MARGIN: UnixSeconds = 300;
-/// Seconds of life with which a token is handed out: a minute more than the greatest margin of Google's libraries (Node,
-/// C++).
+/// The minimum remaining life of a token for a client, in seconds: a minute more than the largest refresh margin of
+/// Google's client libraries (Node, C++).
 const HANDED_OUT: UnixSeconds = 360;
-/// Two clocks that are not set differ by no more than this many seconds, and by a thousandth of the time between: NTP
-/// slews a clock by up to half of that.
+/// The difference between the two clocks, in seconds, up to which the clock counts as not set. A thousandth of the
+/// elapsed time is added, because NTP slews a clock by up to half of that.
 const CLOCK_SLEW: UnixSeconds = 5;
 
-/// An access token and its life.
+/// An access token or OpenID token with its life.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token {
     #[serde(with = "exposed")]
     secret: Secret,
-    /// When it came.
+    /// When it was issued, by the node's clock.
     pub issued_at: UnixSeconds,
-    /// When it ends.
+    /// Its expiry.
     pub expires_at: UnixSeconds,
-    /// When it came, in seconds since the machine was started.
+    /// When it was issued, in seconds since boot.
     since_boot: i64,
 }
 
-/// What a token was asked for. Jobs of a node share a token only where all of this is the same.
+/// The properties of a requested token. Jobs on a node share a token only if all of them are equal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Key {
     uid: u32,
     identity: Identity,
     scopes: Vec<Scope>,
     lifetime: Option<u32>,
-    /// For whom an OpenID token is; none for an access token.
+    /// The audience of an OpenID token; `None` for an access token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     audience: Option<String>,
-    /// The workload identity pool's provider, which trusts the subject token.
+    /// The workload identity pool provider.
     provider: String,
-    /// Where the subject token is. A federated principal is the one of that token.
+    /// The path of the subject token, which determines the federated principal.
     subject_token: PathBuf,
 }
 
 impl Key {
-    /// The key for what a user is granted.
+    /// Creates the key of a user's access token under a grant.
     pub fn new(uid: u32, grant: &Grant, site: &Site) -> Self {
         let mut scopes = grant.scopes().to_vec();
         scopes.sort_unstable();
@@ -69,12 +69,12 @@ impl Key {
         }
     }
 
-    /// The key for an OpenID token, which has no scopes and whose lifetime is Google's.
+    /// Returns the key of an OpenID token for an audience. It has no scopes, and Google sets its lifetime.
     pub fn for_id_token(self, audience: &str) -> Self {
         Self { scopes: Vec::new(), lifetime: None, audience: Some(audience.to_owned()), ..self }
     }
 
-    /// A file name for it: the uid, and a digest of all of it.
+    /// Returns a file name for the key: the uid and a digest of all properties.
     pub fn name(&self) -> String {
         let text = serde_json::to_vec(self).unwrap_or_default();
         let digest = ring::digest::digest(&ring::digest::SHA256, &text);
@@ -82,31 +82,32 @@ impl Key {
         format!("{}{digest}", self.users())
     }
 
-    /// What the names of all keys of the user begin with.
+    /// Returns the prefix of the names of all of the user's keys.
     pub fn users(&self) -> String {
         format!("{}-", self.uid)
     }
 }
 
 impl Token {
-    /// A token that came just now.
+    /// Creates a token that was issued at `now`.
     pub fn new(token: AccessToken, now: Moment) -> Self {
         let Moment { unix, since_boot } = now;
         Self { secret: token.token, issued_at: unix, expires_at: token.expires_at, since_boot }
     }
 
-    /// The token itself.
+    /// Returns the token's text.
     pub fn secret(&self) -> &Secret {
         &self.secret
     }
 
-    /// Whether a step of a job that has this token can begin with it.
+    /// Returns whether a step can start with this token of its job.
     pub fn is_fresh(&self, now: Moment) -> bool {
         !self.is_of_another_clock(now) && self.left(now) >= MARGIN.min(self.life() / 4).max(1)
     }
 
-    /// Whether a job can begin with it. Under the agent, which refreshes it at half of its life, it has at least that.
-    /// Under direct delivery nobody refreshes the variable that a step is given, and it has nine tenths.
+    /// Returns whether a job can start with it. With agent delivery, half of the lifetime must be left, which is when
+    /// the agent refreshes it. With direct delivery, nothing refreshes a step's environment variable, so nine tenths
+    /// must be left.
     pub fn can_begin(&self, now: Moment, delivery: Delivery) -> bool {
         let (parts, of) = match delivery {
             Delivery::Agent => (1, 2),
@@ -115,20 +116,21 @@ impl Token {
         self.lives(now) && self.left(now).saturating_mul(of) >= self.life().saturating_mul(parts)
     }
 
-    /// Whether a client that asks for it gets it, rather than a new one. The libraries ask again when at most five minutes
-    /// are left; of a short life, half must be left.
+    /// Returns whether a client gets this token rather than a new one. Client libraries refresh when at most five
+    /// minutes are left. Of a short lifetime, half must be left.
     pub fn can_be_handed_out(&self, now: Moment) -> bool {
         self.lives(now) && self.left(now) >= HANDED_OUT.min(self.life() / 2)
     }
 
-    /// Whether it has not ended yet.
+    /// Returns whether the token is unexpired.
     pub fn lives(&self, now: Moment) -> bool {
         !self.is_of_another_clock(now) && self.left(now) > 0
     }
 
-    /// When it is due to be refreshed: at half of its life, up to a tenth earlier by `jitter`, so that the jobs of a
-    /// thousand nodes that began together do not come back together. A token that lives longer than twelve minutes has
-    /// more than six left then. It is due at once if the clock was set since it came, so that its end is not known.
+    /// Returns when the token is due for a refresh: at half of its lifetime, minus up to a tenth by `jitter`, so that
+    /// jobs that start together on a thousand nodes do not refresh together. A token with a lifetime of more than
+    /// twelve minutes then has more than six left. If the clock was set since the token was issued, its expiry is
+    /// uncertain, and it is due at once.
     pub fn due(&self, now: Moment, jitter: f64) -> UnixSeconds {
         if self.is_of_another_clock(now) {
             return now.unix;
@@ -145,7 +147,7 @@ impl Token {
         self.expires_at.saturating_sub(now.unix)
     }
 
-    /// Whether the clock was set since it came, or the machine started anew.
+    /// Returns whether the clock was set, or the machine rebooted, since the token was issued.
     fn is_of_another_clock(&self, now: Moment) -> bool {
         let by_day = now.unix.saturating_sub(self.issued_at);
         let by_machine = now.since_boot.saturating_sub(self.since_boot);
@@ -157,7 +159,7 @@ impl Token {
 mod tests {
     use super::*;
 
-    /// A machine that was started at 0, and whose clock was not set since.
+    /// A moment on a machine that booted at time 0 and whose clock was never set.
     fn at(unix: UnixSeconds) -> Moment {
         Moment { unix, since_boot: unix }
     }
@@ -177,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_handed_out_until_six_minutes_or_half_of_its_life_are_left() {
+    fn a_client_gets_a_token_until_six_minutes_or_half_of_its_life_are_left() {
         let token = |lifetime: UnixSeconds| token(1000, 1000 + lifetime);
         for (lifetime, last) in [(3600, 4240), (700, 1350), (10, 1005)] {
             let token = token(lifetime);
@@ -188,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_due_at_half_of_its_life_and_never_later_than_six_minutes_before_its_end() {
+    fn a_token_is_due_at_half_of_its_life_minus_jitter() {
         let due = |issued_at, expires_at, jitter| token(issued_at, expires_at).due(at(issued_at), jitter);
         assert_eq!(due(0, 3600, 0.0), 1800);
         assert_eq!(due(0, 3600, 1.0), 1440);
@@ -209,7 +211,7 @@ mod tests {
         ] {
             assert_eq!((token.due(now, 0.0), token.is_fresh(now)), (now.unix, false), "{name}");
         }
-        // A clock that is slewed is not set.
+        // Slewing a clock does not count as setting it.
         for now in [Moment { unix: 8_996, since_boot: 9_000 }, Moment { unix: 10_795, since_boot: 10_801 }] {
             assert!(token.is_fresh(now) && token.due(now, 0.0) == 10_800, "{now:?}");
         }

@@ -1,8 +1,8 @@
-//! Google's credential configuration: the `external_account` file that
-//! `gcloud iam workload-identity-pools create-cred-config` writes.
+//! The credential configuration: the `external_account` file that `gcloud iam workload-identity-pools
+//! create-cred-config` writes.
 //!
-//! The file's form (`File`) and its meaning ([`CredentialConfiguration`]) are types of their own. Parsing turns the one
-//! into the other. <https://google.aip.dev/auth/4117>
+//! Parsing converts the file format (`File`) to a checked value ([`CredentialConfiguration`]).
+//! <https://google.aip.dev/auth/4117>
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
@@ -15,65 +15,65 @@ use crate::words::json::from_json;
 use crate::words::names::clip;
 use crate::words::path::check_path;
 
-/// The token type of a JWT that is no OpenID token, RFC 8693 section 3.
+/// The token type of a JWT that is not an OpenID token (RFC 8693 section 3).
 pub const TOKEN_TYPE_JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
 const TOKEN_TYPE_ID_TOKEN: &str = "urn:ietf:params:oauth:token-type:id_token";
 const GOOGLE: &str = "googleapis.com";
 const GENERATE_ACCESS_TOKEN: &str = ":generateAccessToken";
-/// What generateAccessToken allows, in seconds; more than an hour needs an organization policy.
+/// The lifetimes that generateAccessToken accepts, in seconds. More than an hour requires an organization policy.
 const LIFETIMES: std::ops::RangeInclusive<u32> = 600..=43_200;
 
-/// How the file holds the subject token.
+/// The format of the subject token file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SubjectTokenFormat {
-    /// The file is the token.
+    /// The file contains only the token.
     Text,
-    /// The file is a JSON object and the token one of its fields.
+    /// The file is a JSON object, and the token is one of its fields.
     Json {
-        /// The field's name.
+        /// The name of that field.
         field: String,
     },
 }
 
-/// The service account to impersonate, and for how long.
+/// The service account to impersonate, and the lifetime of its access tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Impersonation {
-    /// The URL up to the email.
+    /// The URL before the email.
     base: String,
-    /// The configuration's own service account.
+    /// The service account that the credential configuration names.
     pub service_account: ServiceAccountEmail,
-    /// Requested lifetime of the access token, in seconds; Google's default is 3600.
+    /// The requested lifetime of access tokens, in seconds. Google's default is 3600.
     pub lifetime: Option<u32>,
 }
 
 impl Impersonation {
-    /// A service account that IAM Credentials of an origin (`https://HOST`) impersonate.
+    /// Creates the impersonation of a service account through the IAM Credentials API at an origin (`https://HOST`).
     pub fn new(origin: &str, service_account: &ServiceAccountEmail, lifetime: Option<u32>) -> Self {
         let base = format!("{origin}/v1/projects/-/serviceAccounts/");
         Self { base, service_account: service_account.clone(), lifetime }
     }
 }
 
-/// What the credential configuration says, checked.
+/// A checked credential configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CredentialConfiguration {
-    /// The universe of Google's cloud, `googleapis.com` but for sovereign clouds.
+    /// The universe domain: `googleapis.com` except for sovereign clouds.
     pub universe_domain: String,
-    /// The provider's resource name.
+    /// The resource name of the workload identity pool provider.
     pub audience: Audience,
-    /// The subject token's type, a URN of RFC 8693.
+    /// The type of the subject token, a URN from RFC 8693.
     pub subject_token_type: String,
     /// The STS endpoint.
     pub token_url: Endpoint,
-    /// The introspection endpoint, of use under direct federation.
+    /// The introspection endpoint, used with direct federation.
     pub token_info_url: Option<Endpoint>,
-    /// The file that holds the subject token.
+    /// The path of the subject token file.
     pub subject_token_file: PathBuf,
-    /// How the file holds it.
+    /// The format of that file.
     pub subject_token_format: SubjectTokenFormat,
-    /// The service account; without one the federated token itself is the access token.
+    /// The service account to impersonate. Without one, the federated token is the access token.
     pub impersonation: Option<Impersonation>,
-    /// The project that is billed for the job's requests, if it is not the resource's own.
+    /// The project for quota and billing of the job's requests, if it is not the resource's project.
     pub quota_project_id: Option<String>,
 }
 
@@ -119,10 +119,10 @@ struct FormatFile {
 }
 
 impl CredentialConfiguration {
-    /// Parses the text of the file.
+    /// Parses the content of the file.
     ///
     /// # Errors
-    /// A sentence that names the key and says what was expected.
+    /// A message that names the key and the expected value.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
         let head: Head = from_json(text)?;
         if head.r#type != "external_account" {
@@ -147,7 +147,7 @@ impl CredentialConfiguration {
         })
     }
 
-    /// The generateAccessToken URL of a service account.
+    /// Returns the generateAccessToken URL of a service account.
     ///
     /// # Errors
     /// When the URL is not valid.
@@ -159,16 +159,16 @@ impl CredentialConfiguration {
         endpoint("service_account_impersonation_url", format!("{base}{service_account}{GENERATE_ACCESS_TOKEN}"))
     }
 
-    /// The requested lifetime of an access token in seconds, if one is set.
+    /// Returns the configured lifetime of access tokens, in seconds.
     pub fn lifetime(&self) -> Option<u32> {
         self.impersonation.as_ref().and_then(|impersonation| impersonation.lifetime)
     }
 
-    /// The same configuration for one identity, in the form that every client library accepts: with
+    /// Returns this configuration for one identity in the form that all client libraries accept, with
     /// `universe_domain`, `token_url` and an explicit `format`.
     ///
     /// # Errors
-    /// When the service account's URL cannot be made.
+    /// When the URL of the service account is invalid.
     pub fn portable(&self, service_account: Option<&ServiceAccountEmail>) -> Result<Value, String> {
         let format = match &self.subject_token_format {
             SubjectTokenFormat::Text => json!({"type": "text"}),
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn what_gcloud_writes_is_understood() {
+    fn a_file_from_gcloud_is_parsed() {
         let parsed = parse(&file()).unwrap();
         assert_eq!(parsed.subject_token_format, SubjectTokenFormat::Text);
         assert_eq!(parsed.lifetime(), Some(1800));
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_name_the_key() {
+    fn parse_errors_name_the_key() {
         let edit = |key: &str, new: Option<Value>| {
             let mut value = file();
             match new {

@@ -1,4 +1,4 @@
-//! generateAccessToken,
+//! Requests and responses of generateAccessToken and generateIdToken,
 //! <https://cloud.google.com/iam/docs/reference/credentials/rest/v1/projects.serviceAccounts/generateAccessToken>.
 #![forbid(unsafe_code)]
 
@@ -11,7 +11,7 @@ use crate::words::secret::Secret;
 use crate::words::time::from_rfc3339;
 use crate::world::http::{Request, Response};
 
-/// Google's own lifetime of an access token, in seconds.
+/// Google's default lifetime of an access token, in seconds.
 const DEFAULT_LIFETIME: u32 = 3600;
 
 pub(super) fn request(url: &Endpoint, federated: &Secret, wanted: Wanted<'_>, reason: &str) -> Request {
@@ -21,13 +21,13 @@ pub(super) fn request(url: &Endpoint, federated: &Secret, wanted: Wanted<'_>, re
         endpoint: url.clone(),
         bearer: Some(federated.clone()),
         content_type: "application/json",
-        // Cloud Audit Logs show it as requestMetadata.requestAttributes.reason.
+        // Cloud Audit Logs contain it as requestMetadata.requestAttributes.reason.
         headers: vec![("x-goog-request-reason", reason.to_owned())],
         body: Secret::new(json!({"scope": scopes, "lifetime": lifetime}).to_string()),
     }
 }
 
-/// generateIdToken,
+/// Builds the request of generateIdToken,
 /// <https://cloud.google.com/iam/docs/reference/credentials/rest/v1/projects.serviceAccounts/generateIdToken>.
 pub(super) fn id_request(url: &Endpoint, federated: &Secret, audience: &str, reason: &str) -> Request {
     Request {

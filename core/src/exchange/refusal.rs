@@ -1,5 +1,5 @@
-//! What Google says when it refuses: the error style of OAuth (STS), the one of `google.rpc.Status` (IAM
-//! Credentials), or a front end's page.
+//! Error responses: in OAuth format (STS), as a `google.rpc.Status` (IAM Credentials API), or as a page from a front
+//! end.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -9,42 +9,45 @@ use serde_json::Value;
 use crate::words::names::clip;
 use crate::world::http::Response;
 
-/// The most that a message quotes of Google's text, in characters.
+/// The number of characters of Google's text that a message quotes.
 const QUOTED: usize = 500;
-/// STS throttles in these words. Today the status is 429 and the code `quota_exceeded`; there were 400 and 403, too.
+/// Phrases in STS's responses to throttled requests. The status is 429 with the code `quota_exceeded`; earlier
+/// responses had 400 or 403.
 const THROTTLED: [&str; 2] = ["throttled due to rate limit", "Please retry after"];
 
-/// STS says so if it cannot fetch the issuer's discovery document or keys, and if no key there is the token's.
+/// STS responds with this text if it cannot fetch the issuer's discovery document or keys, or if none of the keys is
+/// the token's.
 const NO_KEY: &str = "Error connecting to the given credential's issuer";
 
-/// A refusal, in Google's own words.
+/// An error response, with Google's own text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// The HTTP status.
     pub status: u16,
-    /// `invalid_grant` and such, or `PERMISSION_DENIED` and such.
+    /// The error code, for example `invalid_grant` (OAuth) or `PERMISSION_DENIED` (`google.rpc.Status`).
     pub code: Option<String>,
-    /// The reason in the ErrorInfo of a `google.rpc.Status`, for example `SERVICE_DISABLED`.
+    /// The reason from the ErrorInfo of a `google.rpc.Status`, for example `SERVICE_DISABLED`.
     pub reason: Option<String>,
-    /// The explanation, escaped and clipped.
+    /// The error text, escaped and clipped.
     pub text: String,
-    /// Seconds that the server asks to wait.
+    /// The Retry-After header, in seconds.
     pub retry_after: Option<u64>,
 }
 
 impl Refusal {
-    /// Reads an answer that is not a success.
+    /// Parses an error response.
     pub fn of(response: &Response) -> Self {
         let (code, reason, text) = parse(response);
         Self { status: response.status, code, reason, text: clip(&text, QUOTED), retry_after: response.retry_after }
     }
 
-    /// Whether the answer points elsewhere.
+    /// Returns whether the response is a redirect.
     pub fn is_redirect(&self) -> bool {
         (300..400).contains(&self.status)
     }
 
-    /// Whether asking again may help: timeouts, quotas, trouble of a server, which can be the issuer's.
+    /// Returns whether a retry can succeed, as after a timeout, an exhausted quota, or a failure of Google's or the
+    /// issuer's server.
     pub fn is_transient(&self) -> bool {
         matches!(self.status, 408 | 500 | 502 | 503 | 504)
             || self.code.as_deref() == Some("internal_failure")
@@ -52,13 +55,13 @@ impl Refusal {
             || self.is_of_issuer()
     }
 
-    /// Whether Google has not found the subject token's key at its issuer.
+    /// Returns whether Google could not get the subject token's key from its issuer.
     pub fn is_of_issuer(&self) -> bool {
         self.code.as_deref() == Some("invalid_grant") && self.text.contains(NO_KEY)
     }
 
-    /// Whether a quota is used up, which it is for seconds: quotas are by the minute. IAM Credentials says so by the
-    /// status alone (`RESOURCE_EXHAUSTED`), STS by its words as well.
+    /// Returns whether a quota is exhausted. Quotas are per minute, so this passes within seconds. The IAM Credentials
+    /// API reports it by status (`RESOURCE_EXHAUSTED`), STS by status or text.
     pub fn is_throttled(&self) -> bool {
         self.status == 429 || THROTTLED.iter().any(|throttled| self.text.contains(throttled))
     }
@@ -105,7 +108,7 @@ fn parse(response: &Response) -> (Option<String>, Option<String>, String) {
     }
 }
 
-/// What a page says without its tags, on one line.
+/// Returns the text of an HTML page on one line.
 fn page(body: &str) -> String {
     let (mut text, mut in_tag, mut hidden) = (String::new(), false, false);
     for part in body.split_inclusive(['<', '>']) {
@@ -133,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn both_error_styles_and_pages_are_understood() {
+    fn both_error_formats_and_pages_are_parsed() {
         for (status, body, expected) in [
             (
                 400,
@@ -162,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_may_pass_is_tried_again() {
+    fn only_transient_errors_are_retried() {
         let transient = |status, body: &str| refusal(status, body).is_transient();
         for status in [408, 429, 500, 502, 503, 504] {
             assert!(transient(status, ""), "{status}");
@@ -177,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quota_is_known_by_status_or_words() {
+    fn throttling_is_recognized_by_status_or_text() {
         let older = r#"{"error":"invalid_request","error_description":"[Security Token Service] The request was throttled due to rate limit. Please retry after a few seconds."}"#;
         let iam = r#"{"error":{"code":429,"message":"Quota exceeded.","status":"RESOURCE_EXHAUSTED"}}"#;
         for (status, body) in [(429, ""), (429, iam), (429, "<html>"), (400, older), (403, older)] {

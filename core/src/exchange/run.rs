@@ -1,4 +1,4 @@
-//! Drives an exchange over a transport: one decision after each error, and a driver that follows it.
+//! Drives an exchange over a transport, with retries and a deadline.
 #![forbid(unsafe_code)]
 
 use std::time::Duration;
@@ -7,20 +7,21 @@ use super::{AccessToken, Exchange, ExchangeError, Next, Problem};
 use crate::world::clock::Clock;
 use crate::world::http::{Transport, TransportError};
 
-/// Tries of one request. A service that is down rarely comes back within the budget, so more would not help.
+/// The number of attempts for one request. A service that is down rarely recovers within the budget, so more would not
+/// help.
 const TRIES: u32 = 4;
-/// The first pause is up to this long; each further one up to twice as long.
+/// The upper limit of the first pause. It doubles with each further pause.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// Google counts requests by the minute and asks a throttled client to come back "after a few seconds". That a quota
-/// is used up says nothing about the service, so these requests are not counted as tries.
+/// The shortest pause after a throttled request. Google's quotas are per minute, and its error text asks to retry
+/// "after a few seconds". Throttling does not mean that the service is down, so it does not count as an attempt.
 const THROTTLED_PAUSE: Duration = Duration::from_secs(2);
-/// The pauses of throttled clients differ by up to this much.
+/// The range of the jitter in pauses after throttled requests.
 const THROTTLED_SPREAD: Duration = Duration::from_secs(3);
 
-/// Carries an exchange out.
+/// Runs an exchange to its end.
 ///
 /// # Errors
-/// The last error: one that another try cannot mend, or the one after which tries or budget were used up.
+/// The last error: either it is not transient, or the attempts or the budget are used up.
 pub fn run(
     exchange: &mut Exchange<'_>,
     transport: &dyn Transport,
@@ -29,8 +30,8 @@ pub fn run(
 ) -> Result<AccessToken, ExchangeError> {
     let end = clock.elapsed() + budget;
     if let Some(endpoint) = exchange.afterwards() {
-        // Two round trips less: TCP and TLS of the second server go on while the first one answers. Where one server
-        // has both endpoints, the first request takes this connection, and the second one takes it again.
+        // Connect to the second server during the first request, which saves two round trips. If both endpoints are on
+        // one server, both requests use this connection.
         transport.open_ahead(&endpoint, budget / 2);
     }
     loop {
@@ -41,7 +42,7 @@ pub fn run(
     }
 }
 
-/// Sends the exchange's next request until the answer is a success.
+/// Sends the exchange's next request until it succeeds.
 fn send(
     exchange: &mut Exchange<'_>,
     transport: &dyn Transport,
@@ -64,7 +65,7 @@ fn send(
         if !error.is_throttled() {
             tries += 1;
         }
-        // A server that hangs is asked again, for as long as before.
+        // If the server hangs, the next attempt may take as long as this one.
         limit = matches!(error.problem, Problem::Transport(_)).then_some(this);
         let Some(pause) = pause(&error, tries, clock.jitter(), end.saturating_sub(clock.elapsed())) else {
             return Err(error);
@@ -74,12 +75,12 @@ fn send(
     Ok(())
 }
 
-/// How long to wait after an error until the same request is sent again; none if the error is final. `tries` counts
-/// the failed ones so far, throttled ones excepted, `jitter` is from 0 to 1, `left` is what remains of the budget: a
-/// pause that would use it up is not begun, so that the user hears of the error at once.
+/// Returns how long to wait before the same request is sent again, or `None` if the error is final. `tries` is the
+/// number of failed attempts without throttled ones, `jitter` is in the range 0..1, and `left` is the rest of the
+/// budget. A pause that exceeds the rest is not started, so that the user sees the error at once.
 ///
-/// The jitter spreads the retries of a thousand nodes that begin at the same moment. A server's own wish (Retry-After)
-/// is a lower bound.
+/// The jitter spreads the retries of a thousand nodes that start at the same time. The server's Retry-After is a lower
+/// bound.
 fn pause(error: &ExchangeError, tries: u32, jitter: f64, left: Duration) -> Option<Duration> {
     let (shortest, spread) = if error.is_throttled() {
         (THROTTLED_PAUSE, THROTTLED_SPREAD)

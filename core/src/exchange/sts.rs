@@ -16,20 +16,22 @@ const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 /// RFC 8693 section 3.
 const REQUESTED_TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:access_token";
 
-/// The parts of the answer that are used.
+/// The fields of the response that are used.
 pub(super) struct Answer {
     pub(super) token: Secret,
-    /// Seconds from the answer on.
+    /// The lifetime in seconds, counted from the response.
     pub(super) expires_in: Option<i64>,
 }
 
-/// The request, in RFC 8693's form encoding. No Authorization header: a workload identity pool has no client.
+/// Builds the form-encoded request of RFC 8693. It has no Authorization header, because a workload identity pool has no
+/// client credentials.
 pub(super) fn request(
     configuration: &CredentialConfiguration,
     subject_token: &SubjectToken,
     wanted: Wanted<'_>,
 ) -> Request {
-    // A token that only impersonates needs no more; the requested scopes go into the second request.
+    // A federated token that is only used for impersonation needs only this scope. The job's scopes go into the second
+    // request.
     let scope = match wanted.identity {
         Identity::ServiceAccount(_) => Scope::IAM.to_owned(),
         Identity::Federated => wanted.scopes.iter().map(Scope::as_str).collect::<Vec<_>>().join(" "),

@@ -1,4 +1,4 @@
-//! The subject token: what the node holds and Google trusts.
+//! The subject token, which the node reads from a file and the workload identity pool provider trusts.
 #![forbid(unsafe_code)]
 
 use base64::Engine;
@@ -12,14 +12,14 @@ use crate::words::secret::Secret;
 /// Longer than Google lets a subject be (127 bytes).
 const LONGEST_NAME: usize = 300;
 
-/// A subject token and what it says of itself. Its signature is Google's to check, not ours.
+/// A subject token with its claims. Google checks its signature; this code does not.
 #[derive(Debug, Clone)]
 pub struct SubjectToken {
     token: Secret,
     claims: Claims,
 }
 
-/// The claims that messages need.
+/// The claims that messages use.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Claims {
     /// `iss`
@@ -28,15 +28,15 @@ pub struct Claims {
     pub subject: Option<String>,
     /// `aud`
     pub audiences: Vec<String>,
-    /// `exp`, in seconds since 1970.
+    /// `exp`, in seconds since the Unix epoch
     pub expiry: Option<i64>,
 }
 
 impl SubjectToken {
-    /// Parses the file's content. Blanks and a newline around the token are cut off.
+    /// Parses the content of the file. White space around the token is removed.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// A message that says what is wrong with the content.
     pub fn parse(content: &[u8], format: &SubjectTokenFormat) -> Result<Self, String> {
         let text = std::str::from_utf8(content).map_err(|_| "it is not text".to_owned())?;
         let token = match format {
@@ -50,26 +50,26 @@ impl SubjectToken {
         Ok(Self { token, claims })
     }
 
-    /// The token, for the STS token exchange.
+    /// Returns the token, for the STS token exchange.
     pub fn token(&self) -> &Secret {
         &self.token
     }
 
-    /// What the token says of itself.
+    /// Returns the token's claims, which are not verified.
     pub fn claims(&self) -> &Claims {
         &self.claims
     }
 }
 
 impl Claims {
-    /// How a federated principal is named to its job: the subject, fit for a line and for a variable.
+    /// Returns the federated principal's name as the job sees it: the subject, escaped for a line and for a variable.
     pub fn name(&self) -> String {
         clip(self.subject.as_deref().unwrap_or_default(), LONGEST_NAME)
     }
 }
 
 fn from_field(text: &str, field: &str) -> Result<Secret, String> {
-    // The parser's own message could quote the content.
+    // Drop the parser's message, because it can quote the content.
     let value: Value =
         serde_json::from_str(text).map_err(|e| format!("it is not JSON (line {}, column {})", e.line(), e.column()))?;
     match value.get(field) {
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_token_is_refused_without_quoting_it() {
+    fn invalid_content_is_refused_without_quoting_it() {
         for (content, expected) in [
             ("", "it is empty"),
             (" \n", "it is empty"),

@@ -17,7 +17,7 @@ const IAM: &str = r#"{"accessToken":"ya29.sa","expireTime":"2023-11-14T23:13:20Z
 
 type Reply = Result<(u16, &'static str, Option<&'static str>), TransportError>;
 
-/// Replies in order, the last one for ever; remembers what was asked.
+/// A transport that returns replies in order, repeats the last one, and records the requests.
 struct Script {
     replies: RefCell<VecDeque<Reply>>,
     requests: RefCell<Vec<Request>>,
@@ -119,7 +119,7 @@ fn service_account() -> Identity {
 }
 
 #[test]
-fn the_requests_are_the_documented_ones() {
+fn requests_have_the_documented_form() {
     let script = script(&[ok(STS), ok(IAM)]);
     let token = run_script(&script, &service_account()).unwrap();
     assert_eq!((token.token.expose(), token.expires_at), ("ya29.sa", 1_700_003_600));
@@ -145,7 +145,7 @@ fn the_requests_are_the_documented_ones() {
 }
 
 #[test]
-fn direct_federation_is_one_request_with_the_wished_scopes() {
+fn direct_federation_is_one_request_with_the_requested_scopes() {
     let script = script(&[ok(STS)]);
     let token = run_script(&script, &Identity::Federated).unwrap();
     assert_eq!((token.token.expose(), token.expires_at), ("federated", NOW + 3599));
@@ -154,7 +154,7 @@ fn direct_federation_is_one_request_with_the_wished_scopes() {
 }
 
 #[test]
-fn an_id_token_is_asked_for_at_its_own_method() {
+fn an_id_token_is_requested_with_generate_id_token() {
     let token = jwt(r#"{"exp":1700003000}"#);
     let answer: &'static str = Box::leak(format!(r#"{{"token":"{token}"}}"#).into_boxed_str());
     let script = script(&[ok(STS), ok(answer)]);
@@ -176,7 +176,7 @@ fn an_id_token_is_asked_for_at_its_own_method() {
 }
 
 #[test]
-fn what_may_pass_is_tried_four_times_with_growing_pauses() {
+fn transient_errors_are_retried_up_to_four_attempts_with_growing_pauses() {
     for reply in [
         Ok((503, "", None)),
         Err(TransportError::Connection("refused".to_owned())),
@@ -195,7 +195,7 @@ fn what_may_pass_is_tried_four_times_with_growing_pauses() {
 }
 
 #[test]
-fn what_will_not_pass_is_asked_once() {
+fn permanent_errors_are_not_retried() {
     for reply in [
         Ok((400, r#"{"error":"invalid_grant"}"#, None)),
         Ok((401, "", None)),
@@ -212,7 +212,7 @@ fn what_will_not_pass_is_asked_once() {
     }
 }
 
-/// What STS answers when the quota of a minute is used up.
+/// The response of STS when a per-minute quota is exhausted.
 const THROTTLED: &str = r#"{"error":"quota_exceeded","error_description":"The request was throttled due to rate limit: sts.googleapis.com/requests. Please retry after a few seconds."}"#;
 
 fn seconds(pauses: &[f64]) -> Vec<Duration> {
@@ -220,7 +220,7 @@ fn seconds(pauses: &[f64]) -> Vec<Duration> {
 }
 
 #[test]
-fn a_throttled_request_is_sent_again_after_seconds_however_often() {
+fn throttled_requests_are_retried_after_seconds_without_a_limit_on_attempts() {
     let older = r#"{"error":"x","error_description":"[Security Token Service] The request was throttled due to rate limit. Please retry after a few seconds."}"#;
     for throttled in [Ok((429, THROTTLED, None)), Ok((429, "", None)), Ok((400, older, None)), Ok((403, older, None))] {
         let [first, second, third, fourth, fifth] = std::array::from_fn(|_| throttled.clone());
@@ -231,16 +231,16 @@ fn a_throttled_request_is_sent_again_after_seconds_however_often() {
 }
 
 #[test]
-fn who_is_throttled_for_ever_hears_it_within_the_budget() {
+fn permanent_throttling_is_reported_within_the_budget() {
     let script = script(&[Ok((429, THROTTLED, None))]);
     let error = run_script(&script, &service_account()).unwrap_err();
     assert!(error.to_string().contains("HTTP 429 quota_exceeded: The request was throttled"), "{error}");
-    // A sixth pause would end after 21 seconds: it is not begun.
+    // A sixth pause would end after 21 seconds, so it is not started.
     assert_eq!((script.requests.borrow().len(), script.clock.elapsed.get()), (6, Duration::from_millis(17_500)));
 }
 
 #[test]
-fn pauses_of_throttled_clients_are_from_two_to_five_seconds() {
+fn pauses_after_throttling_last_two_to_five_seconds() {
     for (jitter, expected) in [(0.0, 2.0), (0.25, 2.75), (1.0, 5.0)] {
         let script = Script { jitter, ..script(&[Ok((429, "", None)), ok(STS), ok(IAM)]) };
         assert!(run_script(&script, &service_account()).is_ok());
@@ -249,7 +249,7 @@ fn pauses_of_throttled_clients_are_from_two_to_five_seconds() {
 }
 
 #[test]
-fn throttled_requests_use_no_tries_up() {
+fn throttled_requests_do_not_count_as_attempts() {
     let busy = || Ok((429, "", None));
     let down = || Ok((503, "", None));
     let passes = script(&[down(), busy(), down(), busy(), down(), ok(STS), ok(IAM)]);
@@ -261,7 +261,7 @@ fn throttled_requests_use_no_tries_up() {
 }
 
 #[test]
-fn retry_after_is_honoured_where_it_fits_the_budget() {
+fn retry_after_is_honored_if_it_fits_the_budget() {
     for (status, asked, expected) in
         [(503, "3", Some(3.1)), (429, "1", Some(3.5)), (429, "3", Some(4.5)), (429, "60", None), (503, "60", None)]
     {
@@ -269,13 +269,13 @@ fn retry_after_is_honoured_where_it_fits_the_budget() {
         assert_eq!(run_script(&script, &service_account()).is_ok(), expected.is_some(), "{status} {asked}");
         assert_eq!(*script.clock.pauses.borrow(), seconds(expected.as_slice()), "{status} {asked}");
     }
-    // More than can be counted.
+    // A value that overflows.
     let longest = script(&[Ok((429, "", Some("18446744073709551615")))]);
     assert!(run_script(&longest, &service_account()).is_err());
 }
 
 #[test]
-fn a_server_that_hangs_leaves_time_for_a_second_try_and_the_budget_holds() {
+fn a_hanging_server_gets_a_second_attempt_within_the_budget() {
     let hanging = Script { takes: Duration::from_secs(3600), ..script(&[Err(TransportError::Timeout)]) };
     assert!(run_script(&hanging, &service_account()).is_err());
     assert_eq!(hanging.requests.borrow().len(), 2);
@@ -283,8 +283,8 @@ fn a_server_that_hangs_leaves_time_for_a_second_try_and_the_budget_holds() {
 }
 
 #[test]
-fn a_server_that_hangs_late_leaves_time_for_a_second_try_as_well() {
-    // The third of these is sent after 7 seconds, so 13 are left.
+fn a_server_that_hangs_late_gets_a_second_attempt_too() {
+    // The third request is sent after 7 seconds, so 13 are left.
     let replies = [Ok((429, "", None)), Ok((429, "", None)), Err(TransportError::Timeout), ok(STS), ok(IAM)];
     let script = script(&replies);
     assert!(run_script(&script, &service_account()).is_ok());
@@ -293,7 +293,7 @@ fn a_server_that_hangs_late_leaves_time_for_a_second_try_as_well() {
 }
 
 #[test]
-fn answers_that_hold_no_usable_token_are_malformed() {
+fn responses_without_a_usable_token_are_malformed() {
     for (body, expected) in [
         ("[]", "the answer is not JSON"),
         ("{}", "the answer's token_type is not Bearer"),
