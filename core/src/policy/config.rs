@@ -12,32 +12,32 @@ use crate::words::json::from_json;
 use crate::words::path::check_path;
 use crate::world::fs::{self, FileError};
 
-/// Where the site configuration is unless plugstack.conf says `config=PATH`.
+/// The path of the site configuration unless plugstack.conf has `config=PATH`.
 pub const DEFAULT_PATH: &str = "/etc/slurm/gcp-wif.json";
-/// Where the plugin keeps its files unless the site says otherwise.
+/// The default runtime directory.
 pub const DEFAULT_RUNTIME_DIR: &str = "/run/gcp-wif";
 
-/// A step waits for its exchange before it can be killed, and slurmd drains a node where a step cannot be killed
-/// within UnkillableStepTimeout, 60 seconds by default.
+/// A step cannot be killed while it waits for its exchange, and slurmd drains a node if a step cannot be killed within
+/// UnkillableStepTimeout, 60 seconds by default.
 const TIMEOUTS: std::ops::RangeInclusive<u64> = 1..=45;
 
-/// How the job's credentials stay fresh.
+/// How the credentials in a job stay valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Delivery {
-    /// The node agent refreshes them; the job never sees the subject token.
+    /// The node agent refreshes them. The job never sees the subject token.
     Agent,
-    /// Google's clients in the job read the subject token themselves.
+    /// Google's client libraries in the job read the subject token themselves.
     Direct,
 }
 
-/// What tells Google's clients in the job where the credentials are.
+/// How Google's client libraries in the job find the credentials (Application Default Credentials).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Adc {
-    /// `GOOGLE_APPLICATION_CREDENTIALS`.
+    /// With `GOOGLE_APPLICATION_CREDENTIALS`.
     File,
-    /// The job's metadata endpoint.
+    /// At the job's metadata endpoint.
     Metadata,
 }
 
@@ -50,7 +50,7 @@ impl std::fmt::Display for Adc {
     }
 }
 
-/// How much the agent logs: each level has the lines of those before it as well.
+/// The agent's log level. Each level includes the lines of those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs)]
@@ -72,90 +72,90 @@ impl std::fmt::Display for LogLevel {
     }
 }
 
-/// Where it is told what jobs were issued.
+/// Where issued tokens are logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Audit {
-    /// In the log alone.
+    /// In the log only.
     Log,
-    /// In the audit log as well, as JSON.
+    /// In the log, and in the audit log as JSON.
     Json,
 }
 
-/// A user or a group in a rule: its name, or its number in digits.
+/// A user or group in a rule, by name or ID.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
 pub enum Principal {
-    /// The number.
+    /// The ID, as a number.
     Id(u32),
-    /// The name, or the number as text.
+    /// The name, or the ID as text.
     Name(String),
 }
 
-/// One rule: who may use which service account.
+/// A rule: which jobs may use which service accounts.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
-    /// Users, by name or number; absent: every user.
+    /// Users, by name or ID; absent: all users.
     pub users: Option<Vec<Principal>>,
-    /// Groups, by name or number, primary or supplementary; absent: every group.
+    /// Primary or supplementary groups, by name or ID; absent: all groups.
     pub groups: Option<Vec<Principal>>,
-    /// Slurm accounts; absent: every account.
+    /// Slurm accounts; absent: all accounts.
     pub accounts: Option<Vec<String>>,
-    /// Slurm partitions; absent: every partition.
+    /// Slurm partitions; absent: all partitions.
     pub partitions: Option<Vec<String>>,
     /// The default identity; absent: the credential configuration's.
     pub service_account: Option<ServiceAccountEmail>,
-    /// What `--gcp-wif-service-account` may name besides the default identity.
+    /// The service accounts that `--gcp-wif-service-account` may name besides the default identity.
     #[serde(default)]
     pub allow: Vec<ServiceAccountEmail>,
-    /// Whether the rule's jobs get credentials without asking; absent: as the site says.
+    /// Whether the rule's jobs get credentials without an option; absent: the site's `auto`.
     pub auto: Option<bool>,
-    /// How clients in the rule's jobs find the credentials; absent: as the site says.
+    /// How clients in the rule's jobs find the credentials; absent: the site's `adc`.
     pub adc: Option<Adc>,
 }
 
-/// The site configuration, each key checked.
+/// A checked site configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Path of Google's credential configuration.
+    /// The path of the credential configuration.
     pub credential_configuration: PathBuf,
-    /// Every job gets credentials unless it says `--no-gcp-wif`, or its rule says otherwise.
+    /// Whether jobs get credentials without an option. A rule can override it, and `--no-gcp-wif` too.
     #[serde(default)]
     pub auto: bool,
-    /// The project that jobs see as theirs; absent: the one that the identity's email has.
+    /// The project that is exported to jobs; absent: the one in the identity's email.
     pub project: Option<String>,
-    /// Scopes of the access token, which are the limit of what a job's clients get; absent: `cloud-platform`, and a
-    /// client gets those that it asks for.
+    /// The scopes of the access token. If they are set, a job's clients get no others. Absent: `cloud-platform`, and
+    /// clients get the scopes that they request.
     pub scopes: Option<Vec<Scope>>,
-    /// Hosts that get pull credentials; absent: every host of Artifact Registry.
+    /// The registry hosts that get pull credentials; absent: all hosts of Artifact Registry.
     pub registries: Option<Vec<RegistryHost>>,
-    /// Who may use which service account; absent: everyone has the credential configuration's identity.
+    /// The rules; absent: all users have the credential configuration's identity.
     pub rules: Option<Vec<Rule>>,
-    /// How credentials reach the job.
+    /// How the credentials in a job stay valid.
     #[serde(default = "default_delivery")]
     pub delivery: Delivery,
-    /// How clients find them.
+    /// How client libraries find the credentials.
     #[serde(default = "default_adc")]
     pub adc: Adc,
-    /// Directory of the jobs' files.
+    /// The runtime directory.
     #[serde(default = "default_runtime_dir")]
     pub runtime_dir: PathBuf,
-    /// The companion command.
+    /// The path of the companion command.
     #[serde(default = "default_command")]
     pub command: PathBuf,
-    /// PEM file of the certificate authorities that Google's endpoints are checked against; absent: the system's.
+    /// A PEM file with the certificate authorities for Google's endpoints; absent: the system's.
     pub ca_certificates: Option<PathBuf>,
-    /// HTTP proxy for Google's endpoints.
+    /// The HTTP proxy for Google's endpoints.
     pub proxy: Option<String>,
-    /// Budget of one exchange in seconds, retries included.
+    /// The budget of one exchange in seconds, including retries.
     #[serde(default = "default_timeout")]
     pub timeout_seconds: u64,
-    /// How much the agent logs.
+    /// The agent's log level.
     #[serde(default = "default_log_level")]
     pub log_level: LogLevel,
-    /// Where it is told what jobs were issued.
+    /// Where issued tokens are logged.
     #[serde(default = "default_audit")]
     pub audit: Audit,
 }
@@ -182,18 +182,18 @@ fn default_audit() -> Audit {
     Audit::Log
 }
 
-/// A configuration that cannot be used.
+/// Why a configuration cannot be used.
 #[derive(Debug)]
 pub enum ConfigError {
-    /// There is no site configuration: the node is not set up for this plugin.
+    /// There is no site configuration, so the node is not set up for this plugin.
     Absent(FileError),
-    /// A file cannot be read, or must not be trusted.
+    /// A file cannot be read or is not trusted.
     File(FileError),
-    /// Its content is wrong.
+    /// The content of a file is invalid.
     Content {
         /// The file.
         path: PathBuf,
-        /// What is wrong, naming the key or the place.
+        /// The problem, with the key or the position.
         problem: String,
     },
 }
@@ -217,27 +217,29 @@ impl std::error::Error for ConfigError {
 }
 
 impl Config {
-    /// Reads the site configuration. Only root can have written it.
+    /// Reads the site configuration. Accepts only a file that nobody but root can write.
     ///
     /// # Errors
-    /// When the file is missing, not trustworthy or not a valid configuration.
+    /// When the file is absent, not trusted or invalid.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = fs::read_trusted(path)
             .map_err(|error| if error.is_absent() { ConfigError::Absent(error) } else { ConfigError::File(error) })?;
         Self::parse(&text).map_err(|problem| ConfigError::Content { path: path.to_owned(), problem })
     }
 
-    /// Reads the credential configuration that the site configuration names. Only root can have written it.
+    /// Reads the credential configuration that the site configuration names. Accepts only a file that nobody but root
+    /// can write.
     ///
     /// # Errors
-    /// As [`Config::load`].
+    /// The same as for [`Config::load`].
     pub fn load_credential_configuration(&self) -> Result<CredentialConfiguration, ConfigError> {
         let path = &self.credential_configuration;
         let text = fs::read_trusted(path).map_err(ConfigError::File)?;
         CredentialConfiguration::parse(&text).map_err(|problem| ConfigError::Content { path: path.clone(), problem })
     }
 
-    /// Whether a refused configuration sets `auto`, for all or in a rule, or cannot even tell. Users hear of the refusal then.
+    /// Returns whether an invalid configuration sets `auto`, globally or in a rule, or is so broken that this is
+    /// unknown. In these cases users see the error even without an option.
     pub fn refused_but_auto(path: &Path) -> bool {
         let Ok(text) = fs::read_limited(path, 1 << 20) else { return true };
         let is_set = |value: &serde_json::Value| value.get("auto").and_then(serde_json::Value::as_bool) == Some(true);
@@ -250,23 +252,23 @@ impl Config {
         }
     }
 
-    /// Whether jobs that ask for nothing may get credentials: all of them, or those of a rule.
+    /// Returns whether jobs without an option can get credentials: all jobs, or those of a rule.
     pub fn may_be_auto(&self) -> bool {
         self.auto || self.rules.iter().flatten().any(|rule| rule.auto == Some(true))
     }
 
-    /// Whether a rule asks for account or partition, which only a job's prolog knows.
+    /// Returns whether a rule has accounts or partitions, which only a job's prolog knows.
     pub fn names_placements(&self) -> bool {
         let names = |rule: &Rule| rule.accounts.is_some() || rule.partitions.is_some();
         self.rules.as_ref().is_some_and(|rules| rules.iter().any(names))
     }
 
-    /// Scopes of the access token.
+    /// Returns the scopes of the access token.
     pub fn scopes(&self) -> Vec<Scope> {
         self.scopes.clone().unwrap_or_else(|| vec![Scope::cloud_platform()])
     }
 
-    /// Budget of one exchange, retries included.
+    /// Returns the budget of one exchange, including retries.
     pub fn timeout(&self) -> Duration {
         Duration::from_secs(self.timeout_seconds)
     }
@@ -324,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_name_the_key_or_the_place() {
+    fn parse_errors_name_the_key_or_the_position() {
         for (addition, expected) in [
             (r#""atuo": true"#, "unknown field `atuo`"),
             (r#""auto": true, "auto": false"#, "duplicate field `auto`"),

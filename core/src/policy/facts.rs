@@ -1,4 +1,4 @@
-//! What Slurm knows of a job.
+//! Facts about a job.
 #![forbid(unsafe_code)]
 
 use serde::{Deserialize, Serialize};
@@ -6,34 +6,34 @@ use serde::{Deserialize, Serialize};
 use crate::words::names::JobId;
 use crate::world::sys::Group;
 
-/// What slurmd says of a job. Nothing in it comes from the job's environment.
+/// What slurmd reports about a job. Nothing in it comes from the job's environment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobFacts {
-    /// The job.
+    /// The job ID.
     pub job: JobId,
-    /// The user's number.
+    /// The user ID.
     pub uid: u32,
-    /// The user's primary group.
+    /// The ID of the primary group.
     pub gid: u32,
-    /// The user's name.
+    /// The user name, if the node knows it.
     pub user: Option<String>,
-    /// The user's groups, the primary one included.
+    /// The groups, including the primary group.
     pub groups: Vec<Group>,
-    /// Account and partition; known to the prolog only, which takes them from the signed job credential.
+    /// Account and partition. Only the prolog gets them, and slurmd takes them from the signed job credential.
     pub placement: Option<Placement>,
 }
 
-/// Under which account and in which partition a job runs.
+/// The account and the partition of a job.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placement {
-    /// The account, where the job has one.
+    /// The account, if the job has one.
     pub account: Option<String>,
     /// The partition.
     pub partition: Option<String>,
 }
 
 impl JobFacts {
-    /// The user for a message: `alice (1000)`, or the number alone.
+    /// Formats the user for a message: `alice (1000)`, or only the ID.
     pub fn user_text(&self) -> String {
         match &self.user {
             Some(name) => format!("{name} ({})", self.uid),

@@ -1,4 +1,4 @@
-//! What a job was granted: decided once, remembered whole, repeated by each refresh.
+//! The grant of a job: decided once, stored in the record, and repeated by each refresh.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
@@ -11,20 +11,20 @@ use super::rules::{self, Denial};
 use super::site::Site;
 use crate::words::google::{Identity, Scope, ServiceAccountEmail};
 
-/// The permission to have an identity, and its terms. Each exchange for a job needs one.
+/// The permission to use an identity, with its terms. Each exchange for a job requires one.
 ///
-/// It comes from [`Grant::decide`], or from the record that root keeps of a job.
+/// A grant comes from [`Grant::decide`] or from a job's record.
 #[must_use]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
     asked: Option<ServiceAccountEmail>,
     identity: Identity,
     rule: Option<usize>,
-    /// What the rule says of `auto`.
+    /// The rule's `auto`.
     auto: Option<bool>,
     is_sites_own: bool,
     scopes: Vec<Scope>,
-    /// Whether a client may have no others.
+    /// Whether clients may not have other scopes.
     #[serde(default)]
     limits_scopes: bool,
     lifetime: Option<u32>,
@@ -34,10 +34,10 @@ pub struct Grant {
 }
 
 impl Grant {
-    /// Decides what a job gets.
+    /// Decides whether a job gets an identity, and which one.
     ///
     /// # Errors
-    /// The denial, with what the user needs to know.
+    /// The denial, with the facts for the user's message.
     pub fn decide(site: &Site, facts: &JobFacts, asked: Option<&ServiceAccountEmail>) -> Result<Self, Denial> {
         let default = site.default_identity();
         let decision = rules::decide(site.config.rules.as_deref(), &default, facts, asked)?;
@@ -55,66 +55,66 @@ impl Grant {
         })
     }
 
-    /// Checks that today's rules let the job keep what it was granted. They never give it another identity.
+    /// Checks that the current rules let the job keep its grant. They cannot give it another identity.
     ///
     /// # Errors
-    /// The denial, if they would not grant it any more.
+    /// The denial, if the rules no longer grant it.
     pub fn still_holds(&self, site: &Site, facts: &JobFacts) -> Result<(), Denial> {
         let (rules, default) = (site.config.rules.as_deref(), site.default_identity());
         rules::check(rules, &default, facts, &self.identity, self.is_sites_own)
     }
 
-    /// The service account that the grant was asked with, if one was named.
+    /// Returns the service account that the request named, if any.
     pub fn asked(&self) -> Option<&ServiceAccountEmail> {
         self.asked.as_ref()
     }
 
-    /// The identity granted.
+    /// Returns the granted identity.
     pub fn identity(&self) -> &Identity {
         &self.identity
     }
 
-    /// The rule that granted it, counted from 1; none where the site has no rules.
+    /// Returns the number of the rule that granted it, counted from 1, or `None` if the site has no rules.
     pub fn rule(&self) -> Option<usize> {
         self.rule
     }
 
-    /// Whether a job that asks for nothing has it: as its rule says, else as the site does.
+    /// Returns whether a job without an option gets the grant: the rule's `auto`, or else the site's.
     pub fn is_auto(&self, config: &Config) -> bool {
         self.auto.unwrap_or(config.auto)
     }
 
-    /// Scopes of the access token.
+    /// Returns the scopes of the access token.
     pub fn scopes(&self) -> &[Scope] {
         &self.scopes
     }
 
-    /// The grant for a client that asks for scopes by itself. Where the site sets scopes it gets those of them that the
-    /// site lists, or, if there is none, the job's own: many libraries ask for more than the program needs. Without
-    /// scopes it is the grant itself.
+    /// Returns the grant for a client that requests scopes. If the site sets scopes, the client gets those of its
+    /// scopes that the site lists. If none is left, or the client requests none, it gets the job's scopes, because many
+    /// client libraries request more than the program needs.
     pub fn for_scopes(&self, asked: Vec<Scope>) -> Self {
         let mut scopes = asked;
         scopes.retain(|scope| !self.limits_scopes || self.scopes.contains(scope));
         if scopes.is_empty() { self.clone() } else { Self { scopes, ..self.clone() } }
     }
 
-    /// Whether another grant has the same scopes.
+    /// Returns whether both grants have the same scopes.
     pub fn has_scopes_of(&self, other: &Self) -> bool {
         let set = |grant: &Self| grant.scopes.iter().cloned().collect::<BTreeSet<_>>();
         self.scopes == other.scopes || set(self) == set(other)
     }
 
-    /// Requested lifetime of the access token in seconds, if the site sets one.
+    /// Returns the requested lifetime of the access token in seconds, if the site sets one.
     pub fn lifetime(&self) -> Option<u32> {
         self.lifetime
     }
 
-    /// How the credentials reach the job.
+    /// Returns how the credentials stay valid.
     pub fn delivery(&self) -> Delivery {
         self.delivery
     }
 
-    /// How clients in the job find them.
+    /// Returns how clients in the job find the credentials.
     pub fn adc(&self) -> Adc {
         self.adc
     }
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_gets_the_scopes_that_it_asks_for_within_what_the_site_sets() {
+    fn a_client_gets_the_scopes_that_it_requests_within_the_sites_limit() {
         let default = testing::issued("ya29.t", 1601).grant;
         let limited =
             Grant { scopes: scopes(&["bigquery", "devstorage.read_only"]), limits_scopes: true, ..default.clone() };

@@ -1,8 +1,8 @@
-//! What the user asked for, from the options of srun, sbatch and salloc, and the limits of what they take.
+//! The user's request: the options of srun, sbatch and salloc, and the limits of their values.
 //!
-//! Only `--gcp-wif-service-account` has a value: the email of a service account, of at most
-//! [`ServiceAccountEmail::LONGEST`] bytes. [`Options::request`] refuses every other value, and quotes no more than the
-//! beginning of a long one ([`InvalidName`]).
+//! Only `--gcp-wif-service-account` has a value: the email of a service account, with at most
+//! [`ServiceAccountEmail::LONGEST`] bytes. [`Options::request`] refuses all other values and quotes only the beginning
+//! of a long one ([`InvalidName`]).
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::words::google::ServiceAccountEmail;
 use crate::words::names::InvalidName;
 
-/// The options as given at one place: on the command line, or at the job's submission.
+/// The options of one command: of the step, or of the job's submission.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Options {
     /// `--gcp-wif`
@@ -23,28 +23,28 @@ pub struct Options {
     pub service_account: Option<String>,
 }
 
-/// What was asked for, after inheritance.
+/// The request of a job or step, after inheritance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
-    /// Nothing was said: the site decides (`auto`).
+    /// There is no option: the site decides (`auto`).
     Unstated,
-    /// `--no-gcp-wif`: no credentials, whatever the site does.
+    /// `--no-gcp-wif`: no credentials, even if the site injects them automatically.
     Refused,
     /// Credentials, or the step fails.
     Wanted {
-        /// The identity asked for; without one the site's default.
+        /// The requested identity; `None` for the default identity.
         service_account: Option<ServiceAccountEmail>,
     },
 }
 
-/// Options that cannot be honoured.
+/// Why options are refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OptionError {
-    /// Credentials are both asked for and refused.
+    /// The options both request and refuse credentials.
     Contradict,
     /// The value is not the email of a service account.
     ServiceAccount(InvalidName),
-    /// A later component of a heterogeneous job asks for credentials and the first one does not.
+    /// A later component of a heterogeneous job requests credentials, and the first one does not.
     LaterComponent,
 }
 
@@ -63,7 +63,7 @@ impl fmt::Display for OptionError {
 impl std::error::Error for OptionError {}
 
 impl OptionError {
-    /// What the user can do.
+    /// Returns advice for the user.
     pub fn advice(&self) -> &'static str {
         match self {
             Self::Contradict => "give one of them",
@@ -74,12 +74,12 @@ impl OptionError {
 }
 
 impl Options {
-    /// Those of `all` that were not inherited from the job's submission: what this step says itself.
+    /// Returns those of a step's options that it did not inherit from the job's submission.
     pub fn own(all: &Self, inherited: &Self) -> Self {
         all.without(inherited)
     }
 
-    /// These options without those.
+    /// Returns these options without those of `other`.
     #[must_use]
     pub fn without(&self, other: &Self) -> Self {
         Self {
@@ -89,10 +89,10 @@ impl Options {
         }
     }
 
-    /// The request that these options make by themselves.
+    /// Returns the request that these options make, without inheritance.
     ///
     /// # Errors
-    /// When they contradict each other, or when the value is not the email of a service account.
+    /// When the options contradict each other, or the value is not the email of a service account.
     pub fn request(&self) -> Result<Request, OptionError> {
         let service_account = match &self.service_account {
             Some(text) => Some(ServiceAccountEmail::parse(text).map_err(OptionError::ServiceAccount)?),
@@ -108,14 +108,15 @@ impl Options {
 }
 
 impl Request {
-    /// The request of a step: its own options win over the ones that the job was submitted with.
-    /// `--gcp-wif` on a step leaves the job's service account in force.
+    /// Returns the request of a step. Its own options override those of the job's submission, except that `--gcp-wif`
+    /// keeps the job's service account.
     ///
-    /// What the job was submitted with is in the step's environment (`inherited`), unless the step comes from elsewhere:
-    /// from another node, or with an empty environment. Then the prolog knows it (`submitted`).
+    /// The options of the submission are in the step's environment (`inherited`), unless the step was started from
+    /// outside the job's environment, for example from another node or with an empty environment. Then they come from
+    /// the prolog's record (`submitted`).
     ///
     /// # Errors
-    /// As [`Options::request`].
+    /// The same as for [`Options::request`].
     pub fn of_step(all: &Options, inherited: &Options, submitted: Option<&Options>) -> Result<Self, OptionError> {
         let jobs = match (inherited.request()?, submitted.and_then(|options| options.request().ok())) {
             (Self::Unstated, Some(submitted)) => submitted,
@@ -130,7 +131,7 @@ impl Request {
         })
     }
 
-    /// Whether the step must fail when it cannot be met.
+    /// Returns whether the step must fail if it gets no credentials.
     pub fn is_explicit(&self) -> bool {
         matches!(self, Self::Wanted { .. })
     }
@@ -143,7 +144,7 @@ mod tests {
     const A: &str = "a@p.iam.gserviceaccount.com";
     const B: &str = "b@p.iam.gserviceaccount.com";
 
-    /// `+`: --gcp-wif, `-`: --no-gcp-wif, anything else: a service account.
+    /// Builds options: `+` is --gcp-wif, `-` is --no-gcp-wif, anything else is a service account.
     fn options(words: &[&str]) -> Options {
         let mut options = Options::default();
         for word in words {
@@ -161,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_steps_own_option_wins() {
+    fn a_steps_option_overrides_the_jobs() {
         for (job, step, expected) in [
             (&[][..], &[][..], Request::Unstated),
             (&["+"], &[], wanted(None)),
@@ -177,7 +178,7 @@ mod tests {
             (&[], &["+", B], wanted(Some(B))),
         ] {
             let inherited = options(job);
-            // Slurm hands a step the union; of two values the step's own.
+            // Slurm passes a step the union of the options, and of two values the step's.
             let own = options(step);
             let all = Options {
                 wanted: inherited.wanted || own.wanted,
@@ -198,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_is_too_long_is_refused_with_a_short_line() {
+    fn a_value_that_is_too_long_is_refused_with_a_short_message() {
         const DOMAIN: &str = "@p.iam.gserviceaccount.com";
         let request = |length: usize| options(&[&format!("{}{DOMAIN}", "a".repeat(length - DOMAIN.len()))]).request();
         assert!(request(ServiceAccountEmail::LONGEST).is_ok());

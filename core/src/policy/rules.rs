@@ -1,4 +1,4 @@
-//! The site's rules as a pure function: which identity a job may have.
+//! Evaluates the site's rules, as a pure function: which identity a job may use.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -7,39 +7,39 @@ use crate::policy::config::{Adc, Principal, Rule};
 use crate::policy::facts::JobFacts;
 use crate::words::google::{Identity, ServiceAccountEmail};
 
-/// What the rules decide for a job.
+/// The result of the rules for a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
-    /// The identity granted.
+    /// The granted identity.
     pub identity: Identity,
-    /// The rule that granted it, counted from 1; none where the site has no rules.
+    /// The number of the rule that granted it, counted from 1; `None` if the site has no rules.
     pub rule: Option<usize>,
-    /// Whether a job gets it without asking, where the rule says so.
+    /// The rule's `auto`, if it has one.
     pub auto: Option<bool>,
-    /// How clients find the credentials, where the rule says so.
+    /// The rule's `adc`, if it has one.
     pub adc: Option<Adc>,
 }
 
-/// Why a job may not have what it asked for.
+/// Why a job gets no identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Denial {
-    /// No rule matches this job.
+    /// No rule matches the job.
     NoRuleMatches {
-        /// The user, for the message.
+        /// The user, as text for the message.
         user: String,
-        /// Account and partition, for the message.
+        /// Account and partition, as text for the message.
         placement: String,
     },
-    /// The user may not use the identity asked for.
+    /// The user may not use the requested identity.
     NotAllowed {
-        /// The user, for the message.
+        /// The user, as text for the message.
         user: String,
-        /// What was asked for.
+        /// The requested identity.
         identity: Identity,
-        /// The rule that decided, counted from 1.
+        /// The number of the rule that decided, counted from 1.
         rule: Option<usize>,
     },
-    /// The rules ask for account or partition, and the prolog's record of them is missing.
+    /// A rule has accounts or partitions, and the prolog's record of the job's is missing.
     UnknownPlacement,
 }
 
@@ -65,7 +65,7 @@ impl fmt::Display for Denial {
 impl std::error::Error for Denial {}
 
 impl Denial {
-    /// What the user can do.
+    /// Returns advice for the user.
     pub fn advice(&self) -> &'static str {
         match self {
             Self::NoRuleMatches { .. } => "ask the site's administrators for one",
@@ -76,11 +76,11 @@ impl Denial {
     }
 }
 
-/// Decides which identity a job gets. The first rule that matches decides; without a match it is denied. Without
-/// rules everyone has `default`, the credential configuration's identity, and no other.
+/// Decides which identity a job gets. The first matching rule decides; if none matches, the job is denied. Without
+/// rules, all jobs have `default`, the credential configuration's identity, and no other.
 ///
 /// # Errors
-/// The denial, with what the user needs to know.
+/// The denial, with the facts for the user's message.
 pub fn decide(
     rules: Option<&[Rule]>,
     default: &Identity,
@@ -101,12 +101,12 @@ pub fn decide(
     Ok(Decision { identity, rule, auto, adc })
 }
 
-/// Checks that a job may keep an identity that it was granted. Where the deciding rule names no service account, or
-/// where there are no rules, the site's own identity stays granted (`is_sites_own`), whatever became of the credential
-/// configuration meanwhile.
+/// Checks that a job may keep its granted identity. If the deciding rule names no service account, or if there are no
+/// rules, a job with the site's default identity (`is_sites_own`) keeps it even after the credential configuration has
+/// changed.
 ///
 /// # Errors
-/// The denial.
+/// The denial, if the rules no longer grant the identity.
 pub(super) fn check(
     rules: Option<&[Rule]>,
     default: &Identity,
@@ -123,7 +123,7 @@ pub(super) fn check(
     }
 }
 
-/// What the deciding rule says, or the site without rules.
+/// The terms of the deciding rule, or of a site without rules.
 struct Terms<'a> {
     identity: Identity,
     /// Whether the rule leaves the identity to the credential configuration.
@@ -157,7 +157,7 @@ fn terms<'a>(rules: Option<&'a [Rule]>, default: &Identity, facts: &JobFacts) ->
     })
 }
 
-/// A key that says which jobs a rule matches.
+/// A key of a rule that restricts the jobs that it matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Key {
@@ -167,7 +167,7 @@ pub enum Key {
     Partitions,
 }
 
-/// The first key of a rule that does not match; none where the rule matches, because each key that it has does.
+/// Returns the first key of a rule that does not match, or `None` if the rule matches.
 pub fn mismatch(rule: &Rule, facts: &JobFacts) -> Option<Key> {
     let names = |names: &Option<Vec<String>>, fact: Option<&String>| {
         names.as_ref().is_none_or(|names| fact.is_some_and(|fact| names.contains(fact)))
@@ -225,13 +225,13 @@ mod tests {
         serde_json::from_str(text).unwrap()
     }
 
-    /// The rule that decides for `facts`, none if it is denied.
+    /// Returns the rule that decides for `facts`, or `None` if the job is denied.
     fn deciding(text: &str, facts: &JobFacts) -> Option<usize> {
         decide(Some(&rules(text)), &Identity::Federated, facts, None).ok().and_then(|decision| decision.rule)
     }
 
     #[test]
-    fn without_rules_everyone_has_the_configurations_identity_and_no_other() {
+    fn without_rules_all_jobs_have_the_configurations_identity_and_no_other() {
         let default = Identity::ServiceAccount(email("site"));
         let granted =
             |asked: Option<&str>| decide(None, &default, &alice(), asked.map(email).as_ref()).map(|g| g.identity);
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_record_of_the_placement_denies_rather_than_skips_a_rule() {
+    fn rules_on_the_placement_deny_a_job_whose_placement_is_unknown() {
         let facts = JobFacts { placement: None, ..alice() };
         let text = r#"[{"accounts": ["guests"], "service_account": "a@p.iam.gserviceaccount.com"}, {}]"#;
         assert_eq!(decide(Some(&rules(text)), &Identity::Federated, &facts, None), Err(Denial::UnknownPlacement));
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_granted_holds_while_the_rules_would_grant_it_and_never_becomes_another() {
+    fn a_grant_holds_while_the_rules_grant_the_same_identity() {
         let (old, new) = (Identity::ServiceAccount(email("old")), Identity::ServiceAccount(email("new")));
         let holds = |text: Option<&str>, identity: &Identity, is_sites_own: bool| {
             let rules = text.map(rules);

@@ -1,4 +1,4 @@
-//! The site configuration together with the credential configuration that it names.
+//! The site configuration and the credential configuration that it names.
 #![forbid(unsafe_code)]
 
 use std::path::Path;
@@ -7,34 +7,34 @@ use super::config::{Config, ConfigError};
 use crate::exchange::credential_configuration::CredentialConfiguration;
 use crate::words::google::Identity;
 
-/// What a node is told of its site and of Google.
+/// Both configurations of a node.
 #[derive(Debug)]
 pub struct Site {
     /// The site configuration.
     pub config: Config,
-    /// Google's.
+    /// The credential configuration.
     pub configuration: CredentialConfiguration,
 }
 
 impl Site {
-    /// Reads both.
+    /// Reads both configurations.
     ///
     /// # Errors
-    /// When one of them is refused.
+    /// When one of them is absent or refused.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         Self::of(Config::load(path)?)
     }
 
-    /// Reads Google's for a site configuration.
+    /// Reads the credential configuration that a site configuration names.
     ///
     /// # Errors
-    /// When it is refused.
+    /// When it is absent or refused.
     pub fn of(config: Config) -> Result<Self, ConfigError> {
         let configuration = config.load_credential_configuration()?;
         Ok(Self { config, configuration })
     }
 
-    /// The site's own identity: the one of the credential configuration.
+    /// Returns the site's default identity, which is that of the credential configuration.
     pub fn default_identity(&self) -> Identity {
         match &self.configuration.impersonation {
             Some(impersonation) => Identity::ServiceAccount(impersonation.service_account.clone()),
