@@ -1,4 +1,4 @@
-//! A user's own application default credentials, which clients take before they ask the metadata endpoint.
+//! Application Default Credentials that the user has set up. Client libraries prefer them to the metadata endpoint.
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
@@ -7,8 +7,8 @@ use crate::world::fs;
 
 const FILE: &str = "application_default_credentials.json";
 
-/// The file that Google's client libraries would find where GOOGLE_APPLICATION_CREDENTIALS is not set, looked for as
-/// the user that this process is. It is not opened.
+/// Returns the file that Google's client libraries find if GOOGLE_APPLICATION_CREDENTIALS is not set. The process must
+/// run as the user. The file is not opened.
 ///
 /// <https://cloud.google.com/docs/authentication/application-default-credentials>
 pub fn users_own(environment: &[(String, String)]) -> Option<PathBuf> {

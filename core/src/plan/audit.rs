@@ -1,4 +1,4 @@
-//! What is told of each token: one line of `KEY=VALUE`, and the same fields as an object of JSON.
+//! The audit record of a token: a log line with `KEY=VALUE` fields, and the same fields as a JSON object.
 #![forbid(unsafe_code)]
 
 use std::time::Duration;
@@ -10,25 +10,25 @@ use crate::words::google::Identity;
 use crate::words::names::{JobId, clip};
 use crate::words::time::{UnixSeconds, rfc3339};
 
-/// The longest list of scopes, or audience, that is told.
+/// The length limit of logged scopes and audiences, in characters.
 const LONGEST: usize = 300;
 
-/// Who gets a token, and when.
+/// On what occasion a token is issued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Event {
-    /// A job or a step that begins.
+    /// A job or step starts.
     Issuance,
-    /// A job that runs on.
+    /// The agent refreshes a running job's token.
     Refresh,
-    /// A client that asks for other scopes, or for an OpenID token.
+    /// A client requests other scopes or an OpenID token.
     Request,
 }
 
 impl Event {
-    /// All of them.
+    /// All events.
     pub const ALL: [Self; 3] = [Self::Issuance, Self::Refresh, Self::Request];
 
-    /// Its name in the line.
+    /// Returns the name of the event in the line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Issuance => "issuance",
@@ -38,14 +38,14 @@ impl Event {
     }
 }
 
-/// Whether Google was asked for a job's token.
+/// Where a token or a failure comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// It was, for this run of this job.
+    /// From an exchange with Google for this run of this job.
     Google,
-    /// The token, or the failure, was kept: Google was asked for another job.
+    /// From the tokens and failures that the node keeps, after an exchange for another job.
     Kept,
-    /// Nobody was asked.
+    /// There was no exchange.
     None,
 }
 
@@ -59,7 +59,7 @@ impl Source {
     }
 }
 
-/// What a client asked for by itself.
+/// What a client requested beyond the job's token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Asked {
     /// An access token with these scopes.
@@ -74,15 +74,15 @@ impl Asked {
             Self::Scopes(scopes) => ("scopes", scopes),
             Self::Audience(audience) => ("audience", audience),
         };
-        // A value in quotes would be JSON.
+        // Parsers of the line take a quoted value as JSON, so replace quotes.
         (name, clip(&value.replace(|c: char| c.is_whitespace() || c == '"', "_"), LONGEST))
     }
 }
 
-/// What is told of one token.
+/// The audit record of one token.
 #[derive(Debug)]
 pub struct Entry<'a> {
-    /// Who gets it.
+    /// The occasion.
     pub event: Event,
     /// The job.
     pub job: JobId,
@@ -90,18 +90,18 @@ pub struct Entry<'a> {
     pub uid: u32,
     /// The identity.
     pub identity: &'a Identity,
-    /// What was asked for, if it is not the job's own token.
+    /// The client's request, if it is not for the job's token.
     pub asked: Option<Asked>,
-    /// Where the token, or the failure, comes from.
+    /// The source of the token or the failure.
     pub source: Source,
-    /// The token's expiry, or why there is none.
+    /// The token's expiry, or the failure.
     pub outcome: Result<UnixSeconds, &'a Failure>,
-    /// How long the job or client waited for it.
+    /// How long the job or client waited.
     pub duration: Duration,
 }
 
 impl Entry<'_> {
-    /// The line in the log. Only `error` has quotes, and spaces within them.
+    /// Formats the log line. Only the value of `error` is quoted and can contain spaces.
     pub fn line(&self) -> String {
         let Self { job, uid, .. } = self;
         let asked = self.asked.as_ref().map(Asked::field);
@@ -118,7 +118,7 @@ impl Entry<'_> {
         }
     }
 
-    /// The object in the audit log.
+    /// Builds the JSON object for the audit log.
     pub fn json(&self, now: UnixSeconds) -> Value {
         let failure = self.outcome.err();
         let mut object = Map::new();
@@ -157,7 +157,7 @@ mod tests {
         Entry { event, job: JobId(7), uid: 1000, identity: &Identity::Federated, asked, source, outcome, duration }
     }
 
-    /// The fields of a line, as the README documents them: words of KEY=VALUE, and a value in quotes is JSON.
+    /// Parses a line as documented: KEY=VALUE words, where a quoted value is JSON.
     fn fields(line: &str) -> Map<String, Value> {
         let (event, mut rest) = line.strip_prefix("gcp-wif: ").unwrap().split_once(' ').unwrap();
         let mut fields = Map::from_iter([("event".to_owned(), event.into())]);

@@ -1,4 +1,4 @@
-//! A change of a job's environment.
+//! Changes of a job's environment.
 #![forbid(unsafe_code)]
 
 use crate::words::secret::Secret;
@@ -6,8 +6,8 @@ use crate::words::secret::Secret;
 /// A change of one variable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// It gets this value.
+    /// Set the variable to this value.
     Set(&'static str, Secret),
-    /// It goes.
+    /// Remove the variable.
     Unset(&'static str),
 }

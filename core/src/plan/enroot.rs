@@ -1,11 +1,11 @@
-//! The step's enroot configuration: the user's own with the job's credentials added.
+//! A step's enroot configuration: the user's configuration plus the job's credentials.
 //!
 //! enroot reads `.credentials`, `hooks.d`, `mounts.d` and `environ.d` from one directory, ENROOT_CONFIG_PATH. Each step
-//! gets a directory of its own, so that nothing of the user's is hidden: the user's credential lines come first and
-//! ours after them, links lead to the user's drop-ins, and our two drop-ins are beside the links.
+//! gets its own directory, in which the user's configuration stays effective: the user's credential lines come first,
+//! symbolic links lead to the user's drop-ins, and the plugin adds two drop-ins.
 //!
 //! A process that has become the user reads the user's files ([`source`]). The directory belongs to root, like the
-//! job's, so that the user cannot fill the runtime directory and root can renew the pull credentials.
+//! job's, so that the user cannot fill the runtime directory and root can replace the pull credentials.
 #![forbid(unsafe_code)]
 
 pub mod credentials;
@@ -20,39 +20,40 @@ use crate::words::secret::Secret;
 use credentials::LeftOut;
 use source::{SUBDIRECTORIES, Source, link_target};
 
-/// Name of our drop-ins; the endings are enroot's.
+/// The name of the added drop-ins, without enroot's extensions.
 const DROP_IN: &str = "50-gcp-wif";
-/// The access token, its expiry, and what has a fingerprint of it. enroot takes the values from the environment that a
-/// container is started from, so that the drop-in holds no token, and a container started later gets the newer one.
+/// The access token, its expiry, and the variable with their fingerprints. The drop-in refers to them by name instead
+/// of by value, so it contains no token, and a container that starts later gets the values of its own environment.
 const REFRESHED: [&str; 3] = ["GOOGLE_OAUTH_ACCESS_TOKEN", "GOOGLE_OAUTH_ACCESS_TOKEN_EXPIRES_AT", "GCP_WIF_VARIABLES"];
-/// Nothing in our bind mounts can be changed or run, and they stay in the container.
+/// The options of the added bind mounts: read-only, without executable programs, and not propagated out of the
+/// container.
 const MOUNT: &str = "bind,ro,nosuid,nodev,noexec,private";
 
-/// The content of a step's directory, as a value.
+/// The content of a step's enroot configuration directory.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Overlay {
     /// `.credentials`
     pub credentials: Secret,
-    /// Files by directory and name. None of them holds a token: `enroot bundle --all` packs them.
+    /// Files, as directory, name and content. They must not contain a token, because `enroot bundle --all` packs them.
     pub files: Vec<(&'static str, String, String)>,
-    /// Links by directory, name and target.
+    /// Symbolic links, as directory, name and target.
     pub links: Vec<(&'static str, String, String)>,
-    /// Which registries are not in `.credentials`.
+    /// The registries that `.credentials` leaves out.
     pub left_out: LeftOut,
 }
 
-/// What the containers of a step need to see at the same path as outside.
+/// The directories that a step's containers need at the same path as outside.
 #[derive(Debug, Clone, Copy)]
 pub struct Mounts<'a> {
-    /// The directory of all jobs' directories. A job can attach to the container of another one, whose mounts it has
-    /// then. Each user can enter the directories of his own jobs only, in a container as outside.
+    /// The directory of all jobs' directories: a job that attaches to another job's container has the mounts of that
+    /// container. Inside as outside, users can enter only the directories of their own jobs.
     pub jobs: &'a Path,
-    /// The subject token's directory, under direct delivery.
+    /// The directory of the subject token, with direct delivery.
     pub subject_token: Option<&'a Path>,
 }
 
 impl Overlay {
-    /// Merges the user's own configuration with the job's credentials.
+    /// Merges the user's configuration with the job's credentials.
     pub fn new(
         source: &Source,
         hosts: &[RegistryHost],
@@ -67,7 +68,7 @@ impl Overlay {
             }
         }
         let free = |directory: &str, ending: &str| {
-            // If the user has a file of that name, ours gets another one.
+            // If the user has a file with this name, use another name.
             let taken = |name: &String| links.iter().any(|(d, n, _)| *d == directory && n == name);
             let names = (0..).map(|n| format!("{DROP_IN}{}{ending}", "-".repeat(n)));
             names.into_iter().find(|name| !taken(name)).unwrap_or_default()
@@ -81,25 +82,26 @@ impl Overlay {
     }
 }
 
-/// The fstab drop-in; paths with blanks or `$`, which enroot would split or expand, are refused by the configuration.
+/// Returns the fstab drop-in. The site configuration refuses paths with blanks or `$`, which enroot would split or
+/// expand.
 fn fstab(mounts: Mounts<'_>) -> String {
     let line =
         |path: &Path, options: &str| format!("{0} {0} none x-create=dir,{MOUNT}{options} 0 -1\n", path.display());
     let mut text = line(mounts.jobs, "");
     if let Some(path) = mounts.subject_token {
-        // A user who cannot enter the directory has no use for the mount.
+        // Without permission to enter the directory, the mount fails silently, because the user could not use it.
         text.push_str(&line(path, ",nofail,silent"));
     }
     text
 }
 
-/// The environ drop-in, which wins over the image's own ENV.
+/// Returns the environ drop-in, which overrides the image's ENV.
 fn environ(changes: &[Change]) -> String {
     let mut text = String::new();
     for change in changes {
         match change {
             Change::Set(name, _) if REFRESHED.contains(name) => text.push_str(&format!("{name}=${{{name}}}\n")),
-            // enroot expands ${...}, and takes a line for each variable.
+            // enroot expands `${...}` and reads one variable per line, so leave out values that it would change.
             Change::Set(name, value)
                 if !value.expose().contains(|c: char| c == '$' || (c.is_control() && c != '\t')) =>
             {
@@ -138,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_the_users_stays_in_force() {
+    fn the_users_configuration_stays_effective() {
         let overlay = overlay();
         assert_eq!(
             overlay.links,
@@ -155,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn the_drop_ins_are_golden() {
+    fn the_drop_ins_have_the_documented_content() {
         let files: Vec<_> = overlay().files.into_iter().map(|(d, n, c)| (format!("{d}/{n}"), c)).collect();
         let expected = [
             (

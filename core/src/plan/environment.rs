@@ -1,4 +1,4 @@
-//! Everything that a job will see, as a value: its environment and its files.
+//! A job's environment variables and files, as values.
 #![forbid(unsafe_code)]
 
 mod proxies;
@@ -18,40 +18,40 @@ use crate::words::names::clip;
 use crate::words::secret::Secret;
 use crate::words::time::rfc3339;
 
-/// The file that always holds a valid access token.
+/// The file that always contains a valid access token.
 pub const ACCESS_TOKEN_FILE: &str = "access_token";
-/// The job's handle, which the token endpoint at its port takes as a subject token.
+/// The file with the job's handle, which the token endpoint at the job's port accepts as subject token.
 pub const HANDLE_FILE: &str = "handle";
-/// How the last refresh went, for people and scripts: [`status`].
+/// The file with the result of the last refresh, see [`status`].
 pub const STATUS_FILE: &str = "status";
-/// The job's credential configuration.
+/// The file with the job's credential configuration.
 pub const CREDENTIALS_FILE: &str = "credentials.json";
 
-/// Longer than Google lets a subject be (127 bytes).
+/// The length limit of a name in the status file, in characters. Google limits a subject to 127 bytes.
 const LONGEST_NAME: usize = 300;
 
-/// Lists the variables that are ours, each name with a fingerprint of the value that we gave it. It tells a value made
-/// for another job from the user's own, also on a login node, which has no configuration.
+/// The variable that lists the variables set by this plugin, each with a fingerprint of its value. It distinguishes
+/// values that were set for another job from those that the user set, even on a login node without configuration.
 const MARKER: &str = "GCP_WIF_VARIABLES";
 
-/// The credential configuration, by the name that all of Google's libraries look for first.
+/// The variable that all of Google's client libraries look for first.
 const CREDENTIALS: &str = "GOOGLE_APPLICATION_CREDENTIALS";
 
-/// The metadata endpoint, by the names that Google's clients look for.
+/// The variables in which Google's client libraries look for the metadata endpoint.
 const METADATA: [&str; 3] = ["GCE_METADATA_HOST", "GCE_METADATA_ROOT", "GCE_METADATA_IP"];
 
-/// enroot's configuration directory.
+/// The variable with enroot's configuration directory.
 const ENROOT: &str = "ENROOT_CONFIG_PATH";
 
-/// Variables whose value of ours includes the user's own, so that it replaces any value; each with the one that holds
-/// the user's own value, to be put back where ours goes.
+/// Variables whose new value includes the user's value, so that it may replace any value. Each has a second variable
+/// that keeps the user's value, which is restored when the new one is removed.
 const INCLUSIVE: [(&str, &str); 3] =
     [(ENROOT, "GCP_WIF_ENROOT_CONFIG_PATH"), ("no_proxy", "GCP_WIF_no_proxy"), ("NO_PROXY", "GCP_WIF_NO_PROXY")];
 
-/// The project's variables: a value of the user's own is always kept.
+/// The variables with the project. A value that the user set is always kept.
 pub const PROJECT: [&str; 3] = ["GOOGLE_CLOUD_PROJECT", "GCLOUD_PROJECT", "CLOUDSDK_CORE_PROJECT"];
 
-/// Every variable that can be ours, the marker apart.
+/// All variables that the plugin can set, except the marker.
 const OURS: [&str; 15] = [
     "GOOGLE_OAUTH_ACCESS_TOKEN",
     "GOOGLE_OAUTH_ACCESS_TOKEN_EXPIRES_AT",
@@ -70,11 +70,11 @@ const OURS: [&str; 15] = [
     "NO_PROXY",
 ];
 
-/// Variables and their values.
+/// Variables with their values.
 pub type Environment = BTreeMap<&'static str, Secret>;
 
-/// The environment of a step that has credentials, whose files are in `directory` and whose enroot configuration is
-/// in `enroot`.
+/// Returns the variables for a step with credentials. `directory` has the job's files, and `enroot` the step's enroot
+/// configuration.
 pub fn environment(issued: &Issued, directory: &Path, enroot: &Path) -> Environment {
     let file = |name: &str| Secret::new(directory.join(name).to_string_lossy().into_owned());
     let mut environment = Environment::from([
@@ -90,7 +90,7 @@ pub fn environment(issued: &Issued, directory: &Path, enroot: &Path) -> Environm
         let address = Secret::new(format!("127.0.0.1:{}", port.number));
         environment.extend(METADATA.map(|name| (name, address.clone())));
     }
-    // Without a port there is no metadata endpoint that clients could find instead.
+    // Keep the variable if there is no port, because then there is no metadata endpoint either.
     if issued.grant.adc() == Adc::Metadata && issued.port.is_some() {
         environment.remove(CREDENTIALS);
     }
@@ -100,17 +100,18 @@ pub fn environment(issued: &Issued, directory: &Path, enroot: &Path) -> Environm
     environment
 }
 
-/// Whether clients look for credentials by themselves in a job that has `wanted`, because nothing names a file.
+/// Returns whether client libraries in a job with the variables `wanted` search for credentials, because no variable
+/// names a file.
 pub fn clients_look(wanted: &Environment, current: &dyn Fn(&str) -> Option<String>) -> bool {
     let is_users = || current(CREDENTIALS).is_some() && !is_ours(CREDENTIALS, current);
     !wanted.contains_key(CREDENTIALS) && !is_users()
 }
 
-/// The text of a job's `credentials.json`, whose files are in `directory`. Where the agent serves it, it leads to the
-/// job's port.
+/// Returns the content of a job's `credentials.json`. `directory` has the job's files. If the agent serves the job, the
+/// URLs lead to the job's port.
 ///
 /// # Errors
-/// What is wrong with the credential configuration, if it makes no file for the job.
+/// A message if the credential configuration cannot be converted for the job.
 pub fn credentials(
     configuration: &CredentialConfiguration,
     identity: &Identity,
@@ -124,12 +125,12 @@ pub fn credentials(
     Ok(format!("{:#}\n", file?))
 }
 
-/// The credential configuration of a job that the agent serves. Its token endpoint is at the job's port, and its
-/// subject token is the job's handle. The impersonation URL leads there as well: the libraries learn the service account
-/// from it.
+/// Returns the credential configuration of a job that the agent serves. Its token endpoint is at the job's port, and
+/// its subject token is the job's handle. The impersonation URL leads to the port too, because client libraries take
+/// the service account's email from it.
 ///
 /// # Errors
-/// When the port has no URL, which does not happen.
+/// When the URL of the port is invalid, which does not happen.
 fn served(
     configuration: &CredentialConfiguration,
     identity: &Identity,
@@ -150,8 +151,8 @@ fn served(
     })
 }
 
-/// The text of the status file: `state=fresh` or `state=failing`, `identity`, the access token's `expiry`, `adc` and,
-/// after a refresh that failed, the `failure`, a line each.
+/// Returns the content of the status file, one `KEY=VALUE` per line: `state` (`fresh` or `failing`), `identity`,
+/// `expiry` of the access token, `adc` and, after a failed refresh, `failure`.
 pub fn status(issued: &Issued, failure: Option<&Failure>) -> String {
     let (state, failure) = match failure {
         None => ("fresh", String::new()),
@@ -162,20 +163,20 @@ pub fn status(issued: &Issued, failure: Option<&Failure>) -> String {
     format!("state={state}\nidentity={identity}\nexpiry={expiry}\nadc={adc}\n{failure}")
 }
 
-/// Takes enroot's directory out of an environment: the user's own stays in force.
+/// Removes enroot's directory from the variables, so that the user's configuration stays effective.
 pub fn without_enroot(mut environment: Environment) -> Environment {
     environment.remove(ENROOT);
     environment
 }
 
-/// What is to change in a job's environment so that it holds `wanted` and no value of ours besides.
+/// Returns the changes after which a job's environment has the variables `wanted` and no other values from this plugin.
 ///
-/// `current` gives the job's variables. A value of the user's own gives way only to an explicit request, and the
-/// user's own project never does.
+/// `current` returns a variable of the job. Only an explicit request replaces a value that the user set, and nothing
+/// replaces a project that the user set.
 pub fn changes(wanted: &Environment, explicit: bool, current: &dyn Fn(&str) -> Option<String>) -> Vec<Change> {
     let marked = marked(current);
     let mut wanted = wanted.clone();
-    // The job has a port of the agent's.
+    // The agent serves the job at a port, which proxies must not see.
     if METADATA.iter().any(|name| wanted.contains_key(name)) {
         wanted.extend(proxies::exceptions(&|name| own(name, current)));
     }
@@ -206,17 +207,17 @@ pub fn changes(wanted: &Environment, explicit: bool, current: &dyn Fn(&str) -> O
     changes
 }
 
-/// Whether a variable has a value that is ours.
+/// Returns whether this plugin has set the current value of a variable.
 pub fn is_ours(name: &str, current: &dyn Fn(&str) -> Option<String>) -> bool {
     is_marked(&marked(current), name, current(name).as_deref())
 }
 
-/// ENROOT_CONFIG_PATH as it would be without us.
+/// Returns ENROOT_CONFIG_PATH as it would be without this plugin.
 pub fn own_enroot_config_path(current: &dyn Fn(&str) -> Option<String>) -> Option<String> {
     own(ENROOT, current)
 }
 
-/// A variable as it would be without us.
+/// Returns a variable as it would be without this plugin.
 fn own(name: &str, current: &dyn Fn(&str) -> Option<String>) -> Option<String> {
     match INCLUSIVE.iter().find(|(inclusive, _)| *inclusive == name) {
         Some((_, kept)) if is_ours(name, current) => current(kept),
@@ -224,7 +225,8 @@ fn own(name: &str, current: &dyn Fn(&str) -> Option<String>) -> Option<String> {
     }
 }
 
-/// Keeps the user's own value of an inclusive variable beside ours, and puts it back without.
+/// Keeps the user's value of an inclusive variable in a second variable, or restores it if the plugin's value is
+/// removed.
 fn keep_own(
     name: &'static str,
     kept: &'static str,
@@ -253,7 +255,8 @@ fn is_marked(marked: &[(String, u64)], name: &str, value: Option<&str>) -> bool 
     marked.iter().any(|(marked, old)| marked == name && Some(*old) == print)
 }
 
-/// FNV-1a of 64 bits: tells values apart, the same in every build.
+/// Returns the 64-bit FNV-1a hash, which is the same in all builds. It distinguishes values and is not a security
+/// measure.
 fn fingerprint(value: &str) -> u64 {
     value.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
@@ -270,7 +273,7 @@ mod tests {
         ])
     }
 
-    /// The environment after the changes to `before`.
+    /// Applies the changes to the environment `before`.
     fn after(before: &[(&str, &str)], wanted: &Environment, explicit: bool) -> BTreeMap<String, String> {
         let mut environment: BTreeMap<String, String> =
             before.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -289,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_users_own_value_gives_way_to_an_explicit_request_only() {
+    fn only_an_explicit_request_replaces_a_users_value() {
         let own = [("GOOGLE_APPLICATION_CREDENTIALS", "/home/alice/key.json"), ("GOOGLE_CLOUD_PROJECT", "alices")];
         let auto = after(&own, &wanted(), false);
         assert_eq!(auto["GOOGLE_APPLICATION_CREDENTIALS"], "/home/alice/key.json");
@@ -301,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_made_for_another_job_is_nobodys() {
+    fn a_value_from_another_job_is_replaced_or_removed() {
         let old = Environment::from([
             ("GOOGLE_OAUTH_ACCESS_TOKEN", Secret::new("old-token".to_owned())),
             ("GCE_METADATA_HOST", Secret::new("127.0.0.1:1".to_owned())),
@@ -313,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn without_credentials_nothing_of_ours_and_all_of_the_users_stays() {
+    fn without_credentials_only_the_users_values_stay() {
         let first = after(&[("PATH", "/bin")], &wanted(), true);
         assert_eq!(
             after(&as_given(&first), &Environment::new(), false),
@@ -327,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn enroots_directory_is_always_ours_and_the_users_own_comes_back() {
+    fn enroots_directory_is_always_replaced_and_the_users_value_is_restored() {
         let ours = Environment::from([(ENROOT, Secret::new("/run/gcp-wif/jobs/2/enroot-0".to_owned()))]);
         let own = [(ENROOT, "/home/alice/enroot")];
         let first = after(&own, &ours, false);
@@ -342,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn behind_a_proxy_the_port_is_excepted_once_and_the_users_own_exceptions_come_back() {
+    fn behind_a_proxy_the_port_is_excepted_once_and_the_users_exceptions_are_restored() {
         let served = Environment::from([("GCE_METADATA_HOST", Secret::new("127.0.0.1:1".to_owned()))]);
         let own = [("http_proxy", "http://proxy:3128"), ("no_proxy", "example.com")];
         let first = after(&own, &served, false);
@@ -355,7 +358,7 @@ mod tests {
             left.retain(|name, _| !without.contains_key(name.as_str()) && name != MARKER);
             assert_eq!(left, before);
         }
-        // What the user has changed inside the job is the user's own.
+        // A value that was changed inside the job counts as the user's.
         let mut changed = first;
         changed.insert("no_proxy".to_owned(), "other.com".to_owned());
         assert_eq!(after(&as_given(&changed), &served, false)["no_proxy"], "other.com,127.0.0.1");
@@ -363,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_forged_marker_moves_no_other_variable() {
+    fn a_forged_marker_affects_no_other_variable() {
         let forged = format!("PATH:{:016x}", fingerprint("/bin"));
         let left = after(&[("PATH", "/bin"), (MARKER, &forged)], &Environment::new(), false);
         assert_eq!(left, BTreeMap::from([("PATH".to_owned(), "/bin".to_owned())]));

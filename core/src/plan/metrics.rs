@@ -1,7 +1,7 @@
-//! The node's metrics, in Prometheus' text format: <https://prometheus.io/docs/instrumenting/exposition_formats/>.
+//! The node's metrics in the Prometheus text format, <https://prometheus.io/docs/instrumenting/exposition_formats/>.
 //!
-//! The counters of a node are counted by many short processes, so that the file itself is their memory: it is read,
-//! changed and replaced. A library would count in the memory of one process.
+//! Many short-lived processes increment the counters, so the file holds their state: each process reads, changes and
+//! replaces it. A metrics library would count in the memory of a single process.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -20,7 +20,7 @@ const NEXT_EXPIRY: &str = "gcp_wif_next_expiry_timestamp_seconds";
 const START: &str = "gcp_wif_agent_start_time_seconds";
 const INFO: &str = "gcp_wif_agent_info";
 
-/// Each metric: its name, its type, its help.
+/// The name, the type and the help text of each metric.
 pub const FAMILIES: [(&str, &str, &str); 11] = [
     ("gcp_wif_issuances_total", "counter", "Jobs and steps that began with a new token, or without one."),
     ("gcp_wif_refreshes_total", "counter", "Tokens that running jobs got before the old ones ended, or did not get."),
@@ -35,12 +35,12 @@ pub const FAMILIES: [(&str, &str, &str); 11] = [
     (INFO, "gauge", "The version of the agent."),
 ];
 
-/// What the agent serves at a moment.
+/// The agent's current state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Served {
-    /// How many jobs.
+    /// The number of jobs that it serves.
     pub jobs: usize,
-    /// When the first of their tokens ends.
+    /// The earliest expiry of their tokens.
     pub next_expiry: Option<UnixSeconds>,
     /// When the agent started.
     pub start: UnixSeconds,
@@ -53,7 +53,7 @@ pub struct Served {
 pub struct Metrics(BTreeMap<String, f64>);
 
 impl Metrics {
-    /// Reads them. A line that cannot be read, or is of no metric of ours, counts as nothing.
+    /// Parses metrics. Ignores invalid lines and other metrics.
     pub fn parse(text: &str) -> Self {
         let sample = |line: &str| {
             let (series, value) = line.rsplit_once(' ')?;
@@ -65,9 +65,9 @@ impl Metrics {
         Self(text.lines().filter_map(sample).collect())
     }
 
-    /// Counts what was told of a token.
+    /// Counts an audit record.
     pub fn count(&mut self, entry: &Entry<'_>, now: UnixSeconds) {
-        // From the first one on each series is there: a counter that appears with 1 has not increased for Prometheus.
+        // Create all series with 0 first: Prometheus sees no increase if a counter appears with 1.
         for event in Event::ALL {
             for stage in std::iter::once(None).chain(Stage::ALL.map(Some)) {
                 self.add(series(event, stage), 0);
@@ -85,7 +85,7 @@ impl Metrics {
         }
     }
 
-    /// Sets what the agent serves.
+    /// Sets the agent's state.
     pub fn set(&mut self, served: &Served) {
         self.0.retain(|series, _| !series.starts_with(INFO) && series != NEXT_EXPIRY);
         self.0.insert(JOBS.to_owned(), f64::from(u32::try_from(served.jobs).unwrap_or(u32::MAX)));
@@ -94,7 +94,7 @@ impl Metrics {
         self.0.insert(format!("{INFO}{{version=\"{}\"}}", served.version), 1.0);
     }
 
-    /// Their text.
+    /// Formats the metrics.
     pub fn to_text(&self) -> String {
         let mut text = String::new();
         for (family, kind, help) in FAMILIES {
@@ -125,7 +125,7 @@ fn series(event: Event, failed: Option<Stage>) -> String {
     format!("{family}{{outcome=\"{outcome}\",stage=\"{stage}\"}}")
 }
 
-/// Seconds since 1970 are exact in a float for longer than anybody will look.
+/// An f64 represents seconds since the Unix epoch exactly up to 2^53.
 #[allow(clippy::cast_precision_loss)]
 fn seconds(at: UnixSeconds) -> f64 {
     at as f64
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_is_counted_over_any_number_of_processes() {
+    fn audit_records_of_successive_processes_are_counted() {
         let failure = Failure::of_wait();
         let mut metrics = Metrics::default();
         for entry in [
@@ -162,7 +162,7 @@ mod tests {
             entry(Event::Refresh, Source::None, Err(&failure)),
         ] {
             metrics.count(&entry, 50);
-            // Each process reads what the one before has written.
+            // Each process reads the file of the one before.
             metrics = Metrics::parse(&metrics.to_text());
         }
         for (series, expected) in [
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_served_replaces_what_was() {
+    fn the_agents_state_replaces_the_earlier_one() {
         let mut metrics = Metrics::parse("gcp_wif_agent_info{version=\"0.0.1\"} 1\ngcp_wif_exchanges_total 7\n");
         let served = Served { jobs: 2, next_expiry: Some(1_700_000_000), start: 1_600_000_000, version: "0.2.0" };
         metrics.set(&served);
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_dropped() {
+    fn invalid_lines_are_dropped() {
         let text =
             "gcp_wif_exchanges_total x\nother 3\ngcp_wif_exchanges_saved_total NaN\n\u{0}\ngcp_wif_jobs_served 1";
         assert_eq!(Metrics::parse(text).to_text().lines().last(), Some("gcp_wif_jobs_served 1"));

@@ -1,4 +1,4 @@
-//! What root remembers of a job on this node, from the prolog to the epilog.
+//! The record: root's state of a job on a node, from prolog to epilog.
 #![forbid(unsafe_code)]
 
 use serde::{Deserialize, Serialize};
@@ -15,32 +15,31 @@ use crate::words::secret::{Secret, exposed};
 use crate::words::time::UnixSeconds;
 use crate::world::fs::{Owner, Place};
 
-/// The record.
+/// The record of a job.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct JobRecord {
-    /// What slurmd says of the job.
+    /// The facts from slurmd.
     pub facts: JobFacts,
-    /// Which run of the job on this node it is. A requeued job is another run, to which results of an earlier one are
-    /// never given.
+    /// The run of the job on this node. A requeued job is another run and never gets results of an earlier one.
     pub run: RunId,
-    /// The options that the job was submitted with, as its prolog saw them. Where Slurm runs the prolog only with the
-    /// first step (no `PrologFlags=Alloc`), that step's own are among them until it has taken them out.
+    /// The options of the job's submission, as the prolog saw them. If Slurm runs the prolog only with the first step
+    /// (without `PrologFlags=Alloc`), they include that step's options until the step removes them.
     pub options: Options,
-    /// Whether that step has done so.
+    /// Whether that step has removed its options.
     pub options_are_jobs: bool,
-    /// The slurmd and the boot that started it.
+    /// The slurmd process and the boot that started the job.
     pub started_by: Generation,
-    /// What was issued to it. The first identity's files are in the job's directory itself.
+    /// The issued credentials. The files of the first identity are in the job's directory itself.
     pub issued: Vec<Issued>,
-    /// The process that the prolog left to exchange, while it works.
+    /// The worker that the prolog started for the exchange, while it runs.
     pub worker: Option<ProcessId>,
-    /// A slurmstepd of the job's that a sweep has seen.
+    /// A slurmstepd of the job that a sweep has seen.
     pub seen: Option<ProcessId>,
-    /// Whether the user was told that plugstack.conf has pyxis before this plugin.
+    /// Whether the user has been warned that plugstack.conf names pyxis before this plugin.
     pub told_order: bool,
 }
 
-/// A slurmd process within a boot of the machine.
+/// A slurmd process and the boot that it belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Generation {
     /// `/proc/sys/kernel/random/boot_id`
@@ -49,12 +48,12 @@ pub struct Generation {
     pub slurmd: ProcessId,
 }
 
-/// A process, told from later ones of the same number by its start.
+/// A process. The start time distinguishes it from later processes with the same ID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessId {
-    /// Its number.
+    /// The process ID.
     pub pid: u32,
-    /// Its start, in clock ticks after the boot.
+    /// The start time, in clock ticks since boot.
     pub start: u64,
 }
 
@@ -63,10 +62,10 @@ pub struct ProcessId {
 pub struct RunId(u64);
 
 impl RunId {
-    /// A new one.
+    /// Creates a random run ID.
     pub fn new() -> Self {
         let mut bytes = [0; 8];
-        // Without randomness all runs are alike, which is no reason to fail.
+        // Without random bytes all runs have the same ID, which is acceptable.
         let _ = getrandom::getrandom(&mut bytes);
         Self(u64::from_ne_bytes(bytes))
     }
@@ -78,53 +77,53 @@ impl Default for RunId {
     }
 }
 
-/// Credentials of one identity, as issued.
+/// The issued credentials of one identity.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Issued {
-    /// What was granted, for as long as the job runs.
+    /// The grant, which does not change while the job runs.
     pub grant: Grant,
-    /// Where its files are.
+    /// The place of its files.
     pub place: Place,
-    /// How the identity is named to the job: the email, or the federated principal's subject.
+    /// The name of the identity in the job: the email, or the federated principal's subject.
     pub name: String,
     /// The access token.
     pub token: Token,
-    /// Where the agent serves it, under agent delivery.
+    /// The port where the agent serves it, with agent delivery.
     pub port: Option<Port>,
-    /// The job's credential configuration, as it was when the identity was issued first.
+    /// The job's credential configuration, from when the identity was first issued.
     pub credentials: String,
-    /// What the metadata endpoint tells of it.
+    /// The data that the metadata endpoint returns.
     pub metadata: Metadata,
-    /// Whether every file of the job's holds this token. If not, a process was killed or met a full disk, and the next
-    /// look publishes it again.
+    /// Whether all files of the job contain this token. If not, a process was killed or a write failed, and the next
+    /// step or the agent publishes the files again.
     pub is_published: bool,
 }
 
-/// A port of the agent's, for one identity of one job. It stays the same for as long as the job lives.
+/// The agent's port for one identity of a job. It stays the same while the job runs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Port {
-    /// Its number on 127.0.0.1.
+    /// The port number on 127.0.0.1.
     pub number: u16,
-    /// What the job has in the place of a subject token.
+    /// The handle that the job has in place of the subject token.
     #[serde(with = "exposed")]
     pub handle: Secret,
 }
 
-/// What the metadata endpoint tells of an identity, besides tokens.
+/// The data that the metadata endpoint returns for an identity, besides tokens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Metadata {
-    /// The identity's email. A federated principal has none; its pool's name stands in.
+    /// The identity's email, or the pool's ID for a federated principal, which has no email.
     pub email: String,
-    /// The job's project: the site's, else the one that the identity's email has.
+    /// The job's project: the site's, or else the one in the identity's email.
     pub project: Option<String>,
-    /// The number of the pool's project.
+    /// The project number of the pool.
     pub project_number: String,
-    /// Google's universe.
+    /// The universe domain.
     pub universe_domain: String,
 }
 
 impl Metadata {
-    /// What the site's configuration says of it.
+    /// Derives the data from the site's configuration.
     pub fn new(site: &Site, identity: &Identity) -> Self {
         let (audience, service_account) = (&site.configuration.audience, identity.service_account());
         Self {
@@ -136,37 +135,38 @@ impl Metadata {
     }
 }
 
-/// What of a step's enroot configuration is the user's: kept for root alone, and rendered anew with each token.
+/// The user's part of a step's enroot configuration. Only root can read it; `.credentials` is rendered from it with
+/// each new token.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct StepPart {
-    /// The identity whose token goes into it.
+    /// The identity whose token is added.
     pub identity: Identity,
-    /// The user's own `.credentials`.
+    /// The user's `.credentials`.
     #[serde(with = "exposed")]
     pub credentials: Secret,
     /// The registries that get the token.
     pub hosts: Vec<RegistryHost>,
-    /// What the copy of the user's configuration takes.
+    /// The size of the copy of the user's configuration.
     #[serde(default)]
     pub size: Size,
 }
 
 impl StepPart {
-    /// Reads a part; one that cannot be read counts as none.
+    /// Parses a part. Returns `None` if it is invalid.
     pub fn parse(text: &[u8]) -> Option<Self> {
         serde_json::from_slice(text).ok()
     }
 }
 
 impl Issued {
-    /// The identity that they are for.
+    /// Returns the identity of the credentials.
     pub fn identity(&self) -> &Identity {
         self.grant.identity()
     }
 }
 
 impl JobRecord {
-    /// A new job's record.
+    /// Creates the record of a new job.
     pub fn new(facts: JobFacts, options: Options, started_by: Generation) -> Self {
         Self {
             facts,
@@ -181,29 +181,29 @@ impl JobRecord {
         }
     }
 
-    /// Reads a record; one that cannot be read (a full disk, another version) counts as none.
+    /// Parses a record. Returns `None` if it is incomplete or from an incompatible release.
     pub fn parse(text: &[u8]) -> Option<Self> {
         serde_json::from_slice(text).ok()
     }
 
-    /// The record's text. It holds tokens.
+    /// Returns the record's text, which contains tokens.
     pub fn to_text(&self) -> Secret {
         Secret::new(serde_json::to_string(self).unwrap_or_default())
     }
 
-    /// What was issued for an identity.
+    /// Returns the credentials that were issued for an identity.
     pub fn issued_for(&self, identity: &Identity) -> Option<&Issued> {
         self.issued.iter().find(|issued| issued.identity() == identity)
     }
 
-    /// The place for the files of a new identity. The first one has the job's directory itself.
+    /// Returns the place for the files of a new identity. The first identity uses the job's directory itself.
     pub fn new_place(&self, identity: &Identity) -> Place {
         let below = identity.service_account().filter(|_| !self.is_first(identity)).cloned();
         Place { job: self.facts.job, below }
     }
 
-    /// The grant for a step that asks for `asked`. It is what the job was granted for the same question before, if that
-    /// still holds: a new default of the site's is for new jobs.
+    /// Returns the grant for a step that requests `asked`. If the job already has a grant for the same request, and the
+    /// rules still allow it, returns that one: a new default of the site applies to new jobs only.
     ///
     /// # Errors
     /// The denial.
@@ -214,7 +214,7 @@ impl JobRecord {
         }
     }
 
-    /// The job's user, for files.
+    /// Returns the job's user as the owner of files.
     pub fn owner(&self) -> Owner {
         Owner { uid: self.facts.uid, gid: self.facts.gid }
     }
@@ -223,12 +223,12 @@ impl JobRecord {
         self.issued.first().is_none_or(|first| first.identity() == identity)
     }
 
-    /// The ports that are this job's.
+    /// Returns the job's ports.
     pub fn ports(&self) -> impl Iterator<Item = u16> {
         self.issued.iter().filter_map(|issued| Some(issued.port.as_ref()?.number))
     }
 
-    /// Remembers what was issued, in place of what was before.
+    /// Stores issued credentials and replaces earlier ones of the same identity.
     pub fn remember(&mut self, issued: Issued) {
         match self.issued.iter_mut().find(|old| old.identity() == issued.identity()) {
             Some(old) => *old = issued,
@@ -236,7 +236,7 @@ impl JobRecord {
         }
     }
 
-    /// Whether every token in it has expired.
+    /// Returns whether all tokens in the record have expired.
     pub fn is_spent(&self, now: UnixSeconds) -> bool {
         self.issued.iter().all(|issued| issued.token.expires_at <= now)
     }
@@ -248,7 +248,7 @@ mod tests {
     use crate::testing;
 
     #[test]
-    fn a_record_survives_its_text() {
+    fn a_record_survives_serialization_and_debug_hides_its_tokens() {
         let mut record = testing::record();
         record.remember(testing::issued("ya29.t", 9));
         let read = JobRecord::parse(record.to_text().expose().as_bytes()).unwrap();

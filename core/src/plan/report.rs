@@ -1,4 +1,4 @@
-//! From an error to the one line that a user or an administrator reads: what failed, why, and what to do next.
+//! Converts errors to the message for a user or administrator: what failed, why, and what to do next.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -20,13 +20,13 @@ use crate::world::fs::FileError;
 use crate::world::http::{ClientError, TransportError};
 use crate::world::sys::ChildError;
 
-/// Longest cause, and longest advice; a terminal and a log can take both in a line.
+/// The length limit of a cause, and of an advice, in characters.
 const LONGEST: usize = 1200;
 
 const NOT_GOOGLE: &str = "check that it is Google's endpoint and that no proxy answers in its place";
 
-/// Where a job's credentials got stuck. Every line for users names it, and the README's troubleshooting is
-/// ordered by it.
+/// The stage at which a failure happened. All messages for users name it, and the troubleshooting documentation is
+/// organized by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[allow(missing_docs)]
@@ -42,7 +42,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// All of them.
+    /// All stages.
     pub const ALL: [Self; 8] = [
         Self::Option,
         Self::Configuration,
@@ -54,7 +54,7 @@ impl Stage {
         Self::Agent,
     ];
 
-    /// Its name as one word, for programs.
+    /// Returns the name as one word, for programs.
     pub fn name(self) -> &'static str {
         match self {
             Self::SubjectToken => "subject_token",
@@ -84,30 +84,30 @@ impl fmt::Display for Stage {
     }
 }
 
-/// A failure, ready to be told. It holds no secret.
+/// A failure as it is shown to users. It contains no secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// Where it happened.
+    /// The stage.
     pub stage: Stage,
     /// What failed, and why.
     pub cause: String,
-    /// What to do next; empty where the cause says it, or where only the site's administrators can do something.
+    /// What to do next. Empty if the cause says it, or if only the site's administrators can do something.
     pub advice: String,
-    /// Who can mend it.
+    /// Who can fix it.
     pub blame: Blame,
 }
 
-/// Who can mend a failure.
+/// Who can fix a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Blame {
-    /// The user, who asked for something that is not possible.
+    /// The user, who has requested something that is not possible.
     User,
     /// The node or its configuration.
     Site,
-    /// Google, which does not answer, or refuses.
+    /// Google, which does not respond or refuses.
     Google {
-        /// Whether it refuses for good, so that asking again changes nothing.
+        /// Whether the refusal is permanent, so that a retry cannot succeed.
         is_final: bool,
     },
 }
@@ -117,29 +117,29 @@ impl Failure {
         Self { stage, cause: clip(&cause.to_string(), LONGEST), advice: clip(advice.as_ref(), LONGEST), blame }
     }
 
-    /// Cause and advice, for a place that names the stage itself and whose reader can mend it.
+    /// Returns cause and advice, without the stage and without the hint to tell the administrators.
     pub fn text(&self) -> String {
         if self.advice.is_empty() { self.cause.clone() } else { format!("{}; {}", self.cause, self.advice) }
     }
 
-    /// Whether Google was asked and refuses for good.
+    /// Returns whether Google refuses permanently.
     pub fn is_refusal(&self) -> bool {
         self.blame == Blame::Google { is_final: true }
     }
 
-    /// A failure that none of the others describes.
+    /// An internal error.
     pub fn internal() -> Self {
         Self::new(Stage::Files, Blame::Site, "the node could not serve the request", "see slurmd's log")
     }
 
-    /// The user's enroot configuration cannot be taken over.
+    /// The user's enroot configuration cannot be merged.
     pub fn of_enroot(problem: &str) -> Self {
         let advice = "enroot's configuration stays as it is, and this step's containers are not given the job's \
                       credentials: mend it, or set ENROOT_CONFIG_PATH to another directory";
         Self::new(Stage::Files, Blame::User, problem, advice)
     }
 
-    /// Clients would take credentials of the user's own, and not the job's.
+    /// Client libraries would use the user's Application Default Credentials instead of the job's credentials.
     pub fn of_users_credentials(file: &Path) -> Self {
         Self::new(
             Stage::Files,
@@ -152,24 +152,24 @@ impl Failure {
         )
     }
 
-    /// The agent does not start or does not answer.
+    /// The agent does not start or does not respond.
     pub fn of_agent(problem: &str) -> Self {
         Self::new(Stage::Agent, Blame::Site, problem, "see agent.log in the runtime directory")
     }
 
-    /// Another process asks Google for the same token, and does not finish in time.
+    /// Another process's exchange for the same token does not finish in time.
     pub fn of_wait() -> Self {
         let problem = "another process that asks Google for the same token did not finish in time";
         Self::new(Stage::TokenExchange, Blame::Google { is_final: false }, problem, "try again")
     }
 
-    /// The job's token has ended, and there is no new one.
+    /// The job's token has expired, and there is no new one.
     pub fn of_no_token() -> Self {
         let problem = "no valid access token: Google could not be asked for a new one";
         Self::new(Stage::Agent, Blame::Google { is_final: false }, problem, "the job's status file says why")
     }
 
-    /// A user has too many tokens besides those of the jobs.
+    /// A user has too many tokens for other scopes and audiences.
     pub fn of_share(limit: usize) -> Self {
         let problem = format_args!("the node keeps {limit} tokens of yours for other scopes and audiences");
         Self::new(Stage::Agent, Blame::User, problem, "ask for fewer, or wait an hour until some have ended")
@@ -190,7 +190,7 @@ impl Failure {
         )
     }
 
-    /// plugstack.conf gives the plugin an argument that it does not have.
+    /// plugstack.conf passes the plugin an unknown argument.
     pub fn of_argument(argument: &str) -> Self {
         let argument = clip(argument, 100);
         Self::new(
@@ -201,7 +201,7 @@ impl Failure {
         )
     }
 
-    /// An exchange failed. Adds the hint that fits.
+    /// An exchange failed. Adds advice that fits the error.
     pub fn of_exchange(
         error: &ExchangeError,
         configuration: &CredentialConfiguration,
@@ -274,7 +274,7 @@ fn exchange_hint(
     }
 }
 
-/// What to do about an issuer whose keys Google does not get.
+/// Returns advice for an issuer whose keys Google cannot get.
 fn issuer_hint(claims: &Claims) -> String {
     let issuer = claims.issuer.as_deref().map_or_else(|| "ISSUER".to_owned(), |issuer| clip(issuer, 200));
     format!(
@@ -284,7 +284,7 @@ fn issuer_hint(claims: &Claims) -> String {
     )
 }
 
-/// What to do about a subject token for another audience.
+/// Returns advice for a subject token with another audience.
 pub fn audience_hint(configuration: &CredentialConfiguration, claims: &Claims) -> String {
     // A token can have any number of them.
     let audiences = clip(&claims.audiences.join("\", \""), 400);
@@ -295,7 +295,7 @@ pub fn audience_hint(configuration: &CredentialConfiguration, claims: &Claims) -
     )
 }
 
-/// What to do about a subject token that has expired.
+/// Returns advice for an expired subject token.
 pub fn expiry_hint(expiry: UnixSeconds, now: UnixSeconds) -> String {
     format!(
         "the subject token expired {} seconds ago by this node's clock; see why it is not renewed",

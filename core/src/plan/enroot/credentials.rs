@@ -1,36 +1,36 @@
-//! `.credentials`, a netrc file that enroot hands to curl.
+//! `.credentials`, a netrc file that enroot passes to curl.
 #![forbid(unsafe_code)]
 
 use crate::words::google::RegistryHost;
 use crate::words::secret::Secret;
 
-/// Its name in enroot's configuration directory.
+/// The file's name in enroot's configuration directory.
 pub const FILE: &str = ".credentials";
 
-/// The user name under which Artifact Registry takes an access token.
+/// The user name with which Artifact Registry accepts an access token.
 const LOGIN: &str = "oauth2accesstoken";
 
-/// The longest netrc file that curl reads (`lib/netrc.c`, MAX_NETRC_FILE).
+/// curl's limit for a netrc file, in bytes (`lib/netrc.c`, MAX_NETRC_FILE).
 const LONGEST: usize = 128 << 10;
-/// The longest line, its end included. Curl 7.88 skips a longer one (`netrcbuffer`); to later releases a word of this
-/// length is an error in the whole file (MAX_NETRC_TOKEN), so that no login in it works.
+/// curl's limit for a line, in bytes, including its end. curl 7.88 skips a longer line (`netrcbuffer`). Later releases
+/// refuse the whole file if a word is this long (MAX_NETRC_TOKEN), so that no login in it works.
 const LONGEST_LINE: usize = 4095;
 
-/// Which registries have no line, because curl could not read it.
+/// The registries that are left out because curl could not read their lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeftOut {
-    /// Each has one.
+    /// All registries have a line.
     Nothing,
-    /// So many have none, because the file would be too long.
+    /// This number of registries has no line, because the file would be too long.
     Hosts(usize),
-    /// None has one, because the token is too long for a line.
+    /// No registry has a line, because the token is too long.
     All,
 }
 
-/// The user's lines, unchanged and first, then a line for each host that the user has none for, as far as curl can read
-/// them.
+/// Returns the user's lines, unchanged, followed by a line for each host that they do not name, within curl's limits.
 ///
-/// A `default` entry ends the search of netrc, so ours go before it; a `macdef` goes on until a blank line.
+/// curl stops its search at a `default` entry, so the new lines come before it. A `macdef` extends to the next blank
+/// line, so one is added.
 pub fn merge(users: &Secret, hosts: &[RegistryHost], token: &Secret) -> (Secret, LeftOut) {
     let text = users.expose();
     let (before, after) = text.split_at(default_entry(text));
@@ -63,7 +63,7 @@ pub fn merge(users: &Secret, hosts: &[RegistryHost], token: &Secret) -> (Secret,
     (Secret::new(merged), left_out)
 }
 
-/// Where the line of a `default` entry begins, else the end.
+/// Returns the offset of the `default` entry's line, or of the end.
 fn default_entry(text: &str) -> usize {
     let mut at = 0;
     for line in text.split_inclusive('\n') {
@@ -75,7 +75,7 @@ fn default_entry(text: &str) -> usize {
     text.len()
 }
 
-/// The hosts that have an entry. netrc's entries may go over several lines.
+/// Returns the hosts that have an entry. An entry can extend over several lines.
 fn machines(text: &str) -> Vec<&str> {
     let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
     let mut words = lines.flat_map(str::split_whitespace);
@@ -83,7 +83,7 @@ fn machines(text: &str) -> Vec<&str> {
     while let Some(word) = words.next() {
         match word {
             "machine" => machines.extend(words.next()),
-            // What follows is a value, even if it reads like a keyword.
+            // The next word is a value, even if it looks like a keyword.
             "login" | "password" | "account" => drop(words.next()),
             _ => {}
         }
@@ -104,7 +104,7 @@ mod tests {
     const US: &str = "machine us.gcr.io login oauth2accesstoken password T\n";
 
     #[test]
-    fn the_users_lines_come_first_and_his_hosts_are_his() {
+    fn the_users_lines_come_first_and_keep_their_hosts() {
         for (users, expected) in [
             ("", format!("{EU}{US}")),
             ("machine nvcr.io login a password b", format!("machine nvcr.io login a password b\n{EU}{US}")),
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_curl_cannot_read_does_not_spoil_the_users_own_logins() {
+    fn a_token_that_curl_cannot_read_does_not_break_the_users_logins() {
         const OWN: &str = "machine nvcr.io login a password b\n";
         let host = [RegistryHost::try_from("gcr.io".to_owned()).unwrap()];
         let longest = LONGEST_LINE - "machine gcr.io login oauth2accesstoken password \n".len();

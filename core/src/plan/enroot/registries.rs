@@ -1,22 +1,21 @@
-//! The registry hosts of Google.
+//! Google's registry hosts.
 #![forbid(unsafe_code)]
 
 use crate::words::google::RegistryHost;
 
 use Place::{Host, Location, Region};
 
-/// Where images are.
+/// A place where Google hosts images.
 enum Place {
-    /// A location of Artifact Registry, at `LOCATION-docker.pkg.dev`.
+    /// An Artifact Registry location, at `LOCATION-docker.pkg.dev`.
     Location(&'static str),
-    /// The same, and `docker.LOCATION.rep.pkg.dev`, its regional endpoint.
+    /// A location that also has a regional endpoint, `docker.LOCATION.rep.pkg.dev`.
     Region(&'static str),
     /// Another host.
     Host(&'static str),
 }
 
-/// All places, those that most images come from first: curl limits the length of a netrc file, and if tokens are long, the
-/// last ones do not fit.
+/// All places, the most used first: curl limits the size of a netrc file, so with long tokens the last ones do not fit.
 ///
 /// <https://cloud.google.com/artifact-registry/docs/repositories/repo-locations>, and the hosts for which gcloud 528
 /// configures docker (`googlecloudsdk/core/docker/constants.py`).
@@ -77,7 +76,7 @@ const PLACES: [Place; 54] = [
     Region("southamerica-west1"),
 ];
 
-/// Every registry host of Google, the regional endpoints last: what the site's list defaults to.
+/// Returns all registry hosts, regional endpoints last. This is the default of `registries`.
 pub fn of_google() -> Vec<RegistryHost> {
     let usual = PLACES.iter().map(|place| match place {
         Location(name) | Region(name) => format!("{name}-docker.pkg.dev"),
@@ -97,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_host_is_there_once_and_the_busiest_come_first() {
+    fn each_host_is_listed_once_and_the_most_used_come_first() {
         let hosts: Vec<String> = of_google().into_iter().map(String::from).collect();
         assert_eq!(hosts.iter().collect::<BTreeSet<_>>().len(), hosts.len());
         let ending = |ending: &str| hosts.iter().filter(|host| host.ends_with(ending)).count();

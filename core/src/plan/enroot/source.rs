@@ -1,4 +1,4 @@
-//! The enroot configuration that the user has without us, read as the user and as enroot would find it.
+//! The enroot configuration that the user has without this plugin, found in the same way as enroot finds it.
 #![forbid(unsafe_code)]
 
 mod expansion;
@@ -13,44 +13,44 @@ use crate::words::secret::{Secret, exposed};
 use crate::world::fs::{self, FileError, FileProblem};
 use expansion::{Unexpanded, expand};
 
-/// What enroot reads below its configuration directory, with the ending that it looks for.
+/// The subdirectories that enroot reads in its configuration directory.
 pub const SUBDIRECTORIES: [&str; 3] = ["hooks.d", "mounts.d", "environ.d"];
 
-// What is taken over at most for one step. It is more than anyone writes by hand, and each step has a copy.
+// Limits for one step. They exceed what people write by hand, and each step has a copy.
 
-/// Bytes of `.credentials`.
+/// The size limit of `.credentials`, in bytes.
 const LONGEST_CREDENTIALS: u64 = 64 << 10;
-/// Names in each of [`SUBDIRECTORIES`].
+/// The limit of names in each of [`SUBDIRECTORIES`].
 const MOST_NAMES: usize = 100;
 
-// What all steps of a user on a node have at most, in copies that are larger than anyone's usual ones. The steps
-// themselves take more of a node than small copies do: those are not counted.
+// Limits for all steps of a user on a node. Only large copies count, because a small copy takes less of the node than
+// its step does.
 
-/// A copy up to this size is small.
+/// The size up to which a copy is small.
 const SMALL: Size = Size { bytes: 16 << 10, names: 32 };
-/// What the large ones may be together.
+/// The limit for all large copies of a user together.
 const SHARE: Size = Size { bytes: 16 << 20, names: 4096 };
 
-/// A tmpfs keeps a link's target in a page unless it is shorter (`mm/shmem.c`, SHORT_SYMLINK_LEN).
+/// tmpfs uses a page for a link's target of at least this length, in bytes (`mm/shmem.c`, SHORT_SYMLINK_LEN).
 const LONG_TARGET: usize = 128;
 const PAGE: u64 = 4096;
 
-/// Drop-ins of the node's own configuration.
+/// The limit of drop-ins in the node's enroot configuration.
 const MOST_DROP_INS: usize = 1000;
 
-/// The user's own configuration.
+/// The user's configuration.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
-    /// Its directory.
+    /// The configuration directory.
     pub path: String,
-    /// The text of `.credentials`, empty if there is none.
+    /// The content of `.credentials`; empty if there is none.
     #[serde(with = "exposed")]
     pub credentials: Secret,
-    /// The names in each of [`SUBDIRECTORIES`].
+    /// The names in each of [`SUBDIRECTORIES`], in the same order.
     pub entries: [Vec<String>; 3],
 }
 
-/// What a step's copy of the user's configuration takes of the runtime directory.
+/// The space that a step's copy of the user's configuration takes in the runtime directory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Size {
     /// Bytes.
@@ -60,7 +60,7 @@ pub struct Size {
 }
 
 impl Size {
-    /// Whether it is larger than anyone's usual one.
+    /// Returns whether a copy of this size is large.
     pub fn is_large(self) -> bool {
         !self.is_within(SMALL)
     }
@@ -74,34 +74,34 @@ impl Size {
     }
 }
 
-/// Where enroot looks, in its own order.
+/// The places where enroot looks for its configuration.
 #[derive(Debug, Clone)]
 pub struct Search<'a> {
     /// The job's environment.
     pub environment: &'a [(String, String)],
-    /// ENROOT_CONFIG_PATH as the user has it, were it not for us.
+    /// ENROOT_CONFIG_PATH as the user has set it.
     pub config_path: Option<String>,
-    /// `enroot.conf` of the node.
+    /// The node's `enroot.conf`.
     pub system: &'a Path,
-    /// The user.
+    /// The user ID.
     pub uid: u32,
 }
 
-/// Why the user's configuration cannot be taken over, so that it is better left alone.
+/// Why the user's configuration cannot be merged and stays as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SourceError {
-    /// A file or directory of it cannot be read, or is too large.
+    /// A file or directory cannot be read or is too large.
     File(FileError),
-    /// Its path is not absolute.
+    /// The path is not absolute.
     Path(String),
-    /// The node's configuration has its path in a form that only a shell can expand.
+    /// The node's configuration sets the path with a value that only a shell can expand.
     NeedsShell {
-        /// The file of the node's configuration.
+        /// The configuration file.
         file: PathBuf,
         /// The value.
         value: String,
     },
-    /// The user's steps on this node have the user's share of large ones already.
+    /// The large copies of the user's steps on this node have reached the limit.
     Share(String),
 }
 
@@ -131,11 +131,11 @@ impl fmt::Display for SourceError {
 impl std::error::Error for SourceError {}
 
 impl Source {
-    /// Reads the configuration, as the user that this process is.
+    /// Reads the configuration. The process must have become the user.
     ///
     /// # Errors
-    /// When there is something that cannot be taken over. What is not there, or may not be entered, is nothing to
-    /// enroot either.
+    /// When something cannot be merged. Files and directories that are absent or not accessible are ignored, as enroot
+    /// ignores them.
     pub fn read(search: &Search<'_>) -> Result<Self, SourceError> {
         let path = search.path()?;
         if !path.starts_with('/') || path.contains(['\n', '\0']) {
@@ -151,7 +151,7 @@ impl Source {
         Ok(Self { credentials: Secret::new(credentials), entries: [hooks?, mounts?, environs?], path })
     }
 
-    /// What a copy of it takes. `.credentials` is kept twice, as the user has it and with the job's lines.
+    /// Returns the size of a copy. `.credentials` counts twice, because it is stored with and without the job's lines.
     pub fn size(&self) -> Size {
         let bytes = |text: usize| u64::try_from(text).unwrap_or(u64::MAX);
         let mut size = Size { bytes: bytes(self.credentials.expose().len()).saturating_mul(2), names: 0 };
@@ -164,10 +164,10 @@ impl Source {
         size
     }
 
-    /// Checks that the user's steps may have a further copy beside those that they have.
+    /// Checks that the user's steps may have this copy in addition to `copies`.
     ///
     /// # Errors
-    /// When all large ones together would be more than a user's share.
+    /// When all large copies together would exceed the user's limit.
     pub fn check_share(&self, copies: impl IntoIterator<Item = Size>) -> Result<(), SourceError> {
         let large = copies.into_iter().filter(|copy| copy.is_large());
         let all = large.fold(self.size(), Size::plus);
@@ -175,7 +175,7 @@ impl Source {
     }
 }
 
-/// Where the link to a user's entry leads.
+/// Returns the target of the link to a user's entry.
 pub(super) fn link_target(path: &str, directory: &str, name: &str) -> String {
     format!("{path}/{directory}/{name}")
 }
@@ -188,8 +188,8 @@ fn or_nothing<T: Default>(read: Result<T, FileError>) -> Result<T, SourceError> 
 }
 
 impl Search<'_> {
-    /// ENROOT_CONFIG_PATH as enroot would have it (`enroot.in`, `config::init`): the environment's, else the first
-    /// one of the system's configuration, else the default.
+    /// Returns ENROOT_CONFIG_PATH as enroot determines it (`enroot.in`, `config::init`): from the environment, or else
+    /// the first value in the system's configuration, or else the default.
     fn path(&self) -> Result<String, SourceError> {
         match self.config_path.clone().filter(|path| !path.is_empty()) {
             Some(path) => Ok(path),
@@ -216,7 +216,7 @@ impl Search<'_> {
             for value in assignments(&text) {
                 match expand(value, &|name| self.bashs(name)) {
                     Ok(path) if !path.is_empty() => return Ok(Some(path)),
-                    // No value to enroot either.
+                    // enroot ignores such a value too.
                     Ok(_) | Err(Unexpanded::Unset) => {}
                     Err(Unexpanded::NeedsShell) => {
                         return Err(SourceError::NeedsShell { file, value: value.to_owned() });
@@ -227,9 +227,9 @@ impl Search<'_> {
         Ok(None)
     }
 
-    /// A variable as enroot's bash has it.
+    /// Returns a variable as it is in enroot's bash.
     fn bashs(&self, name: &str) -> Result<Option<String>, Unexpanded> {
-        // An earlier line may have set one of enroot's own, and pyxis hides most of the job's.
+        // An earlier line may have set a variable with enroot's prefix, and pyxis hides most of those in the job.
         let is_told_elsewhere =
             ["BASH", "ENROOT_"].iter().any(|start| name.starts_with(start)) || OF_BASH.split(' ').any(|of| of == name);
         match name {
@@ -240,29 +240,30 @@ impl Search<'_> {
     }
 }
 
-/// Variables that bash sets itself, or the function of enroot's that reads its configuration.
+/// Variables that bash sets, or the function with which enroot reads its configuration.
 const OF_BASH: &str = "DIRSTACK EPOCHREALTIME EPOCHSECONDS FUNCNAME GROUPS HISTCMD HOSTNAME HOSTTYPE IFS LINENO \
     MACHTYPE OLDPWD OPTIND OSTYPE PIPESTATUS PPID PWD RANDOM SECONDS SHLVL _ file key overwrite value";
 
-/// enroot's system configuration, in its own order.
+/// Returns the files of enroot's system configuration, in the order in which enroot reads them.
 pub fn system_files(system: &Path) -> Vec<PathBuf> {
     let mut directory = system.as_os_str().to_owned();
     directory.push(".d");
     let directory = PathBuf::from(directory);
     let names = fs::names(&directory, MOST_DROP_INS).unwrap_or_default().into_iter();
-    // As `*.conf` does.
+    // The same names as the shell pattern `*.conf`.
     let drop_ins = names.filter(|name| !name.starts_with('.') && name.ends_with(".conf"));
     [system.to_owned()].into_iter().chain(drop_ins.map(|name| directory.join(name))).collect()
 }
 
-/// Whether a value of ENROOT_CONFIG_PATH can be expanded for users, or needs a shell.
+/// Returns whether a value of ENROOT_CONFIG_PATH can be expanded without a shell.
 pub fn is_expandable(value: &str) -> bool {
     let environment = [("HOME".to_owned(), "/".to_owned())];
     let search = Search { environment: &environment, config_path: None, system: Path::new("/"), uid: 0 };
     expand(value, &|name| search.bashs(name)) != Err(Unexpanded::NeedsShell)
 }
 
-/// The values of ENROOT_CONFIG_PATH in a configuration file. `read` does not see a last line without its newline.
+/// Returns the values of ENROOT_CONFIG_PATH in a configuration file. Ignores a last line without newline, as bash's
+/// `read` loop does.
 pub fn assignments(text: &str) -> impl Iterator<Item = &str> {
     let lines = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
     lines.filter_map(|line| line.trim_start().strip_prefix("ENROOT_CONFIG_PATH")).filter_map(|rest| {

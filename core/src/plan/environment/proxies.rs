@@ -1,19 +1,19 @@
-//! A job behind a proxy: what is for its port of the agent must not go there.
+//! Proxy exceptions: requests to a job's port must not go to a proxy.
 //!
-//! Clients send a request to `http://127.0.0.1` to the proxy as well, unless `no_proxy` or `NO_PROXY` excepts the
-//! address. Most of them prefer one of the two names and look at the other one only where that is not set.
+//! HTTP clients send requests for `http://127.0.0.1` to the proxy too, unless `no_proxy` or `NO_PROXY` excepts the
+//! address. Most clients prefer one of the two names and read the other only if the first is not set.
 #![forbid(unsafe_code)]
 
 use super::Environment;
 use crate::words::secret::Secret;
 
-/// Where the agent serves jobs.
+/// The address at which the agent serves jobs.
 const ADDRESS: &str = "127.0.0.1";
 
 /// The variables that name a proxy.
 const PROXIES: [&str; 6] = ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"];
 
-/// The exceptions that a job needs besides the user's own, whose variables `own` gives; nothing where it needs none.
+/// Returns the exception variables that a job needs, or none. `own` returns a variable as the user has set it.
 pub(super) fn exceptions(own: &dyn Fn(&str) -> Option<String>) -> Environment {
     let own = |name: &str| own(name).filter(|value| !value.is_empty());
     if !PROXIES.iter().any(|name| own(name).is_some()) {
@@ -22,7 +22,7 @@ pub(super) fn exceptions(own: &dyn Fn(&str) -> Option<String>) -> Environment {
     let mut exceptions = Environment::new();
     for (name, other) in [("no_proxy", "NO_PROXY"), ("NO_PROXY", "no_proxy")] {
         let value = own(name);
-        // A client that now finds this name must find in it what it has found under the other one.
+        // A client that used to fall back to the other name must find the same entries under this one.
         let extended = with_address(&value.clone().or_else(|| own(other)).unwrap_or_default());
         if value.as_deref() != Some(&extended) {
             exceptions.insert(name, Secret::new(extended));
@@ -31,7 +31,7 @@ pub(super) fn exceptions(own: &dyn Fn(&str) -> Option<String>) -> Environment {
     exceptions
 }
 
-/// The list with the address, if it does not except that one already.
+/// Returns the list with the address added, unless it already excepts the address.
 fn with_address(list: &str) -> String {
     let separators = [',', ' ', '\t'];
     let has_address = list.trim() == "*" || list.split(separators).any(|entry| entry == ADDRESS);
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_address_is_added_to_what_the_user_has_under_either_name() {
+    fn the_address_is_added_to_the_users_exceptions_under_both_names() {
         const PROXY: (&str, &str) = ("https_proxy", "http://proxy:3128");
         let (lower, upper) = (|value| ("no_proxy", value), |value| ("NO_PROXY", value));
         for (own, expected) in [

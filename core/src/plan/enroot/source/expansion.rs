@@ -1,36 +1,37 @@
-//! A value of enroot.conf as bash would expand it, without bash.
+//! Expands a value of enroot.conf as bash would, without running bash.
 //!
-//! enroot runs `eval echo VALUE` under `set -u`, as the user and in the user's environment, which may redefine `echo`.
-//! Of that language this knows what a path is made of:
+//! enroot runs `eval echo VALUE` under `set -u`, as the user and in the user's environment, which can redefine `echo`.
+//! This module supports the part of the shell language that paths need:
 //!
 //! ```text
 //! word     = ( text | \CHARACTER | 'text' | "quoted" | variable )*, after ~ or ~/
 //! quoted   = ( text | \" | \\ | \$ | \` | variable )*
 //! variable = $NAME | ${NAME} | ${NAME:-word}
 //! ```
-//! Blanks between words become one, as in `echo`, also those of a variable outside of quotes. All else needs a shell.
-//! The crate shellexpand has no quotes, no default in a default, and leaves what it does not know as it is.
+//! As with `echo`, blanks between words become one, including those in an unquoted variable. Everything else needs a
+//! shell. The crate shellexpand is not used: it has neither quotes nor nested defaults, and it silently keeps what it
+//! does not know.
 #![forbid(unsafe_code)]
 
 use std::iter::Peekable;
 use std::str::Chars;
 
-/// Why a value has no expansion here.
+/// Why a value is not expanded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unexpanded {
-    /// It has a variable that is not set, for which enroot has no value either.
+    /// It uses a variable that is not set, so enroot gets no value either.
     Unset,
-    /// Only a shell can tell.
+    /// Only a shell can expand it.
     NeedsShell,
 }
 
-/// What a variable is: none if it is not set.
+/// Returns the value of a variable, or `None` if it is not set.
 pub(super) type Variable<'a> = &'a dyn Fn(&str) -> Result<Option<String>, Unexpanded>;
 
 /// Expands a value.
 ///
 /// # Errors
-/// When it has no expansion here.
+/// When a variable is not set, or the value needs a shell.
 pub(super) fn expand(value: &str, variable: Variable<'_>) -> Result<String, Unexpanded> {
     let mut expansion =
         Expansion { rest: value.chars().peekable(), variable, words: Words::default(), is_unset: false };
@@ -38,14 +39,14 @@ pub(super) fn expand(value: &str, variable: Variable<'_>) -> Result<String, Unex
     if expansion.is_unset { Err(Unexpanded::Unset) } else { Ok(expansion.words.text) }
 }
 
-/// A part of a value that ends with a character of its own.
+/// A part of a value, up to a closing character.
 #[derive(Clone, Copy)]
 struct Part {
     /// Whether it is in double quotes.
     quoted: bool,
-    /// Its last character, if the value goes on behind it.
+    /// The closing character; `None` for the whole value.
     end: Option<char>,
-    /// Whether it goes into the expansion: a default may not.
+    /// Whether it becomes part of the result. An unused default does not.
     is_used: bool,
 }
 
@@ -76,18 +77,18 @@ impl Expansion<'_> {
                 ' ' | '\t' if !quoted => self.words.split(is_used),
                 '#' if !quoted && is_first => return Err(Unexpanded::NeedsShell),
                 '`' => return Err(Unexpanded::NeedsShell),
-                // A quote within a default within quotes.
+                // A quote in a default that is itself in quotes.
                 '"' => return Err(Unexpanded::NeedsShell),
                 _ if !quoted && ";&|<>()*?[{}\n".contains(character) => return Err(Unexpanded::NeedsShell),
                 _ => self.words.quote(character.encode_utf8(&mut [0; 4]), is_used),
             }
-            // A default is one word for the tilde, whatever blanks are in it.
+            // For the tilde, a default counts as one word even if it contains blanks.
             is_first = end.is_none() && [' ', '\t'].contains(&character);
         }
         if end.is_none() { Ok(()) } else { Err(Unexpanded::NeedsShell) }
     }
 
-    /// What follows a backslash.
+    /// Parses the character after a backslash.
     fn escaped(&mut self, part: Part) -> Result<(), Unexpanded> {
         let character = self.rest.next().ok_or(Unexpanded::NeedsShell)?;
         let is_escape = !part.quoted || "$`\"\\".contains(character) || part.end == Some(character);
@@ -98,7 +99,7 @@ impl Expansion<'_> {
         Ok(())
     }
 
-    /// What follows a single quote.
+    /// Parses the text after a single quote.
     fn literal(&mut self, is_used: bool) -> Result<(), Unexpanded> {
         self.words.quote("", is_used);
         loop {
@@ -109,19 +110,19 @@ impl Expansion<'_> {
         }
     }
 
-    /// What follows a tilde at the beginning of a word.
+    /// Expands a tilde at the beginning of a word.
     fn home(&mut self, part: Part) -> Result<(), Unexpanded> {
         let is_alone = match self.rest.peek().copied() {
             None | Some('/') => true,
             Some(next) => Some(next) == part.end || (part.end.is_none() && [' ', '\t'].contains(&next)),
         };
-        // Else another user's home, or the one of the user database.
+        // Otherwise it is another user's home, or one from the user database.
         let home = (self.variable)("HOME")?.filter(|_| is_alone).ok_or(Unexpanded::NeedsShell)?;
         self.words.quote(&home, part.is_used);
         Ok(())
     }
 
-    /// What follows a dollar sign.
+    /// Parses the parameter after a dollar sign.
     fn parameter(&mut self, part: Part) -> Result<(), Unexpanded> {
         let is_in_braces = self.rest.next_if_eq(&'{').is_some();
         let name = self.name()?;
@@ -143,7 +144,7 @@ impl Expansion<'_> {
         while let Some(next) = self.rest.next_if(|next| next.is_ascii_alphanumeric() || *next == '_') {
             name.push(next);
         }
-        // None at all is a parameter of the shell's own.
+        // Without a name, it is a special parameter of the shell.
         if name.starts_with(|first: char| !first.is_ascii_digit()) { Ok(name) } else { Err(Unexpanded::NeedsShell) }
     }
 
@@ -163,7 +164,7 @@ impl Expansion<'_> {
     }
 }
 
-/// Words as `echo` prints them.
+/// The words, joined as `echo` prints them.
 #[derive(Default)]
 struct Words {
     text: String,
@@ -172,7 +173,7 @@ struct Words {
 }
 
 impl Words {
-    /// Adds to the last word, which is there then, be it empty.
+    /// Appends to the last word. Even an empty text starts a word.
     fn quote(&mut self, text: &str, is_used: bool) {
         if is_used {
             if self.is_split && self.has_word {

@@ -55,7 +55,7 @@ fn the_path_is_found_as_enroot_finds_it() {
 }
 
 #[test]
-fn a_path_that_needs_a_shell_is_told_with_its_file() {
+fn a_path_that_needs_a_shell_is_reported_with_its_file() {
     for value in ["/e/$(id -u)", "/e/$HOSTNAME", "/e/${PWD}", "$BASH_VERSION", "$ENROOT_X/e", "$file"] {
         let text = format!("ENROOT_CONFIG_PATH {value}\n");
         let error =
@@ -76,7 +76,7 @@ fn read(directory: &Path) -> Result<Source, SourceError> {
 }
 
 #[test]
-fn what_is_there_is_taken_over_and_what_is_not_is_nothing() {
+fn existing_files_are_merged_and_absent_ones_are_ignored() {
     let directory = testing::directory();
     let at = |name: &str| directory.join(name);
     assert_eq!(read(&at("none")).map(|s| s.credentials.expose().len()), Ok(0));
@@ -95,7 +95,7 @@ fn what_is_there_is_taken_over_and_what_is_not_is_nothing() {
 }
 
 #[test]
-fn what_cannot_be_taken_over_is_named() {
+fn files_that_cannot_be_merged_are_named() {
     let directory = testing::directory();
     let credentials = directory.join(".credentials");
     std::fs::create_dir(&credentials).unwrap();
@@ -129,7 +129,7 @@ fn source(path: &str, credentials: usize, names: &[&str]) -> Source {
 }
 
 #[test]
-fn a_copy_takes_its_credentials_twice_and_pages_for_long_links() {
+fn a_copy_counts_credentials_twice_and_long_links_as_pages() {
     let name = "n".repeat(LONG_TARGET - "/e/hooks.d/".len());
     for (source, bytes, names, is_large) in [
         (source("/e", 0, &[]), 0, 0, false),
@@ -145,7 +145,7 @@ fn a_copy_takes_its_credentials_twice_and_pages_for_long_links() {
 }
 
 #[test]
-fn a_user_has_a_share_of_large_copies() {
+fn large_copies_of_a_user_are_limited() {
     let largest = source("/e", 64 << 10, &["a"; 300]);
     let has_room = |copies: &[Size]| largest.check_share(copies.iter().copied()).is_ok();
     let (bytes, names) = (Size { bytes: 1 << 20, names: 0 }, Size { bytes: 0, names: 100 });

@@ -15,7 +15,7 @@ fn expanded(value: &str) -> Result<String, Unexpanded> {
 }
 
 #[test]
-fn what_a_path_is_made_of_is_expanded() {
+fn paths_are_expanded() {
     for (value, expected) in [
         ("/etc/enroot", "/etc/enroot"),
         ("${HOME}/.enroot", "/home/alice/.enroot"),
@@ -64,7 +64,7 @@ fn a_variable_that_is_not_set_leaves_no_value() {
 }
 
 #[test]
-fn what_only_a_shell_can_tell_is_told_so() {
+fn values_that_need_a_shell_are_refused() {
     let values = r##"
         $(id)  "$(id)"  `id`  "`id`"  $((1+1))  $[1+1]  <(id)  /a >b  /a|b  /a&  /a;b  (a)
         /a/*  /a/?  /a/[ab]  /{a,b}  /{1..3}  /a}  $GLOB  ${NONE:-$GLOB}  ${NONE:-*}  /a #b  #
@@ -79,9 +79,9 @@ fn what_only_a_shell_can_tell_is_told_so() {
     }
 }
 
-/// All values of up to four of these parts that have an expansion here, and what bash makes of them.
+/// Compares the expansion of all values of up to four of these parts with bash's.
 #[test]
-fn every_expansion_is_bashs() {
+fn every_expansion_equals_bashs() {
     const PARTS: &str = "/a|~| |\"|'|\\|$HOME|${B}|${NONE:-|${XDG:-|${EMPTY:-|}|$EMPTY|#|=|:|-x|{|*";
     let mut values = vec![String::new()];
     let mut checked = Vec::new();
