@@ -17,15 +17,15 @@ const HEAD: &str =
 const NOT_TRIED: [(&str, &str); 6] = [
     (
         "DuckDB: httpfs",
-        "the extension cannot be had here; it takes HMAC keys or a token that it does not refresh. Use it with gcsfs",
+        "the extension is not available to the tests; it accepts HMAC keys, or a token that it does not refresh. Use it with gcsfs",
     ),
-    ("Java: google-auth-library from 1.0 on", "cannot be had here; refuses a `token_url` of plain http. Use metadata"),
-    ("gcsfuse", "cannot be had here; uses Go's library, and hands its background process what that needs"),
-    ("Nextflow", "cannot be had here; uses Java's library. Use metadata"),
+    ("Java: google-auth-library from 1.0 on", "not available to the tests; refuses a `token_url` with plain http. Use metadata"),
+    ("gcsfuse", "not available to the tests; uses Go's library, and passes the variables on to its background process"),
+    ("Nextflow", "not available to the tests; uses Java's library. Use metadata"),
     ("PyTorch", "has no client of its own: loaders use gcsfs or google-cloud-storage"),
     (
         "Terraform: hashicorp/google",
-        "cannot be had here; prefers GOOGLE_OAUTH_ACCESS_TOKEN, which it cannot refresh: unset that, then it uses Go's library",
+        "not available to the tests; prefers GOOGLE_OAUTH_ACCESS_TOKEN, which it cannot refresh. Unset that variable, and it uses Go's library",
     ),
 ];
 

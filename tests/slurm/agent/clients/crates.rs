@@ -32,6 +32,6 @@ fn object_store() {
     world.refuses(job("object-store-file", Way::File), "external_account");
     assert_eq!(world.outlive([job("object-store-metadata", Way::Metadata)]), ["read\n"]);
     world.finish();
-    let remark = "delta-rs, lance and icechunk use it: `env -u GOOGLE_APPLICATION_CREDENTIALS`, or `adc` of `metadata`";
+    let remark = "delta-rs, lance and icechunk use it: `env -u GOOGLE_APPLICATION_CREDENTIALS`, or `\"adc\": \"metadata\"`";
     record(&Row::new(client, &found, METADATA, remark));
 }

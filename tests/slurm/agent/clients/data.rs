@@ -12,8 +12,8 @@ use crate::table::{Outcome, Row};
 use crate::tried::{absent, record, version};
 
 const SCRIPT: &str = include_str!("../../../clients/data.py");
-const NO_FILE: &str = "knows no external_account files, and finds the metadata endpoint even so";
-const UNSET: &str = "`env -u GOOGLE_APPLICATION_CREDENTIALS`, or `adc` of `metadata`";
+const NO_FILE: &str = "does not support external_account files, and finds the metadata endpoint even with the file";
+const UNSET: &str = "`env -u GOOGLE_APPLICATION_CREDENTIALS`, or `\"adc\": \"metadata\"`";
 
 struct Client {
     name: &'static str,
@@ -30,14 +30,14 @@ const STORES: [Client; 3] = [
         library: "gcsfs",
         outcomes: BOTH,
         metadata: Way::Metadata,
-        remark: "fsspec, and with it pandas and dask",
+        remark: "used by fsspec, and so by pandas and dask",
     },
     Client {
         name: "Python: pyarrow",
         library: "pyarrow",
         outcomes: BOTH,
         metadata: Way::Metadata,
-        remark: "google-cloud-cpp",
+        remark: "uses google-cloud-cpp",
     },
     Client {
         name: "Python: tensorstore",
@@ -63,7 +63,7 @@ const TRAINING: [Client; 2] = [
         library: "orbax",
         outcomes: METADATA,
         metadata: Way::Given,
-        remark: "arrays by tensorstore, everything else by gcsfs",
+        remark: "uses tensorstore for arrays, and gcsfs for everything else",
     },
     Client {
         name: "Python: TensorFlow",

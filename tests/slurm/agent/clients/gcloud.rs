@@ -40,8 +40,8 @@ fn gcloud() {
     assert_eq!(world.outlive(jobs), ["read\n"; 3]);
     let found = told(&world, "gcloud version");
     world.finish();
-    let remark = "`gcloud storage` and `print-access-token`. By metadata not within ten minutes of a `gcloud` outside \
-                  of a job: it remembers that there was none";
+    let remark = "`gcloud storage` and `print-access-token`. By metadata, wait ten minutes after a `gcloud` outside \
+                  of a job: gcloud remembers that it found no metadata server";
     record(&Row::new(CLIENT, &found, BOTH, remark));
 }
 
@@ -110,7 +110,7 @@ fn gsutil() {
     assert_eq!(world.outlive(jobs), ["read\n"; 2]);
     let found = told(&world, "gsutil version");
     world.finish();
-    let remark = "asks the metadata endpoint even so. `gcloud storage` is its successor";
+    let remark = "asks the metadata endpoint even with the file. `gcloud storage` is its successor";
     record(&Row::new("gcloud: gsutil", &found, [Untried, Works], remark));
 }
 
@@ -138,7 +138,7 @@ fn bq() {
     }
     let found = told(&world, "bq version");
     world.finish();
-    record(&Row::new_short("gcloud: bq", &found, BOTH, "a command has one token"));
+    record(&Row::new_short("gcloud: bq", &found, BOTH, "each command uses a single token"));
 }
 
 #[test]

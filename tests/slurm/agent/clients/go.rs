@@ -27,7 +27,7 @@ fn oauth2_of_debian() {
     world.refuses(job(&world, "go/oauth2-old", "old-file", Way::File), "invalid TokenURL");
     assert_eq!(world.outlive([job(&world, "go/oauth2-old", "old-metadata", Way::Metadata)]), ["read\n"]);
     world.finish();
-    let remark = "before 0.6 it takes no `token_url` but Google's. `env -u GOOGLE_APPLICATION_CREDENTIALS`";
+    let remark = "before 0.6 it accepts only Google's `token_url`. `env -u GOOGLE_APPLICATION_CREDENTIALS`";
     record(&Row::new(&format!("{OAUTH2}, Debian's"), &found, METADATA, remark));
 }
 
@@ -65,6 +65,6 @@ fn auth() {
     let asked = world.site.google.requests_to(Endpoint::IdToken);
     assert!(asked.last().unwrap().target.contains(&format!("/{SERVICE_ACCOUNT}:generateIdToken")), "{asked:?}");
     world.finish();
-    let remark = "the version is that of google-cloud-go. OpenID tokens (idtoken) by metadata";
+    let remark = "the version is google-cloud-go's. OpenID tokens (idtoken) by metadata";
     record(&Row::new(AUTH, &found, BOTH, remark));
 }

@@ -20,6 +20,6 @@ fn java() {
     world.finish();
     let found = version(&["dpkg-query", "-W", "-f", "${Version}", "libgoogle-auth-java"]).unwrap();
     let found = found.split('-').next().unwrap();
-    let remark = "knows no external_account files. `env -u GOOGLE_APPLICATION_CREDENTIALS`, or `adc` of `metadata`";
+    let remark = "does not support external_account files. `env -u GOOGLE_APPLICATION_CREDENTIALS`, or `\"adc\": \"metadata\"`";
     record(&Row::new(client, found, METADATA, remark));
 }

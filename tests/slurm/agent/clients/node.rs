@@ -13,7 +13,7 @@ fn of_today() {
     let world = World::start(LIFE);
     node_at(&world);
     world.finish();
-    record(&row("google-auth-library", "also @google-cloud/storage and its like"));
+    record(&row("google-auth-library", "also @google-cloud/storage and other libraries on top of it"));
 }
 
 #[test]
@@ -23,7 +23,7 @@ fn of_2023() {
     let metadata = world.node_with(OLD, "old-metadata", Way::Metadata);
     assert_eq!(world.outlive([file, metadata]), ["IdentityPoolClient\n", "Compute\n"]);
     world.finish();
-    record(&row(OLD, "before 8.8 it takes no `token_url` but Google's"));
+    record(&row(OLD, "before 8.8 it accepts only Google's `token_url`"));
 }
 
 /// google-auth-library for Node in both ways.

@@ -17,7 +17,7 @@ fn of_today() {
     python_at(&world);
     world.finish();
     let found = version(&[&[&*library("python/bin/python")], &VERSION[..]].concat()).unwrap();
-    let remark = "also google-cloud-storage and all others of Google's libraries for Python";
+    let remark = "also google-cloud-storage and all other Google libraries for Python";
     record(&Row::new(CLIENT, &found, BOTH, remark));
 }
 
@@ -43,6 +43,6 @@ fn of_debian() {
     let metadata = job(Way::Metadata, "debian-metadata");
     assert_eq!(world.outlive([("debian-metadata", metadata)]), ["google.auth.compute_engine.credentials\n"]);
     world.finish();
-    let remark = "knows no external_account files, as all before 1.27. `env -u GOOGLE_APPLICATION_CREDENTIALS`";
+    let remark = "does not support external_account files; versions from 1.27 do. `env -u GOOGLE_APPLICATION_CREDENTIALS`";
     record(&Row::new(&format!("{CLIENT}, Debian's"), &found, METADATA, remark));
 }

@@ -18,6 +18,6 @@ fn r() {
     world.refuses(("r-file", job(Way::File, "r-file")), "no token");
     assert_eq!(world.outlive([("r-metadata", job(Way::Metadata, "r-metadata"))]), ["GceToken\n"]);
     world.finish();
-    let remark = "with `options(gargle.gce.use_ip = TRUE)`; of external_account files it takes those for AWS alone";
+    let remark = "with `options(gargle.gce.use_ip = TRUE)`; it accepts only external_account files for AWS";
     record(&Row::new(client, &found, METADATA, remark));
 }

@@ -32,7 +32,7 @@ fn rclone() {
     assert_eq!(world.outlive([("rclone-metadata", job)]), ["read\n"]);
     world.finish();
     let found = version(&["rclone", "version"]).unwrap();
-    let remark = "with `--gcs-env-auth`. 1.60 and older take no `token_url` but Google's: \
+    let remark = "with `--gcs-env-auth`. 1.60 and older accept only Google's `token_url`: \
                   `env -u GOOGLE_APPLICATION_CREDENTIALS`";
     record(&Row::new("rclone", &found, METADATA, remark));
 }
