@@ -1,4 +1,4 @@
-//! What unit tests share.
+//! Helpers for unit tests.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a test ends with a panic")]
 
@@ -24,10 +24,10 @@ use crate::words::secret::Secret;
 use crate::words::time::{Moment, UnixSeconds};
 use crate::world::fs::Place;
 
-/// A directory of a test's own, removed when it is dropped.
+/// A temporary directory, removed on drop.
 pub struct Directory(PathBuf);
 
-/// Makes a new directory.
+/// Creates a new directory.
 pub fn directory() -> Directory {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -50,14 +50,14 @@ impl Drop for Directory {
     }
 }
 
-/// A JWT with this payload and no valid signature.
+/// Builds a JWT with this payload and an invalid signature.
 pub fn jwt(payload: &str) -> String {
     use base64::Engine;
     let part = |text: &str| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text);
     format!("{}.{}.{}", part(r#"{"alg":"RS256"}"#), part(payload), part("signature"))
 }
 
-/// A credential configuration that names this service account.
+/// Builds a credential configuration that names this service account.
 pub fn credential_configuration(email: &str) -> String {
     format!(
         r#"{{"type": "external_account", "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
@@ -68,7 +68,7 @@ pub fn credential_configuration(email: &str) -> String {
     )
 }
 
-/// A site whose configuration has these keys besides, and whose credential configuration names [`SITE`].
+/// Builds a site with these additional keys, whose credential configuration names [`SITE`].
 pub fn site(settings: &str) -> Site {
     let directory = directory();
     let at = |name: &str| directory.join(name);
@@ -81,7 +81,7 @@ pub fn site(settings: &str) -> Site {
 /// The service account of [`site`].
 pub const SITE: &str = "site@p.iam.gserviceaccount.com";
 
-/// What slurmd says of alice's job 7.
+/// Returns the facts of alice's job 7.
 pub fn facts() -> JobFacts {
     JobFacts {
         job: JobId(7),
@@ -93,19 +93,19 @@ pub fn facts() -> JobFacts {
     }
 }
 
-/// A record of alice's job 7.
+/// Returns a record of alice's job 7.
 pub fn record() -> JobRecord {
     JobRecord::new(facts(), Options::default(), FakeProcesses::default().generation)
 }
 
-/// The grant of a site without a service account.
+/// Returns the grant of a site with direct federation.
 pub fn federated() -> Grant {
     let mut site = site("");
     site.configuration.impersonation = None;
     Grant::decide(&site, &facts(), None).unwrap()
 }
 
-/// A token of the site's own identity that came at 0.
+/// Returns credentials of the site's identity with a token that was issued at time 0.
 pub fn issued(token: &str, expires_at: UnixSeconds) -> Issued {
     let site = site("");
     let grant = Grant::decide(&site, &facts(), None).unwrap();
@@ -124,15 +124,15 @@ pub fn issued(token: &str, expires_at: UnixSeconds) -> Issued {
     }
 }
 
-/// Processes that do at once, in this one, what they are asked to.
+/// Fake processes that run all work immediately in this process.
 pub struct FakeProcesses {
-    /// The slurmd.
+    /// The slurmd and its boot.
     pub generation: Generation,
-    /// Jobs with a living slurmstepd.
+    /// The jobs with a running slurmstepd.
     pub living: BTreeMap<JobId, ProcessId>,
-    /// How often somebody has looked for them.
+    /// The number of walks through /proc.
     pub walks: Cell<u32>,
-    /// Ports that other programs take.
+    /// The ports that other programs have taken.
     pub foreign: BTreeSet<u16>,
 }
 

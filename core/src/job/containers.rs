@@ -1,5 +1,4 @@
-//! What a step's containers need: an enroot configuration with the job's credentials in it; and what else of the user's
-//! a step has to know.
+//! Prepares a step's enroot configuration, and reads the user's files for it as the user.
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
@@ -22,27 +21,27 @@ use crate::policy::site::Site;
 use crate::words::secret::Secret;
 use crate::world::fs::{NewFile, NewTree, Turn};
 
-/// The node's own configuration of enroot.
+/// The node's enroot configuration.
 const SYSTEM: &str = "/etc/enroot/enroot.conf";
 
-/// What a process that has become the user tells.
+/// The answer of the process that has become the user.
 #[derive(Serialize, Deserialize)]
 pub(super) struct UsersOwn {
-    /// The user's enroot configuration, or what is wrong with it.
+    /// The user's enroot configuration, or the problem with it.
     enroot: Result<Source, String>,
-    /// Credentials that clients would take before the job's.
+    /// Credentials that client libraries would prefer to the job's.
     adc: Option<PathBuf>,
 }
 
 impl UsersOwn {
-    /// What the user should know before clients take other credentials than the job's.
+    /// Returns the warning that client libraries would use other credentials than the job's.
     pub(super) fn warning(&self) -> Option<Failure> {
         self.adc.as_deref().map(Failure::of_users_credentials)
     }
 }
 
 impl Issuance<'_> {
-    /// Makes the step's enroot configuration from the user's own.
+    /// Creates the step's enroot configuration from the user's.
     pub(super) fn prepare_containers(
         &self,
         site: &Site,
@@ -59,7 +58,7 @@ impl Issuance<'_> {
         let subject_token = configuration.subject_token_file.parent().filter(|_| config.delivery == Delivery::Direct);
         let mounts = Mounts { jobs: &jobs, subject_token };
         let size = source.size();
-        // A refresh may have brought another token meanwhile.
+        // A refresh can have replaced the token meanwhile.
         let (locked, record) = self.lock()?;
         let _turn = if size.is_large() { Some(self.turn_within_share(source, facts, step)?) } else { None };
         let issued = record.issued_for(issued.identity()).unwrap_or(issued);
@@ -89,14 +88,15 @@ impl Issuance<'_> {
         Ok(locked.publish_step(step, record.owner(), &tree, part.expose())?)
     }
 
-    /// The turn to publish a large copy: two steps that start together must see each other's.
+    /// Waits for the turn to publish a large copy and checks the user's limit. Without the turn, two steps that start
+    /// together would not see each other's copies.
     fn turn_within_share(&self, source: &Source, facts: &JobFacts, step: &str) -> Result<Turn, Failure> {
         let turn = self.runtime.turn(LOCK)?;
         source.check_share(self.copies(facts, step)).map_err(|error| Failure::of_enroot(&error.to_string()))?;
         Ok(turn)
     }
 
-    /// What the copies of the user's other steps on this node take.
+    /// Returns the sizes of the copies of the user's other steps on this node.
     fn copies(&self, facts: &JobFacts, step: &str) -> Vec<Size> {
         let mut copies = Vec::new();
         for job in self.runtime.jobs() {
@@ -114,8 +114,8 @@ impl Issuance<'_> {
         copies
     }
 
-    /// Looks at what is the user's own in a process that has become the user: root may not be able to enter the home,
-    /// and must not read anything that the user cannot read. Other credentials are looked for where clients would.
+    /// Reads the user's files in a process that has become the user, because root may lack access to the home directory
+    /// and must not read files that the user cannot read. Looks for other credentials only if `clients_look`.
     pub(super) fn users_own(&self, host: &dyn Host, job: &Job<'_>, clients_look: bool) -> Result<UsersOwn, Failure> {
         let environment = host.environment();
         let config_path = environment::own_enroot_config_path(&|name| host.variable(name));

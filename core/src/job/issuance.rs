@@ -1,7 +1,8 @@
-//! Credentials for one run of a job: obtained, remembered, published, served.
+//! Obtains credentials for a run of a job, stores them in the record, publishes the job's files, and has the agent
+//! serve them.
 //!
-//! A process that asks Google does not hold the job's lock ([`crate::job::obtain`]). The token is remembered and published
-//! under the job's lock, and only if the job is still the same run.
+//! A process does not hold the job's lock during an exchange ([`crate::job::obtain`]). It stores and publishes the
+//! token under the job's lock, and only if the job is still the same run.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
@@ -26,14 +27,14 @@ use crate::words::google::Identity;
 use crate::words::time::UnixSeconds;
 use crate::world::fs::{FileError, FileProblem, KeptLock, LockedJob, NewFile, Place, RuntimeDirectory, Turn};
 
-/// How many ports a step loses to other programs before it fails.
+/// The number of ports that a step can lose to other programs before it fails.
 const PORTS: usize = 5;
-/// How long to wait for a job's lock. Its holders only write some files.
+/// How long to wait for a job's lock, whose holders only write a few files.
 pub(super) const LOCK: Duration = Duration::from_secs(5);
-/// The least budget of an exchange, also after a wait for another process's.
+/// The minimum budget of an exchange, even after waiting for another process's exchange.
 pub(super) const LEAST: Duration = Duration::from_secs(1);
 
-/// Tells a log, when it is dropped, which processes were ended for room in a runtime directory.
+/// On drop, logs the processes that were killed to make room in a runtime directory.
 pub(super) struct TellEnded<'a>(pub(super) &'a dyn Log, pub(super) &'a RuntimeDirectory);
 
 impl Drop for TellEnded<'_> {
@@ -44,19 +45,19 @@ impl Drop for TellEnded<'_> {
     }
 }
 
-/// A run of a job on a node.
+/// The context for issuing credentials to a run of a job.
 pub(super) struct Issuance<'a> {
     pub(super) node: &'a Node<'a>,
     pub(super) log: &'a dyn Log,
     pub(super) runtime: &'a RuntimeDirectory,
     pub(super) facts: &'a JobFacts,
     pub(super) run: RunId,
-    /// Who gets a token, and where that is told.
+    /// The occasion, for the audit record.
     pub(super) event: Event,
     pub(super) audit: Audit,
 }
 
-/// When somebody began to look for credentials, and when the token came that the job had by then.
+/// When a process began to obtain credentials, and when the token was issued that the job had then.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Begun {
     at: Duration,
@@ -64,8 +65,8 @@ pub(super) struct Begun {
 }
 
 impl Issuance<'_> {
-    /// The credentials for a grant: those of the record while they are fresh. Otherwise with a token that is kept for
-    /// the user, or a new one.
+    /// Returns the credentials for a grant: those in the record while they are fresh, or else credentials with a kept
+    /// token or a new one.
     pub(super) fn obtain(&self, site: &Site, grant: &Grant, budget: Duration) -> Result<Issued, Failure> {
         let record = self.record()?;
         let issued = record.issued_for(grant.identity());
@@ -85,23 +86,23 @@ impl Issuance<'_> {
         }
     }
 
-    /// Begins to look for credentials of a job that has this record.
+    /// Notes the start of an attempt to obtain credentials for a job with this record.
     pub(super) fn begin(&self, record: &JobRecord, grant: &Grant) -> Begun {
         let issued = record.issued_for(grant.identity());
         Begun { at: self.node.clock.elapsed(), token: issued.map(|issued| issued.token.issued_at) }
     }
 
-    /// Under which key tokens for a grant are kept.
+    /// Returns the key of the kept token for a grant.
     pub(super) fn key(&self, site: &Site, grant: &Grant) -> Key {
         Key::new(self.facts.uid, grant, site)
     }
 
-    /// What looks for a token under a key.
+    /// Returns the value that looks up and obtains tokens with a key.
     pub(super) fn at<'b>(&'b self, key: &'b Key, need: Need<'b>) -> Obtain<'b> {
         Obtain { node: self.node, runtime: self.runtime, key, run: self.run, need }
     }
 
-    /// Asks Google for new credentials.
+    /// Obtains new credentials from Google.
     pub(super) fn ask(
         &self,
         site: &Site,
@@ -111,7 +112,7 @@ impl Issuance<'_> {
         begun: Begun,
         budget: Duration,
     ) -> Result<Issued, Failure> {
-        // The log tells how long Google took, and not how long this process waited for its turn.
+        // The logged duration is that of the exchange, without the wait for the lock.
         let begun = Begun { at: self.node.clock.elapsed(), ..begun };
         let request = TokenRequest { site, grant, purpose: Purpose::AccessToken, facts: self.facts };
         let exchange = |limits| self.node.exchanger.exchange(request, limits);
@@ -119,7 +120,7 @@ impl Issuance<'_> {
         self.take(Some(site), grant, begun, answer)
     }
 
-    /// Remembers and publishes a token. A line of the log and the job's status file tell how it went.
+    /// Stores and publishes a token. Logs the result and writes the job's status file.
     pub(super) fn take(
         &self,
         site: Option<&Site>,
@@ -148,7 +149,7 @@ impl Issuance<'_> {
         result
     }
 
-    /// Remembers a token for a grant. Returns whether the job did not have it before.
+    /// Stores and publishes a token for a grant. The second value tells whether the token is new to the job.
     fn remember(&self, site: Option<&Site>, grant: &Grant, exchanged: Exchanged) -> Result<(Issued, bool), Failure> {
         let (locked, mut record) = self.lock()?;
         let Exchanged { name, token } = exchanged;
@@ -178,8 +179,9 @@ impl Issuance<'_> {
         Ok((issued, true))
     }
 
-    /// Has the agent serve what was issued, unless it was asked before. If another program has taken the port first, the
-    /// job gets another port and handle: no step starts with a port that another user has.
+    /// Waits until the agent serves the credentials; `asked` is a request to the agent that is already under way. If
+    /// another program has taken the port, the job gets another port and handle, because a step must not start with a
+    /// port that another user has.
     pub(super) fn serve(&self, site: &Site, mut issued: Issued, mut asked: Option<Asked>) -> Result<Issued, Failure> {
         let mut given_up = BTreeSet::new();
         while given_up.len() < PORTS {
@@ -189,7 +191,7 @@ impl Issuance<'_> {
             }
             given_up.insert(port.number);
             let (locked, mut record) = self.lock()?;
-            // Another step of the job may have given it up already.
+            // Another step of the job may have replaced the port already.
             let now = record.issued_for(issued.identity()).cloned().unwrap_or(issued);
             if now.port.as_ref().is_some_and(|port| given_up.contains(&port.number)) {
                 let (turn, port) = self.new_port(&record, &given_up)?;
@@ -203,8 +205,8 @@ impl Issuance<'_> {
         Err(Failure::of_agent("other programs take the ports of 127.0.0.1 before it can"))
     }
 
-    /// A port that no other job has. The caller keeps the turn until the job's record has the port: the agent listens
-    /// there only later, so jobs that start at the same time would find the same port free.
+    /// Returns a port that no other job has. The caller holds the turn until the record has the port: the agent binds
+    /// it only later, so jobs that start together would otherwise find the same port free.
     fn new_port(&self, record: &JobRecord, given_up: &BTreeSet<u16>) -> Result<(Turn, Port), Failure> {
         let turn = self.runtime.turn(LOCK)?;
         let jobs = self.runtime.jobs().into_iter().filter(|job| *job != self.facts.job);
@@ -227,7 +229,8 @@ impl Issuance<'_> {
         })
     }
 
-    /// Publishes again what is incomplete: a process was killed or met a full disk, or the user changed a file.
+    /// Publishes files again if they are incomplete, because a process was killed, the disk was full, or the user
+    /// changed a file.
     pub(super) fn heal(&self, record: &JobRecord) -> Result<(), Failure> {
         if is_whole(self.runtime, record) {
             return Ok(());
@@ -236,7 +239,7 @@ impl Issuance<'_> {
         publish(&locked, &mut record)
     }
 
-    /// The same, unless another process works on the job at this moment: it may be publishing.
+    /// Like [`Self::heal`], but does nothing while another process holds the job's lock, because it may be publishing.
     pub(super) fn heal_if_idle(&self, record: &JobRecord) -> Result<(), Failure> {
         if is_whole(self.runtime, record) {
             return Ok(());
@@ -249,22 +252,22 @@ impl Issuance<'_> {
         }
     }
 
-    /// Says in the status file why there is no newer token.
+    /// Writes to the status file why there is no newer token.
     fn tell_status(&self, identity: &Identity, before: Option<UnixSeconds>, failure: &Failure) {
-        // A job that is over needs no status.
+        // If the job is over, it needs no status.
         let Ok((locked, record)) = self.lock() else { return };
         let Some(old) = record.issued_for(identity) else { return };
         if Some(old.token.issued_at) > before {
-            // Another process has got a newer token meanwhile.
+            // Another process has obtained a newer token meanwhile.
             return;
         }
         let status = environment::status(old, Some(failure));
         let file = NewFile { name: STATUS_FILE, content: &status, is_users: false };
-        // If it cannot be written, the log has told it.
+        // If this fails, the failure is still in the log.
         let _ = locked.publish(&old.place, record.owner(), &[file]);
     }
 
-    /// Says once for a job, and in slurmd's log, that plugstack.conf has the plugins in the wrong order.
+    /// Logs and returns, once per job, the failure that plugstack.conf names the plugins in the wrong order.
     pub(super) fn tell_order(&self) -> Option<Failure> {
         let (locked, mut record) = self.lock().ok()?;
         if record.told_order {
@@ -273,26 +276,26 @@ impl Issuance<'_> {
         let failure = Failure::of_order();
         self.log.log(&failure.to_string());
         record.told_order = true;
-        // If this fails, it is told again.
+        // If this fails, the warning is repeated.
         let _ = save(&locked, &record);
         Some(failure)
     }
 
-    /// Remembers the worker that the epilog may have to end.
+    /// Stores this process as the job's worker, so that the epilog can kill it.
     pub(super) fn remember_worker(&self) -> Result<(), Failure> {
         let (locked, mut record) = self.lock()?;
         record.worker = Some(self.node.processes.this());
         save(&locked, &record)
     }
 
-    /// The job's lock and record, if it still is this run.
+    /// Takes the job's lock and reads the record. Fails if the job is no longer the same run.
     pub(super) fn lock(&self) -> Result<(LockedJob<'_>, JobRecord), Failure> {
         let locked = self.runtime.lock_existing(self.facts.job, LOCK)?.ok_or_else(|| self.over())?;
         let record = self.of_this_run(locked.read_record()?)?;
         Ok((locked, record))
     }
 
-    /// The record as it is now.
+    /// Reads the record without the lock.
     fn record(&self) -> Result<JobRecord, Failure> {
         self.of_this_run(self.runtime.peek_record(self.facts.job))
     }
@@ -311,7 +314,7 @@ pub(super) fn save(locked: &LockedJob<'_>, record: &JobRecord) -> Result<(), Fai
     Ok(locked.write_record(record.to_text().expose())?)
 }
 
-/// Remembers what was issued, which ends the turn for its port, and publishes it.
+/// Stores issued credentials in the record, which ends the turn for their port, and publishes them.
 fn give(locked: &LockedJob<'_>, record: &mut JobRecord, issued: &Issued, turn: Option<Turn>) -> Result<(), Failure> {
     record.remember(issued.clone());
     save(locked, record)?;
@@ -319,8 +322,8 @@ fn give(locked: &LockedJob<'_>, record: &mut JobRecord, issued: &Issued, turn: O
     publish(locked, record)
 }
 
-/// Renders every file that does not hold yet what was issued, from the record and the steps' parts, and remembers that
-/// it is published.
+/// Renders all files that do not yet contain the issued credentials from the record and the steps' parts, and marks the
+/// credentials as published.
 fn publish(locked: &LockedJob<'_>, record: &mut JobRecord) -> Result<(), Failure> {
     let owner = record.owner();
     for issued in record.issued.iter().filter(|issued| !is_whole_for(locked.runtime(), issued)) {
@@ -352,7 +355,7 @@ fn publish(locked: &LockedJob<'_>, record: &mut JobRecord) -> Result<(), Failure
     Ok(())
 }
 
-/// Whether all files of a job are as its record says. The user's own files are never read, only their sizes are.
+/// Returns whether all files of a job are complete. Checks only the sizes of the user's files and never reads them.
 fn is_whole(runtime: &RuntimeDirectory, record: &JobRecord) -> bool {
     record.issued.iter().all(|issued| is_whole_for(runtime, issued))
 }

@@ -1,20 +1,20 @@
-//! The life of a job on a node: what each hook does, and what a failure means.
+//! The life of a job on a node: the work of each hook, and the effect of a failure.
 //!
 //! ```text
-//! prolog (root)         sweep leftovers; if credentials are asked for or automatic, record the job's facts and
-//!                       options, and publish the job's files with the token that is kept for the user, or leave a
-//!                       worker behind that asks Google
-//! step start (root)     take what is there, or wait for whoever asks Google, or ask; have the agent serve it; set
-//!                       the step's environment
-//! step as the user      tell the one line if something failed
-//! task                  end with status 1 if what failed was asked for explicitly
+//! prolog (root)         sweep leftovers; if credentials are requested or automatic, record the job's facts and
+//!                       options, and publish the job's files with a kept token, or start a worker that obtains
+//!                       a new one
+//! step start (root)     take the credentials from the record, or wait for another process's exchange, or do the
+//!                       exchange; have the agent serve them; set the step's environment
+//! step as the user      print the message if something failed
+//! task                  exit with status 1 if explicitly requested credentials failed
 //! step end (root)       remove the step's enroot configuration
 //! epilog (root)         remove the job's files and its record
 //! ```
 //!
-//! No function here returns an error to Slurm: a failure is recorded and told, and never costs the node. The
-//! worker is a process of its own because slurmd drains the node when the prolog's process is killed: that one
-//! lives for milliseconds, whatever Google does.
+//! No function here returns an error to Slurm. Failures are logged and shown to the user, and never drain the node.
+//! slurmd drains a node if the prolog's process is killed, so the exchange runs in a separate worker process, and the
+//! prolog ends within milliseconds, whatever Google does.
 #![forbid(unsafe_code)]
 
 mod step;
@@ -38,14 +38,14 @@ use crate::words::google::ServiceAccountEmail;
 use crate::words::names::JobId;
 use crate::world::fs::{LockedJob, RuntimeDirectory};
 
-/// srun gives up on a step that does not start within MessageTimeout and BatchStartTimeout (`step_launch.c`), by
-/// default 20 seconds, which is our budget as well. An exchange leaves this part of it, so that the user can be told
-/// why.
+/// The part of the budget that an exchange leaves for reporting its failure. srun gives up on a step that does not
+/// start within MessageTimeout and BatchStartTimeout (`step_launch.c`): 20 seconds by default, which is also the
+/// default budget.
 const TO_TELL: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(50);
 
 impl Node<'_> {
-    /// The job's prolog.
+    /// Runs the job's prolog.
     pub fn prolog(&self, host: &dyn Host, job: &Job<'_>) {
         let result = match Config::load(self.config_path) {
             Err(ConfigError::Absent(_)) => return,
@@ -59,9 +59,9 @@ impl Node<'_> {
 
     fn begin(&self, host: &dyn Host, config: Config, job: &Job<'_>) -> Result<(), Failure> {
         let options = host.options();
-        // A step's --no-gcp-wif within `salloc --gcp-wif` shows here as both: the step itself decides then.
+        // A step's --no-gcp-wif within `salloc --gcp-wif` appears here as both options. The step decides then.
         let request = options.request().unwrap_or(Request::Refused);
-        // Only the prolog knows account and partition, and which options the job was submitted with.
+        // Only the prolog knows account and partition, and the options of the submission.
         let changes_nothing =
             matches!(options.request(), Ok(Request::Unstated | Request::Refused)) && !config.may_be_auto();
         let is_remembered = config.names_placements() || !changes_nothing;
@@ -83,7 +83,7 @@ impl Node<'_> {
         }
     }
 
-    /// Begins a new run of a job, whose earlier ones leave nothing.
+    /// Starts a new run of a job: removes everything of earlier runs and writes a new record.
     fn remember(
         &self,
         host: &dyn Host,
@@ -97,7 +97,7 @@ impl Node<'_> {
         for other in places::all(self.default_dir, Some(&config.runtime_dir)) {
             obtain::sweep(self.clock, &other);
             if other.path() != runtime.path() {
-                // An earlier run may have begun before the configuration was edited.
+                // An earlier run may have started before the configuration changed.
                 self.remove(host, &other, job);
             }
         }
@@ -109,7 +109,7 @@ impl Node<'_> {
         Ok(record)
     }
 
-    /// Gives a job the token that is kept for its user, or leaves a worker behind that gets one.
+    /// Gives a job a kept token, or starts a worker that obtains one.
     fn issue(
         &self,
         host: &dyn Host,
@@ -121,7 +121,7 @@ impl Node<'_> {
         let told = TellEnded(host, runtime);
         let (facts, run, event, audit) = (&record.facts, record.run, Event::Issuance, site.config.audit);
         let issuance = Issuance { node: self, log: host, runtime, facts, run, event, audit };
-        // The step tells a denial.
+        // A denial is reported by the step.
         let Ok(grant) = Grant::decide(site, &record.facts, asked(request)) else { return Ok(()) };
         if !has(&grant, site, request) {
             return Ok(());
@@ -139,11 +139,11 @@ impl Node<'_> {
                 }
                 return Ok(());
             }
-            // The worker inherits the lock and has it until it has asked Google.
+            // The worker inherits the lock and holds it until its exchange ends.
             Looked::Ask(lock) => Some(lock),
             Looked::Busy => None,
         };
-        // Told once, by this process or by the worker.
+        // Log the killed processes once, either here or in the worker.
         drop(told);
         self.leave_worker(&issuance, &mut || {
             let issued = match lock.take() {
@@ -151,25 +151,25 @@ impl Node<'_> {
                 None => issuance.obtain(site, &grant, budget(site)),
             };
             if issued.is_ok_and(|issued| issued.port.is_some()) {
-                // An agent that starts here is outside of the job's cgroup. If it cannot start, the step says why.
+                // An agent that is started here is outside the job's cgroup. If it cannot start, the step reports it.
                 let _ = self.processes.wake_agent(&site.config, runtime.path(), None);
             }
         });
         Ok(())
     }
 
-    /// Leaves a process behind that outlives the prolog.
+    /// Starts a process that outlives the prolog.
     fn leave_worker(&self, issuance: &Issuance<'_>, work: &mut dyn FnMut()) {
         self.processes.detach(&mut || {
             let _told = TellEnded(issuance.log, issuance.runtime);
-            // Without a record of the worker, the epilog could not end it.
+            // Without its process ID in the record, the epilog could not kill the worker.
             if issuance.remember_worker().is_ok() {
                 work();
             }
         });
     }
 
-    /// The end of a step, as root: its own directory goes.
+    /// Removes a step's enroot configuration at the end of the step.
     pub fn step_exit(&self, log: &dyn Log, directory: &StepDirectory) {
         let StepDirectory { runtime_dir, job, step } = directory;
         let Some(runtime) = RuntimeDirectory::existing(runtime_dir) else { return };
@@ -178,19 +178,20 @@ impl Node<'_> {
         }
     }
 
-    /// The end of the job's extern step. Under PrologFlags=RunInJob Slurm runs neither the prolog nor the epilog of a
-    /// SPANK plugin (`spank.c`: only slurmd itself looks for them), and this step ends after all others.
+    /// Removes a job at the end of its extern step, if no epilog will. With PrologFlags=RunInJob, Slurm runs neither
+    /// the prolog nor the epilog of a SPANK plugin (`spank.c`: only slurmd itself looks for them), and the extern step
+    /// ends after all others.
     pub fn extern_exit(&self, log: &dyn Log, job: JobId) {
         let Ok(config) = Config::load(self.config_path) else { return };
         let Some(runtime) = places::of_job(self.default_dir, Some(&config.runtime_dir), job) else { return };
         let record = runtime.peek_record(job).as_deref().and_then(JobRecord::parse);
-        // Only a prolog knows account and partition, and where a prolog runs, the epilog runs as well.
+        // Only a prolog records account and partition, and if a prolog has run, an epilog runs too.
         if record.is_some_and(|record| record.facts.placement.is_none()) {
             self.remove(log, &runtime, job);
         }
     }
 
-    /// The job's epilog: removes the job from every runtime directory. It works without a configuration as well.
+    /// Runs the job's epilog: removes the job from all runtime directories, even if the configuration is gone.
     pub fn epilog(&self, log: &dyn Log, job: JobId) {
         let config = Config::load(self.config_path).ok();
         let configured = config.as_ref().map(|config| config.runtime_dir.as_path());
@@ -206,7 +207,7 @@ impl Node<'_> {
         let files = runtime.remove_files(job);
         let removed = runtime.remove_record(job).and(files);
         if record.is_some_and(|record| record.issued.iter().any(|issued| issued.port.is_some())) {
-            // The agent must refuse the handle from now on.
+            // The agent must refuse the job's handle from now on.
             self.processes.tell_agent(runtime.path());
         }
         if let Err(error) = removed {
@@ -214,9 +215,9 @@ impl Node<'_> {
         }
     }
 
-    /// Takes the job's lock for the last time, and ends a worker that still runs. A process that was stopped while it
-    /// held the lock must not keep the epilog from removing secrets: after a while the epilog goes on without the lock,
-    /// and every later write of that process fails.
+    /// Takes the job's lock and kills a worker that still runs. A process that was stopped while it held the lock must
+    /// not prevent the removal of secrets: after [`LOCK`], the epilog continues without the lock, and all later writes
+    /// of that process fail.
     fn last_lock<'a>(&self, runtime: &'a RuntimeDirectory, job: JobId) -> Option<LockedJob<'a>> {
         let mut tries = 0..LOCK.as_millis() / PAUSE.as_millis();
         loop {
@@ -232,11 +233,11 @@ impl Node<'_> {
     }
 }
 
-/// What srun, sbatch and salloc do before they submit: refuse options that cannot be honoured, and say which
-/// variables of an outer job must not go into the new one.
+/// Checks a submission in srun, sbatch and salloc: refuses invalid options, and returns the changes that remove an
+/// outer job's variables from the environment.
 ///
 /// # Errors
-/// The refusal.
+/// The failure, if the options are refused.
 pub fn submission(
     all: &Options,
     inherited: &Options,
@@ -253,17 +254,17 @@ fn asked(request: &Request) -> Option<&ServiceAccountEmail> {
     }
 }
 
-/// Whether a job can get credentials, before it is known which rule decides.
+/// Returns whether a job can get credentials, before its rule is known.
 fn may_want(config: &Config, request: &Request) -> bool {
     request.is_explicit() || (config.may_be_auto() && *request == Request::Unstated)
 }
 
-/// Whether a job has credentials that it was granted: it asked for them, or gets them without asking.
+/// Returns whether a job gets the credentials of a grant: by request, or automatically.
 fn has(grant: &Grant, site: &Site, request: &Request) -> bool {
     request.is_explicit() || grant.is_auto(&site.config)
 }
 
-/// What an exchange may take of the site's budget.
+/// Returns the part of the site's budget that an exchange may take.
 fn budget(site: &Site) -> Duration {
     let timeout = site.config.timeout();
     timeout.saturating_sub(TO_TELL.min(timeout / 4)).max(LEAST)

@@ -1,4 +1,4 @@
-//! What the job's life works with: Slurm as a hook sees it, Google, the node's processes; and what becomes of a step.
+//! The interfaces of the job lifecycle (Slurm, Google, the node's processes), and the outcome of a step.
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::tokens::Token;
 use crate::words::names::JobId;
 use crate::world::clock::Clock;
 
-/// A log for administrators: slurmd's, or the agent's.
+/// A log for administrators: slurmd's or the agent's.
 pub trait Log {
     /// Writes a line.
     fn log(&self, line: &str);
@@ -24,82 +24,82 @@ pub trait Log {
 
 /// Slurm, as a hook sees it.
 pub trait Host: Log {
-    /// The options of the step or job, whether typed or inherited.
+    /// Returns the options of the step or job, including inherited ones.
     fn options(&self) -> Options;
-    /// Those that the job was submitted with, by its environment.
+    /// Returns the options of the job's submission, from the environment.
     fn inherited_options(&self) -> Options;
-    /// A variable of the job's environment. What is not UTF-8 counts as the user's own.
+    /// Returns a variable of the job's environment. A value that is not UTF-8 counts as the user's.
     fn variable(&self, name: &str) -> Option<String>;
     /// Changes the job's environment.
     fn change(&self, change: &Change);
-    /// All of the job's environment.
+    /// Returns all variables of the job's environment.
     fn environment(&self) -> Vec<(String, String)>;
-    /// Whether plugstack.conf names pyxis before this plugin.
+    /// Returns whether plugstack.conf names pyxis before this plugin.
     fn pyxis_is_earlier(&self) -> bool;
 }
 
-/// The job that a hook is about.
+/// The job of a hook.
 #[derive(Clone, Copy)]
 pub struct Job<'a> {
-    /// Its number.
+    /// The job ID.
     pub id: JobId,
-    /// Its user's number.
+    /// The ID of its user.
     pub uid: u32,
-    /// The number of its primary group.
+    /// The ID of its primary group.
     pub gid: u32,
-    /// Those of all groups of its processes.
+    /// Looks up the IDs of all groups of its processes.
     pub groups: &'a dyn Fn() -> Result<Vec<u32>, Failure>,
-    /// All that Slurm and the user database know of it. Looked up only for a job that wants credentials.
+    /// Looks up what Slurm and the user database know of it. Called only for a job that needs it.
     pub facts: &'a dyn Fn() -> Result<JobFacts, Failure>,
 }
 
-/// Gets tokens for a grant.
+/// Exchanges subject tokens.
 pub trait Exchanger {
     /// Reads the subject token and exchanges it.
     ///
     /// # Errors
-    /// The failure, ready to be told.
+    /// The failure, as it is shown to the user.
     fn exchange(&self, request: TokenRequest<'_>, limits: Limits) -> Result<Exchanged, Failure>;
 }
 
-/// A token that is asked for.
+/// A request for a token.
 #[derive(Debug, Clone, Copy)]
 pub struct TokenRequest<'a> {
-    /// What the node is told of its site and of Google.
+    /// The node's configurations.
     pub site: &'a Site,
-    /// The permission to have it.
+    /// The grant that allows the token.
     pub grant: &'a Grant,
-    /// What it is for.
+    /// The kind of token.
     pub purpose: Purpose<'a>,
-    /// The job, which Google's audit log names.
+    /// The job, which appears in Google's audit log.
     pub facts: &'a JobFacts,
 }
 
-/// How long an exchange may take.
+/// The time limits of an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// All of it.
+    /// The limit of the whole exchange.
     pub budget: Duration,
-    /// As a part of that, the wait for a subject token that is not there.
+    /// The limit of the wait for an absent subject token, as a part of the budget.
     pub patience: Duration,
 }
 
-/// What an exchange brings.
+/// The result of an exchange.
 #[derive(Debug)]
 pub struct Exchanged {
-    /// How the identity is named to the job: the email, or the federated principal's subject.
+    /// The name of the identity in the job: the email, or the federated principal's subject.
     pub name: String,
     /// The token.
     pub token: Token,
 }
 
-/// A node: where its configuration is, and what it works with.
+/// A node with its configuration and its interfaces.
 pub struct Node<'a> {
-    /// The site configuration's path.
+    /// The path of the site configuration.
     pub config_path: &'a Path,
-    /// The runtime directory of sites that configure none. It knows the others: [`crate::job::places`].
+    /// The default runtime directory, which has links to the others ([`crate::job::places`]).
     pub default_dir: &'a Path,
-    /// Gets tokens.
+    /// Exchanges subject tokens.
     pub exchanger: &'a dyn Exchanger,
     /// The node's clocks.
     pub clock: &'a dyn Clock,
@@ -107,30 +107,30 @@ pub struct Node<'a> {
     pub processes: &'a dyn Processes,
 }
 
-/// What became of a step's request.
+/// The outcome of a step's start.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Outcome {
-    /// The step has no credentials, and nobody asked for them.
+    /// The step has no credentials, and none were requested.
     #[default]
     None,
-    /// It has them.
+    /// The step has credentials.
     Issued {
-        /// The step's own directory, which goes with it.
+        /// The step's enroot configuration, to be removed at its end.
         directory: StepDirectory,
-        /// What the user should know besides.
+        /// Warnings for the user.
         warnings: Vec<Failure>,
     },
-    /// It has none, and that is a failure.
+    /// The step has no credentials because of a failure.
     Failed {
         /// What failed.
         failure: Failure,
-        /// Whether the user asked, so that the step must not run.
+        /// Whether the user requested credentials, so that the step must not run.
         explicit: bool,
     },
 }
 
 impl Outcome {
-    /// What the user is told: one line for a failure, one for each warning.
+    /// Returns the messages for the user: one for a failure, or one for each warning.
     pub fn lines(&self) -> Vec<String> {
         match self {
             Self::None => Vec::new(),
@@ -140,13 +140,13 @@ impl Outcome {
         }
     }
 
-    /// Whether the step's tasks must end before the user's command runs.
+    /// Returns whether the step's tasks must exit before the user's command runs.
     pub fn ends_tasks(&self) -> bool {
         matches!(self, Self::Failed { explicit: true, .. })
     }
 }
 
-/// A step's enroot configuration in its job's directory.
+/// The location of a step's enroot configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StepDirectory {
     pub(super) runtime_dir: PathBuf,

@@ -1,14 +1,15 @@
-//! An access token for a user's grant: the one that is kept on the node, or a new one.
+//! Obtains a token for a user's grant: the one that the node keeps, or a new one from an exchange.
 //!
 //! ```text
-//! look ── one is kept that will do, or a failure holds ──────────────────────► known
+//! look ── a kept token is sufficient, or a failure holds ────────────────────► known
 //!   │
-//!   └─ lock ── look again: another process was first ───────────────────────► known
+//!   └─ lock ── look again: another process was faster ──────────────────────► known
 //!        │
-//!        └─ ask Google ── keep the token or the failure ── unlock
+//!        └─ exchange ── keep the token or the failure ── unlock
 //! ```
 //!
-//! A prolog's worker, a step and the agent all come here, so that of all jobs of a user only one process asks at a time.
+//! A prolog's worker, a step and the agent all use this module, so of all processes for a user's jobs only one at a
+//! time performs the same exchange.
 #![forbid(unsafe_code)]
 
 use std::thread::sleep;
@@ -24,77 +25,77 @@ use crate::tokens::{Key, Token};
 use crate::world::clock::Clock;
 use crate::world::fs::{FileError, KeptLock, RuntimeDirectory, TryLock};
 
-/// The pause between two looks whether the lock is free.
+/// The pause between two attempts to take the lock.
 const LOOK: Duration = Duration::from_millis(5);
-/// After so many looks the holder of the lock may be late.
+/// The number of attempts after which the deadline of the lock's holder is checked.
 const LOOKS: u32 = 64;
-/// How much longer than its budget the holder of the lock may take: the time to read the certificates, and to write.
+/// How much longer than its budget the lock's holder may take, to read the certificates and to write files.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// How long to wait for a subject token that is not there: its volume may be mounted a moment later than slurmd starts.
+/// How long to wait for an absent subject token, whose volume may be mounted shortly after slurmd starts.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Which of the tokens that are kept will do.
+/// The requirement for a kept token.
 #[derive(Debug, Clone, Copy)]
 pub enum Need<'a> {
-    /// One with which a job can begin.
+    /// A job or step can start with it.
     Begin(Delivery),
-    /// Another one than this, which is due.
+    /// It replaces this token, which is due for a refresh.
     Replace(&'a Token),
-    /// One that a client which asks for it gets.
+    /// It can be handed out to a client.
     HandOut,
 }
 
-/// A token or a failure, and where it comes from.
+/// A token or a failure, with its source.
 #[derive(Debug)]
 pub struct Answer {
-    /// The token, or why there is none.
+    /// The token, or the failure.
     pub result: Result<Exchanged, Failure>,
-    /// Where it comes from.
+    /// The source.
     pub source: Source,
-    /// Whether a process has told the log of this failure for this run before.
+    /// Whether a process has already logged this failure for this run.
     pub is_told: bool,
 }
 
 impl Answer {
-    /// A failure for which nobody was asked.
+    /// Creates a failure that happened before any exchange.
     pub fn of_nobody(failure: Failure) -> Self {
         Self { result: Err(failure), source: Source::None, is_told: false }
     }
 }
 
-/// What comes of a look.
+/// The result of [`Obtain::look`].
 #[derive(Debug)]
 pub enum Looked<'a> {
-    /// Somebody was first.
+    /// There is a token or a failure.
     Known(Answer),
-    /// This process has the right to ask Google.
+    /// There is neither. This process has the lock and performs the exchange.
     Ask(KeptLock<'a>),
-    /// Another process is asking Google.
+    /// Another process is performing the exchange.
     Busy,
 }
 
-/// Looks for a token of one run of a job.
+/// Looks up and obtains tokens for a run of a job.
 #[derive(Clone, Copy)]
 pub struct Obtain<'a> {
     /// The node.
     pub node: &'a Node<'a>,
-    /// Where tokens are kept.
+    /// The runtime directory with the kept tokens.
     pub runtime: &'a RuntimeDirectory,
-    /// What is asked for.
+    /// The properties of the token.
     pub key: &'a Key,
-    /// For which run of a job.
+    /// The run of a job.
     pub run: RunId,
-    /// Which of those that are kept will do.
+    /// The requirement for a kept token.
     pub need: Need<'a>,
 }
 
 impl<'a> Obtain<'a> {
-    /// Looks for a token that will do or a failure that holds, and for the right to ask Google if there is neither.
-    /// Waits for another process that is asking, at most for `limit`.
+    /// Looks for a sufficient token or a failure that holds. If there is neither, takes the lock for an exchange, and
+    /// waits at most `limit` for another process's exchange.
     ///
     /// # Errors
-    /// When the place where it is kept cannot be used.
+    /// When the directory of the kept token cannot be used.
     pub fn look(&self, limit: Duration) -> Result<Looked<'a>, FileError> {
         let (end, name) = (Instant::now() + limit, self.key.name());
         let mut place = self.runtime.kept_place(&name)?;
@@ -126,11 +127,11 @@ impl<'a> Obtain<'a> {
         Ok(Looked::Busy)
     }
 
-    /// What is kept, without asking anybody: the token that will do or the failure that holds, and the last token for as
-    /// long as it lives.
+    /// Returns what is kept, without locking: the sufficient token or the failure that holds, and the last token if it
+    /// is unexpired.
     ///
     /// # Errors
-    /// When the place where it is kept cannot be used.
+    /// When the directory of the kept token cannot be used.
     pub fn kept(&self) -> Result<(Option<Answer>, Option<Token>), FileError> {
         let kept = self.parse(self.runtime.kept_place(&self.key.name())?.read());
         let now = self.node.clock.moment();
@@ -138,7 +139,7 @@ impl<'a> Obtain<'a> {
         Ok((self.known(&kept), living))
     }
 
-    /// Asks Google within `budget`, and keeps what comes of it.
+    /// Performs the exchange within `budget`, and keeps its result.
     pub fn ask(
         &self,
         lock: KeptLock<'_>,
@@ -147,10 +148,10 @@ impl<'a> Obtain<'a> {
     ) -> Answer {
         let clock = self.node.clock;
         let until = clock.elapsed().saturating_add(budget + GRACE).as_secs();
-        // If it cannot be written, nobody takes the right away from a process that hangs.
+        // If this fails, no process takes the lock from this one if it hangs.
         let _ = lock.say_until(i64::try_from(until).unwrap_or(i64::MAX));
         let parse = || self.parse(lock.read());
-        // Somebody has just waited in vain; whoever was next meanwhile does not do so again.
+        // If another process has just waited in vain for the subject token, do not wait again.
         let patience =
             if parse().failure(clock.moment()).is_some() { Duration::ZERO } else { PATIENCE.min(budget / 2) };
         let result = exchange(Limits { budget, patience });
@@ -161,7 +162,7 @@ impl<'a> Obtain<'a> {
             }
             Err(failure) => kept.keep_failure(failure.clone(), clock.moment(), asked_by),
         }
-        // On a full disk each job asks for itself.
+        // If this fails, on a full disk for example, each job performs its own exchange.
         let _ = lock.write(kept.to_text().expose());
         lock.release();
         Answer { result, source: Source::Google, is_told: false }
@@ -183,19 +184,19 @@ impl<'a> Obtain<'a> {
             let exchanged = Exchanged { name: kept.name.clone(), token: kept.token.clone() };
             return Some(Answer { result: Ok(exchanged), source: source(kept.asked_by), is_told: false });
         }
-        // What is wrong on this node is looked at again by each job: it may be mended by now.
+        // A failure on this node does not hold for other jobs, because it may have been fixed.
         let failed = kept.failure(now).filter(|failed| matches!(failed.failure.blame, Blame::Google { .. }))?;
         let (source, is_told) = (source(failed.asked_by), failed.asked_by == self.run);
         Some(Answer { result: Err(failed.failure.clone()), source, is_told })
     }
 }
 
-/// Removes what is kept and has ended. What another process works on is left alone.
+/// Removes kept tokens that have expired, except those that another process has locked.
 pub fn sweep(clock: &dyn Clock, runtime: &RuntimeDirectory) {
     let now = clock.moment();
     let is_useless = |text: Result<Option<Vec<u8>>, FileError>| Kept::is_useless(text.ok().flatten().as_deref(), now);
     for name in runtime.kept() {
-        // If something here fails, the next sweep tries it again.
+        // If something fails here, the next sweep tries again.
         let Ok(place) = runtime.kept_place(&name) else { continue };
         if !is_useless(place.read()) {
             continue;

@@ -1,7 +1,8 @@
-//! Where jobs are on a node. A job stays in the runtime directory where its prolog put it, even if the site
-//! configuration names another one later.
+//! Finds the runtime directory of a job. A job stays in the one where its prolog put it, even if the site configuration
+//! later names another.
 //!
-//! The default runtime directory remembers the others: `elsewhere/` in it, root's alone, has a link to each.
+//! The directory `elsewhere/` in the default runtime directory, which only root can enter, has a link to each of the
+//! others.
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
@@ -11,27 +12,27 @@ use crate::world::fs::{self, FileError, RuntimeDirectory};
 
 const ELSEWHERE: &str = "elsewhere";
 
-/// The runtime directories that there are: the configured one first, then those of earlier configurations.
+/// Returns all runtime directories: the configured one first, then those of earlier configurations.
 pub fn all(default_dir: &Path, configured: Option<&Path>) -> Vec<RuntimeDirectory> {
     those(default_dir, configured, |_| true)
 }
 
-/// Those in which there is something of any job.
+/// Returns the runtime directories that have records or files of any job.
 pub fn used(default_dir: &Path, configured: Option<&Path>) -> Vec<RuntimeDirectory> {
     those(default_dir, configured, RuntimeDirectory::is_used)
 }
 
-/// Whether something of a job is in any of them.
+/// Returns whether a runtime directory has a record or files of a job.
 pub fn knows(default_dir: &Path, configured: Option<&Path>, job: JobId) -> bool {
     paths(default_dir, configured).iter().any(|path| RuntimeDirectory::knows(path, job))
 }
 
-/// Those in which there is something of a job.
+/// Returns the runtime directories that have a record or files of a job.
 pub fn with(default_dir: &Path, configured: Option<&Path>, job: JobId) -> Vec<RuntimeDirectory> {
     those(default_dir, configured, |path| RuntimeDirectory::knows(path, job))
 }
 
-/// The runtime directory that has a job's record; none if no hook has seen the job.
+/// Returns the runtime directory with a job's record, or `None` if no hook has recorded the job.
 pub fn of_job(default_dir: &Path, configured: Option<&Path>, job: JobId) -> Option<RuntimeDirectory> {
     with(default_dir, configured, job).into_iter().find(|runtime| runtime.has_record(job))
 }
@@ -55,20 +56,20 @@ fn paths(default_dir: &Path, configured: Option<&Path>) -> Vec<PathBuf> {
     paths
 }
 
-/// Opens the configured runtime directory for a new job, and remembers it where it is not the default one.
+/// Opens the configured runtime directory for a new job, and links to it from the default one.
 ///
 /// # Errors
-/// When it cannot be made, or is not a directory that only root can change.
+/// When it cannot be created, or is not a directory that only root can change.
 pub fn open(default_dir: &Path, configured: &Path) -> Result<RuntimeDirectory, FileError> {
     let runtime = RuntimeDirectory::open(configured)?;
     if configured != default_dir {
-        // If it cannot be written and the configuration is edited, the jobs in it are forgotten until the next boot.
+        // If this fails and the configuration changes, the jobs in the directory are forgotten until the next boot.
         let _ = fs::remember_link(default_dir, ELSEWHERE, configured);
     }
     Ok(runtime)
 }
 
-/// Forgets directories that are gone.
+/// Removes links to directories that no longer exist.
 pub fn forget_gone(default_dir: &Path) {
     let directory = default_dir.join(ELSEWHERE);
     for (name, target) in fs::links(&directory) {

@@ -1,4 +1,4 @@
-//! The node's processes: which jobs live, and the worker that a prolog leaves behind.
+//! The node's processes: slurmstepds, workers and the agent.
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,57 +16,57 @@ use crate::words::names::JobId;
 use crate::world::proc::ProcFs;
 use crate::world::sys::{self, ChildError};
 
-/// How long the user's home file system may take.
+/// How long reading the user's files may take.
 const USERS_TIME: Duration = Duration::from_secs(5);
 
-/// Whom a process becomes.
+/// The user that a process becomes.
 #[derive(Debug, Clone, Copy)]
 pub struct User<'a> {
-    /// The user's number.
+    /// The user ID.
     pub uid: u32,
-    /// The primary group's.
+    /// The ID of the primary group.
     pub gid: u32,
-    /// Those of all groups.
+    /// The IDs of all groups.
     pub groups: &'a [u32],
 }
 
-/// What the node's processes tell, and what is done with them.
+/// Information about the node's processes, and operations on them.
 pub trait Processes {
-    /// The slurmd that runs this prolog.
+    /// Returns the slurmd that runs this prolog, and its boot.
     fn generation(&self) -> Generation;
-    /// Jobs with a living slurmstepd, and one of each. Looks at every process of the node.
+    /// Returns the jobs with a running slurmstepd, and one slurmstepd of each. Walks all processes of the node.
     fn living(&self) -> BTreeMap<JobId, ProcessId>;
-    /// Whether a process runs, and is not a later one of its number.
+    /// Returns whether this very process still runs.
     fn runs(&self, process: ProcessId) -> bool;
-    /// This process.
+    /// Returns this process.
     fn this(&self) -> ProcessId;
-    /// Ends a process, if it is still the same one.
+    /// Kills a process, if it is still the same one.
     fn end(&self, process: ProcessId);
-    /// Runs work in a process that outlives the hook.
+    /// Runs `work` in a process that outlives the hook.
     fn detach(&self, work: &mut dyn FnMut());
-    /// A new port for the agent to serve, none of those that are taken.
+    /// Returns a new port for the agent that is not in `taken`.
     ///
     /// # Errors
-    /// When there is no free port or no randomness.
+    /// When no port is free, or no random bytes are available.
     fn new_port(&self, taken: &BTreeSet<u16>) -> Result<Port, Failure>;
-    /// Tells the agent of a runtime directory to look at the records again, unless it was asked before; starts it where
-    /// it does not run. Returns the ports that it serves.
+    /// Makes the agent of a runtime directory read the records, and starts an agent if none runs. Waits for `asked`
+    /// instead if the agent was already asked. Returns the ports that the agent serves.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// When the agent does not respond.
     fn wake_agent(&self, config: &Config, runtime_dir: &Path, asked: Option<Asked>) -> Result<BTreeSet<u16>, Failure>;
-    /// Asks the agent to look at the records again, and does not wait for its answer. Returns none if it does not run.
+    /// Asks the agent to read the records and does not wait for its response. Returns `None` if it does not run.
     fn ask_agent(&self, runtime_dir: &Path) -> Option<Asked>;
-    /// Has the agent, if it runs, look at the records again, and waits for that.
+    /// If the agent runs, makes it read the records and waits for that.
     fn tell_agent(&self, runtime_dir: &Path);
-    /// Runs work in a process that has become the job's user, and brings what it returns.
+    /// Runs `work` in a process that has become the job's user, and stores its result in `answer`.
     ///
     /// # Errors
-    /// When it does not answer, for example because the user's home file system does not respond.
+    /// When the process gives no answer, for example because the user's home file system does not respond.
     fn as_user(&self, user: &User<'_>, answer: &mut Vec<u8>, work: &mut dyn FnMut() -> Vec<u8>) -> Result<(), Failure>;
 }
 
-/// The real processes.
+/// The node's real processes.
 #[derive(Debug)]
 pub struct Proc {
     proc: ProcFs,
@@ -76,14 +76,14 @@ pub struct Proc {
 }
 
 impl Proc {
-    /// The node's own. A new agent is told the site configuration's path.
+    /// Creates the interface. A new agent is started with `config_path`.
     #[must_use]
     pub fn new(config_path: PathBuf) -> Self {
         let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_pid().unsigned_abs());
         Self { proc: ProcFs::default(), parent, config_path }
     }
 
-    /// A process as it is now.
+    /// Returns the process with this ID and its start time.
     pub fn process(&self, pid: u32) -> ProcessId {
         ProcessId { pid, start: self.proc.start(pid).unwrap_or(0) }
     }
@@ -96,7 +96,8 @@ impl Processes for Proc {
 
     fn living(&self) -> BTreeMap<JobId, ProcessId> {
         let pids = self.proc.pids().into_iter();
-        // A user can give a process any name, and root's ownership by a setuid program, but not root as its real user.
+        // A user can give a process any title, and change its effective user to root with a setuid program, but cannot
+        // make root its real user.
         let of_root = pids.filter(|pid| self.proc.real_uid(*pid) == Some(0));
         of_root.filter_map(|pid| Some((stepd_job(&self.proc.command_line(pid)?)?, self.process(pid)))).collect()
     }
@@ -117,7 +118,7 @@ impl Processes for Proc {
     }
 
     fn detach(&self, work: &mut dyn FnMut()) {
-        // If no process can be started, the step does the work.
+        // If no process can be started, the step does the work itself.
         let _ = sys::detach(work);
     }
 
@@ -149,7 +150,7 @@ impl Processes for Proc {
     }
 }
 
-/// The job of a slurmstepd, which calls itself `slurmstepd: [JOB.STEP]` (`slurmstepd.c`, setproctitle).
+/// Returns the job of a slurmstepd, whose title is `slurmstepd: [JOB.STEP]` (`slurmstepd.c`, setproctitle).
 fn stepd_job(cmdline: &[u8]) -> Option<JobId> {
     let text = std::str::from_utf8(cmdline).ok()?;
     let job = text.strip_prefix("slurmstepd: [")?.split(['.', ']', '_']).next()?;
@@ -176,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_same_process_is_ended() {
+    fn only_the_same_process_is_killed() {
         let proc = Proc::new(PathBuf::new());
         let mut child = std::process::Command::new("sleep").arg("300").spawn().unwrap();
         let process = proc.process(child.id());

@@ -1,4 +1,4 @@
-//! New tokens for running jobs, before the old ones end. A refresh repeats what was granted and decides nothing anew.
+//! Refreshes the tokens of running jobs before they expire. A refresh repeats the job's grant and decides nothing anew.
 #![forbid(unsafe_code)]
 
 use std::path::Path;
@@ -20,12 +20,12 @@ use crate::words::names::JobId;
 use crate::words::time::UnixSeconds;
 use crate::world::fs::RuntimeDirectory;
 
-/// What is to be refreshed.
+/// A token that is due for a refresh.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Due {
     /// The job.
     pub job: JobId,
-    /// Its run.
+    /// The run of the job.
     pub run: RunId,
     /// The identity.
     pub identity: Identity,
@@ -33,21 +33,21 @@ pub struct Due {
     pub issued_at: UnixSeconds,
 }
 
-/// How a refresh without a failure ended.
+/// The result of a refresh that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refreshed {
-    /// There is a new token.
+    /// The job has a new token.
     Done,
-    /// The job is over, or another process has got a new token for it.
+    /// The job is over, or another process has already replaced the token.
     NotDue,
-    /// Another process is getting one at this moment.
+    /// Another process is performing the exchange.
     Busy,
 }
 
-/// Gets a new token for one identity of a job, in the runtime directory where the job is.
+/// Obtains a new token for one identity of a job in a runtime directory.
 ///
 /// # Errors
-/// The failure, which is in the job's status file and in the log as well.
+/// The failure, which is also in the job's status file and in the log.
 pub fn refresh(node: &Node<'_>, log: &dyn Log, runtime_dir: &Path, due: &Due) -> Result<Refreshed, Failure> {
     let Some(runtime) = RuntimeDirectory::existing(runtime_dir) else { return Ok(Refreshed::NotDue) };
     let _told = TellEnded(log, &runtime);
@@ -66,7 +66,7 @@ pub fn refresh(node: &Node<'_>, log: &dyn Log, runtime_dir: &Path, due: &Due) ->
         Ok(site) => {
             let key = issuance.key(&site, grant);
             let obtain = issuance.at(&key, Need::Replace(&issued.token));
-            // A refresh does not wait: the agent looks again soon.
+            // Do not wait, because the agent tries again soon.
             match obtain.look(Duration::ZERO) {
                 Ok(Looked::Busy) => return Ok(Refreshed::Busy),
                 Ok(Looked::Known(answer)) => answer,
@@ -82,15 +82,15 @@ pub fn refresh(node: &Node<'_>, log: &dyn Log, runtime_dir: &Path, due: &Due) ->
     issuance.take(None, grant, begun, answer).map(|_| Refreshed::Done)
 }
 
-/// The site as it is now, if it still grants what the job was granted.
+/// Returns the current configurations, if the rules still allow the grant.
 fn may_refresh(node: &Node<'_>, grant: &Grant, facts: &JobFacts) -> Result<Site, Failure> {
     let site = Site::load(node.config_path)?;
     grant.still_holds(&site, facts)?;
     Ok(site)
 }
 
-/// Publishes again what of a job is incomplete: a hook or an agent was killed, the disk was full, or the user changed a
-/// file. Does nothing while another process works on the job.
+/// Publishes a job's files again if they are incomplete, because a hook or agent was killed, the disk was full, or the
+/// user changed a file. Does nothing while another process holds the job's lock.
 ///
 /// # Errors
 /// When it cannot be written.

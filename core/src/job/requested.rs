@@ -1,8 +1,7 @@
-//! Tokens that a job's clients ask for by themselves: access tokens with other scopes than the job's own, and OpenID
-//! tokens.
+//! Tokens that a job's clients request: access tokens with other scopes than the job's, and OpenID tokens.
 //!
-//! They are kept on the node as the job's own token is ([`crate::job::obtain`]), for all jobs of the user. Nobody
-//! refreshes them: a client asks again before its token ends.
+//! The node keeps them for all jobs of the user ([`crate::job::obtain`]), like the jobs' access tokens. The agent does
+//! not refresh them, because a client requests a new token before the old one expires.
 #![forbid(unsafe_code)]
 
 use crate::exchange::Purpose;
@@ -20,43 +19,43 @@ use crate::tokens::{Key, Token};
 use crate::words::google::Scope;
 use crate::world::fs::RuntimeDirectory;
 
-/// How many tokens of a user are kept on a node. Each one more costs the project two requests of its quota.
+/// The limit of tokens that a node keeps for a user. Each further token costs the project two requests of its quota.
 const OF_USER: usize = 256;
 
-/// What a client asks for.
+/// A client's request for a token.
 pub struct Requested<'a> {
     /// The node.
     pub node: &'a Node<'a>,
-    /// Where a line for each issuance goes.
+    /// The log for audit records.
     pub log: &'a dyn Log,
-    /// Where tokens are kept.
+    /// The runtime directory with the kept tokens.
     pub runtime: &'a RuntimeDirectory,
-    /// Whose client it is.
+    /// The client's job.
     pub facts: &'a JobFacts,
-    /// For which run of the job.
+    /// The run of the job.
     pub run: RunId,
-    /// The job's grant, for the scopes that the client asks for.
+    /// The job's grant, with the scopes that the client requests.
     pub grant: &'a Grant,
-    /// What for.
+    /// The kind of token.
     pub purpose: Purpose<'a>,
 }
 
-/// What the node has of it, without asking Google.
+/// The result of looking for a kept token.
 #[derive(Debug)]
 pub enum Had {
-    /// A token that will do.
+    /// A token to hand out.
     Token(Token),
-    /// No such token, and Google just refused, or could not be asked.
+    /// There is no token, and an exchange has just failed.
     Failure(Failure),
-    /// A token that will end soon, or none.
+    /// A token that expires soon, or none.
     Ending(Option<Token>),
 }
 
 impl Requested<'_> {
-    /// Looks for what is kept. Asks nobody, and waits for nobody.
+    /// Looks for a kept token. Neither performs an exchange nor waits for one.
     ///
     /// # Errors
-    /// When it cannot be looked for, or the rules no longer let the user have OpenID tokens.
+    /// When the lookup fails, or when the rules no longer grant the identity of an OpenID token.
     pub fn had(&self) -> Result<Had, Failure> {
         let site = Site::load(self.node.config_path)?;
         if matches!(self.purpose, Purpose::IdToken(_)) {
@@ -69,17 +68,17 @@ impl Requested<'_> {
         let (known, living) = self.at(&key).kept()?;
         Ok(match (known.map(|answer| answer.result), living) {
             (Some(Ok(exchanged)), _) => Had::Token(exchanged.token),
-            // A token is better than the news that Google gives no other at this moment.
+            // An unexpired token is better than a failure to get a newer one.
             (Some(Err(_)), Some(token)) => Had::Token(token),
             (Some(Err(failure)), None) => Had::Failure(failure),
             (None, living) => Had::Ending(living),
         })
     }
 
-    /// Asks Google, unless another process was first.
+    /// Performs an exchange, unless another process has done so meanwhile.
     ///
     /// # Errors
-    /// The failure; the denial, where the rules would not grant the identity any more.
+    /// The failure, or the denial if the rules no longer grant the identity.
     pub fn obtain(&self) -> Result<Token, Failure> {
         let site = Site::load(self.node.config_path)?;
         let key = self.key(&site);
@@ -120,7 +119,8 @@ impl Requested<'_> {
         Obtain { node: self.node, runtime: self.runtime, key, run: self.run, need: Need::HandOut }
     }
 
-    /// Keeps a user from filling the directory, and from using up the quota, with ever new scopes and audiences.
+    /// Limits the number of a user's tokens, so that new scopes and audiences can neither fill the directory nor
+    /// exhaust the quota.
     fn check_share(&self, key: &Key) -> Result<(), Failure> {
         let (name, mut kept) = (key.name(), self.runtime.kept());
         let users = key.users();
@@ -128,7 +128,7 @@ impl Requested<'_> {
         if kept.len() < OF_USER || kept.contains(&name) { Ok(()) } else { Err(Failure::of_share(OF_USER)) }
     }
 
-    /// What was asked for.
+    /// Returns the request for the audit record.
     fn asked(&self) -> Asked {
         match self.purpose {
             Purpose::AccessToken => {

@@ -1,4 +1,4 @@
-//! Removes what is left of jobs whose epilog did not run, or did not finish.
+//! Removes the leftovers of jobs whose epilog did not run or did not finish.
 #![forbid(unsafe_code)]
 
 use std::time::Duration;
@@ -9,14 +9,14 @@ use crate::words::names::JobId;
 use crate::words::time::UnixSeconds;
 use crate::world::fs::RuntimeDirectory;
 
-/// Sweeps every job but `current`.
+/// Sweeps all jobs except `current`.
 ///
 /// A job without a slurmstepd loses its files and tokens if another boot or another slurmd started it, or if its tokens
-/// have ended. Such a job is over, or it waits for its next step and gets new ones then. Its facts are kept within the
-/// boot, because only the prolog can learn them.
+/// have expired. Such a job is either over, or it waits for its next step and gets new tokens then. Its facts stay
+/// until the next boot, because only the prolog can get them.
 ///
-/// Whether a job has a slurmstepd takes a walk through /proc. It is taken only if some job may be over, and what it finds
-/// is remembered, so that the next sweep need not take it for the same jobs.
+/// To find a job's slurmstepd, the sweep walks /proc. It does so only if some job may be over, and stores the
+/// slurmstepds that it finds, so that the next sweep can skip the walk for the same jobs.
 pub fn sweep(runtime: &RuntimeDirectory, current: JobId, processes: &dyn Processes, now: UnixSeconds) {
     let others: Vec<JobId> = runtime.jobs().into_iter().filter(|job| *job != current).collect();
     if others.is_empty() {
@@ -35,7 +35,7 @@ pub fn sweep(runtime: &RuntimeDirectory, current: JobId, processes: &dyn Process
     }
     let living = processes.living();
     for job in suspects {
-        // A job that another process works on is alive. If something here fails, the next sweep tries it again.
+        // A job that another process has locked is not over. If something fails here, the next sweep tries again.
         let Ok(locked) = runtime.lock(job, Duration::ZERO) else { continue };
         let record = locked.read_record().ok().flatten().as_deref().and_then(JobRecord::parse);
         match (record, living.get(&job)) {
@@ -60,7 +60,7 @@ pub fn sweep(runtime: &RuntimeDirectory, current: JobId, processes: &dyn Process
     }
 }
 
-/// Whether a job that this slurmd started has nothing that has ended.
+/// Returns whether this slurmd started the job and its tokens have not all expired.
 fn is_sound(record: &JobRecord, generation: &Generation, now: UnixSeconds) -> bool {
     record.started_by == *generation && (record.issued.is_empty() || !record.is_spent(now))
 }

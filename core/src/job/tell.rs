@@ -1,4 +1,4 @@
-//! Where it is told what became of a token: in the log, in the audit log, in the metrics.
+//! Writes audit records to the log and the audit log, and counts them in the metrics.
 #![forbid(unsafe_code)]
 
 use crate::job::node::Log;
@@ -9,7 +9,7 @@ use crate::words::json::to_line;
 use crate::words::time::UnixSeconds;
 use crate::world::fs::RuntimeDirectory;
 
-/// Tells of a token. What cannot be written costs no job its credentials.
+/// Writes and counts an audit record. Ignores write errors, which must not cost a job its credentials.
 pub(super) fn tell(log: &dyn Log, runtime: &RuntimeDirectory, audit: Audit, entry: &Entry<'_>, now: UnixSeconds) {
     log.log(&entry.line());
     if audit == Audit::Json {
@@ -22,7 +22,7 @@ pub(super) fn tell(log: &dyn Log, runtime: &RuntimeDirectory, audit: Audit, entr
     });
 }
 
-/// Tells what the agent serves.
+/// Writes the agent's state to the metrics.
 pub fn tell_served(runtime: &RuntimeDirectory, served: &Served) {
     let _ = runtime.update_metrics(|text| {
         let mut metrics = Metrics::parse(text);

@@ -1,4 +1,4 @@
-//! The agent as a hook sees it: its socket, and its start.
+//! The hooks' interface to the agent: its socket, and its start.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
@@ -10,32 +10,32 @@ use std::time::{Duration, Instant};
 use crate::plan::report::Failure;
 use crate::world::{fs, sys};
 
-/// How long an agent may take to answer.
+/// How long an agent may take to respond.
 const ANSWER: Duration = Duration::from_secs(2);
-/// Room for every port that there is.
+/// The size limit of a response, in bytes, which has room for all ports.
 const LONGEST_ANSWER: u64 = 1 << 17;
-/// How long a new one may take to start. Where an old one hangs, it is ended first.
+/// How long a new agent may take to start, including the time to kill one that hangs.
 const START: Duration = Duration::from_secs(13);
-/// How long a service manager may take to bring back an agent that has ended. Then there is time left to start one.
+/// How long a service manager may take to restart an agent. This leaves time to start one after that.
 const SERVICE: Duration = Duration::from_secs(6);
 const LOOK: Duration = Duration::from_millis(20);
 
-/// The agent's socket in the runtime directory; root's alone.
+/// Returns the path of the agent's socket, which only root can use.
 pub fn socket(runtime_dir: &Path) -> PathBuf {
     runtime_dir.join("agent.sock")
 }
 
-/// What shows that a service manager keeps the agent of a runtime directory. An agent that a hook has started hands its
-/// ports over there.
+/// Returns the path of the socket that exists while a service manager runs the agent. An agent that a hook has started
+/// passes its ports to the service through this socket.
 pub fn service(runtime_dir: &Path) -> PathBuf {
     runtime_dir.join("agent.service")
 }
 
-/// Has the agent of a runtime directory look at the records, and waits until it has. Starts one if none answers.
+/// Makes the agent of a runtime directory read the records and waits until it has. Starts an agent if none responds.
 /// Returns the ports that it serves.
 ///
 /// # Errors
-/// When none answers in time.
+/// When no agent responds in time.
 pub fn wake(
     command: &Path,
     config_path: &Path,
@@ -50,7 +50,7 @@ pub fn wake(
     if let Some(ports) = of_service(runtime_dir, begun + SERVICE) {
         return Ok(ports);
     }
-    // Root runs nothing that another user can change.
+    // Root must not run a program that another user can change.
     fs::check_trusted(command)
         .map_err(|error| Failure::of_agent(&format!("command: {error}; install gcp-wif there or set command")))?;
     let (config_path, runtime_dir) = (config_path.display().to_string(), runtime_dir.display().to_string());
@@ -67,8 +67,7 @@ pub fn wake(
     Err(Failure::of_agent("the agent does not answer"))
 }
 
-/// Waits for the agent that a service manager brings back. Returns none if no service manager keeps it, or if there is
-/// one that hangs.
+/// Waits for an agent that a service manager restarts. Returns `None` if no service manager runs it, or if it hangs.
 fn of_service(runtime_dir: &Path, end: Instant) -> Option<BTreeSet<u16>> {
     let (service, socket) = (service(runtime_dir), socket(runtime_dir));
     while service.exists() && Instant::now() < end {
@@ -81,27 +80,27 @@ fn of_service(runtime_dir: &Path, end: Instant) -> Option<BTreeSet<u16>> {
     None
 }
 
-/// An agent that was asked to look at the records, and has not answered yet.
+/// A request to the agent whose response is pending.
 #[derive(Debug)]
 pub struct Asked(UnixStream);
 
-/// Asks an agent to look at the records, and does not wait for its answer. Returns none if there is no agent.
+/// Asks an agent to read the records, and does not wait for its response. Returns `None` if no agent runs.
 pub fn begin(runtime_dir: &Path) -> Option<Asked> {
     connect(&socket(runtime_dir), Duration::ZERO).ok().map(Asked)
 }
 
-/// Whether an agent runs and answers; it has then looked at the records.
+/// Returns whether an agent runs and responds. It has then read the records.
 pub fn is_running(runtime_dir: &Path) -> bool {
     ask(&socket(runtime_dir)).is_ok()
 }
 
-/// The agent's answer to a process that has woken it: the ports that it serves, on a line.
+/// Formats the agent's response to a process that has woken it: a line with the ports that it serves.
 pub fn answer(ports: impl Iterator<Item = u16>) -> String {
     let ports: Vec<String> = ports.map(|port| port.to_string()).collect();
     format!("{}\n", ports.join(" "))
 }
 
-/// Connects, which is all that the agent waits for, and reads its answer.
+/// Connects to the agent and reads its response. The connection itself is the request.
 fn ask(socket: &Path) -> io::Result<BTreeSet<u16>> {
     Asked(connect(socket, ANSWER)?).answer()
 }
@@ -111,14 +110,14 @@ impl Asked {
         self.0.set_read_timeout(Some(ANSWER))?;
         let mut answer = String::new();
         self.0.take(LONGEST_ANSWER).read_to_string(&mut answer)?;
-        // An agent that dies cuts it off.
+        // The response is truncated if the agent dies.
         let ports = answer.strip_suffix('\n').ok_or(io::ErrorKind::UnexpectedEof)?;
         Ok(ports.split_whitespace().filter_map(|port| port.parse().ok()).collect())
     }
 }
 
-/// Connects without waiting for long: to a socket whose queue is full, because its agent hangs, a plain connect waits
-/// for ever.
+/// Connects within `limit`. A plain connect would block forever on a socket whose queue is full because its agent
+/// hangs.
 fn connect(socket: &Path, limit: Duration) -> io::Result<UnixStream> {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -145,10 +144,10 @@ mod tests {
         let directory = crate::testing::directory();
         let path = socket(&directory);
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        // Nobody accepts, until the queue is full.
+        // Connect without accepting until the queue is full.
         let queue: Vec<_> = std::iter::from_fn(|| connect(&path, ANSWER).ok()).collect();
         assert!(queue.len() > 1 && !is_running(&directory));
-        // Its service manager takes it for one that works.
+        // The service manager considers it running.
         std::fs::write(service(&directory), "").unwrap();
         assert_eq!(of_service(&directory, Instant::now() + START), None);
         drop(listener);

@@ -1,4 +1,5 @@
-//! The real exchangers: in a child process for hooks, in the calling thread for the agent.
+//! The real exchangers: [`Worker`] runs in a child process, for hooks; [`Direct`] runs in the calling thread, for the
+//! agent.
 #![forbid(unsafe_code)]
 
 use std::time::Duration;
@@ -17,17 +18,17 @@ use crate::world::clock::{Clock, SystemClock};
 use crate::world::http::Sessions;
 use crate::world::{fs, sys};
 
-/// How much longer than its budget the child may take until it is killed: the time to read the certificates.
+/// How much longer than its budget the child may take before it is killed, to read the certificates.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Much longer than any JWT that Google takes, which has a few kilobytes.
+/// The size limit of the subject token file, in bytes. Google accepts JWTs of a few kilobytes only.
 const LONGEST_SUBJECT_TOKEN: u64 = 64 << 10;
 
 /// Exchanges in a child process.
 #[derive(Debug, Default)]
 pub struct Worker;
 
-/// What the child tells its parent over the pipe between them.
+/// The child's answer, which it writes to a pipe.
 #[derive(Serialize, Deserialize)]
 enum Answer {
     Exchanged { name: String, token: Token },
@@ -52,15 +53,15 @@ impl Exchanger for Worker {
     }
 }
 
-/// Exchanges in the calling thread, over TLS sessions that later exchanges resume. For the agent, which has threads and
-/// therefore must not fork.
+/// Exchanges in the calling thread and resumes TLS sessions of earlier exchanges. The agent uses it, because a process
+/// with threads must not fork.
 #[derive(Debug, Default)]
 pub struct Direct {
     sessions: Sessions,
 }
 
 impl Direct {
-    /// Without sessions.
+    /// Creates an exchanger without TLS sessions.
     pub const fn new() -> Self {
         Self { sessions: Sessions::new() }
     }
@@ -72,11 +73,11 @@ impl Exchanger for Direct {
     }
 }
 
-/// Reads the subject token where the credential configuration says, and waits for it if it is not there. It is read anew
-/// for each exchange: the kubelet replaces it long before it expires.
+/// Reads the subject token from the file that the credential configuration names, and waits up to `patience` if the
+/// file is absent. The file is read for each exchange, because the kubelet replaces it long before it expires.
 ///
 /// # Errors
-/// When the file cannot be read or holds no JWT.
+/// When the file cannot be read or does not contain a JWT.
 pub fn read_subject_token(
     configuration: &CredentialConfiguration,
     patience: Duration,
@@ -87,10 +88,10 @@ pub fn read_subject_token(
         .map_err(|problem| Failure::of_subject_token(format_args!("{}: {problem}", path.display())))
 }
 
-/// One exchange over the network, in this process.
+/// Performs an exchange in this process.
 ///
 /// # Errors
-/// The failure, ready to be told.
+/// The failure, as it is shown to the user.
 fn exchange(sessions: &Sessions, request: TokenRequest<'_>, limits: Limits) -> Result<Exchanged, Failure> {
     let TokenRequest { site, grant, purpose, facts } = request;
     let configuration = &site.configuration;

@@ -1,4 +1,4 @@
-//! The start of a step: takes what is there, or waits for whoever asks Google, or asks; and sets its environment.
+//! The start of a step: takes the job's credentials, waits for them or obtains them, and sets the step's environment.
 #![forbid(unsafe_code)]
 
 use super::{LOCK, asked, budget, has, may_want};
@@ -19,7 +19,7 @@ use crate::words::names::StepId;
 use crate::world::fs::RuntimeDirectory;
 
 impl Node<'_> {
-    /// The start of a step, as root, before its tasks are forked.
+    /// Runs the start of a step, as root, before its tasks are forked.
     pub fn step(&self, host: &dyn Host, job: &Job<'_>, step: StepId) -> Outcome {
         if step == StepId::EXTERN {
             return Outcome::None;
@@ -66,7 +66,8 @@ impl Node<'_> {
         let grant = match record.grant_for(&site, asked(&request)) {
             Ok(grant) if has(&grant, &site, &request) => grant,
             Ok(_) => return Err(Outcome::None),
-            // Whom no rule names is left alone. A job that had credentials hears why it has none now.
+            // Without a matching rule, a job that has requested nothing runs without a message. A job that had
+            // credentials is told why it has none now.
             Err(Denial::NoRuleMatches { .. }) if !explicit && record.issued.is_empty() => return Err(Outcome::None),
             Err(denial) => return Err(failed(denial.into())),
         };
@@ -74,8 +75,8 @@ impl Node<'_> {
         self.step_credentials(host, &runtime, job, step, &wanted).map_err(failed)
     }
 
-    /// The options that a job was submitted with, if its prolog saw them. If the prolog ran with the first step, it saw
-    /// that step's options as well, and the step that has exactly these takes its own out.
+    /// Returns the options of the job's submission, if its prolog saw them. If the prolog ran with the first step, it
+    /// saw that step's options too. The step with exactly the recorded options removes its own from the record.
     fn submitted(&self, host: &dyn Host, runtime: &RuntimeDirectory, job: &Job<'_>) -> Option<Options> {
         let parse =
             |text: Option<Vec<u8>>| JobRecord::parse(&text?).filter(|record: &JobRecord| record.facts.uid == job.uid);
@@ -86,7 +87,7 @@ impl Node<'_> {
         let all = host.options();
         let own = Options::own(&all, &host.inherited_options());
         if record.options != all {
-            // These may be another step's or the job's. A step with options of its own need not know.
+            // The recorded options may be the job's or another step's. A step with its own options does not need them.
             return (own == Options::default()).then_some(record.options);
         }
         let locked = runtime.lock_existing(job.id, LOCK).ok()??;
@@ -94,7 +95,7 @@ impl Node<'_> {
         if !record.options_are_jobs {
             record.options = record.options.without(&own);
             record.options_are_jobs = true;
-            // If it cannot be written, the next step like this one does it.
+            // If this fails, the next such step repeats it.
             let _ = save(&locked, &record);
         }
         Some(record.options)
@@ -113,7 +114,7 @@ impl Node<'_> {
         let (facts, run, event, audit) = (&record.facts, record.run, Event::Issuance, site.config.audit);
         let issuance = Issuance { node: self, log: host, runtime, facts, run, event, audit };
         let mut issued = issuance.obtain(site, grant, budget(site))?;
-        // The agent looks while the user's configuration is read.
+        // The agent reads the records while this process reads the user's configuration.
         let asked = issued.port.as_ref().and_then(|_| self.processes.ask_agent(runtime.path()));
         let step = step.to_string();
         let enroot = runtime.path_of_step(job.id, &step);
@@ -141,7 +142,7 @@ impl Node<'_> {
         Ok((directory, warnings, changes))
     }
 
-    /// The job's record. Where no prolog has left one, the step makes it.
+    /// Returns the job's record, and creates it if no prolog has.
     fn record_of_step(&self, runtime: &RuntimeDirectory, job: &Job<'_>) -> Result<JobRecord, Failure> {
         let is_this = |record: &JobRecord| (record.facts.uid, record.facts.job) == (job.uid, job.id);
         let known = |text: Option<Vec<u8>>| JobRecord::parse(&text?).filter(is_this);
@@ -159,16 +160,16 @@ impl Node<'_> {
     }
 }
 
-/// What a step shall have.
+/// What a step should get.
 struct Wanted<'a> {
     site: &'a Site,
     record: &'a JobRecord,
     grant: &'a Grant,
-    /// Whether the user asked for it.
+    /// Whether the user requested it.
     explicit: bool,
 }
 
-/// What a step is given: its directory, warnings for the user, and the changes of its environment.
+/// What a step gets: its enroot configuration, warnings for the user, and changes of its environment.
 type Given = (StepDirectory, Vec<Failure>, Vec<Change>);
 
 fn plan(host: &dyn Host, wanted: &Environment, explicit: bool) -> Vec<Change> {

@@ -1,4 +1,4 @@
-//! Whole jobs, hook by hook, on a real runtime directory with a fake Slurm and a fake Google.
+//! Whole jobs, hook by hook, with a real runtime directory, a fake Slurm and a fake Google.
 
 mod auto;
 mod fakes;
@@ -49,7 +49,7 @@ fn is_issued(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::Issued { warnings, .. } if warnings.is_empty())
 }
 
-/// The one line for the user, if there is something to tell.
+/// Returns the message for the user, if there is one.
 fn line(outcome: &Outcome) -> Option<String> {
     let mut lines = outcome.lines();
     assert!(lines.len() < 2, "{lines:?}");
@@ -61,7 +61,7 @@ fn token(environment: &BTreeMap<String, String>) -> Option<&str> {
 }
 
 #[test]
-fn the_prolog_exchanges_once_and_every_step_takes_what_it_left() {
+fn the_prolog_exchanges_once_and_all_steps_use_its_token() {
     let machine = Machine::new("");
     machine.prolog(&wanted());
     assert_eq!(machine.file("access_token").as_deref(), Some("site@p.iam.gserviceaccount.com-1"));
@@ -77,7 +77,7 @@ fn the_prolog_exchanges_once_and_every_step_takes_what_it_left() {
 }
 
 #[test]
-fn a_job_that_asks_for_nothing_costs_no_exchange_and_sees_nothing() {
+fn a_job_without_a_request_causes_no_exchange_and_sees_nothing() {
     let machine = Machine::new("");
     machine.prolog(&nothing());
     assert_eq!(machine.step(&nothing(), &nothing()), (Outcome::None, BTreeMap::new()));
@@ -85,7 +85,7 @@ fn a_job_that_asks_for_nothing_costs_no_exchange_and_sees_nothing() {
 }
 
 #[test]
-fn an_option_given_to_a_step_only_is_served_at_its_start() {
+fn a_step_option_alone_is_served_at_the_steps_start() {
     let machine = Machine::new("");
     machine.prolog(&nothing());
     assert!(is_issued(&machine.step(&wanted(), &nothing()).0));
@@ -93,7 +93,7 @@ fn an_option_given_to_a_step_only_is_served_at_its_start() {
 }
 
 #[test]
-fn a_token_about_to_end_is_renewed_at_a_steps_start() {
+fn a_token_about_to_expire_is_replaced_at_a_steps_start() {
     let machine = Machine::new("");
     machine.prolog(&wanted());
     machine.google.now.set(machine.google.now.get() + 3400);
@@ -103,7 +103,7 @@ fn a_token_about_to_end_is_renewed_at_a_steps_start() {
 }
 
 #[test]
-fn a_further_identity_has_a_directory_of_its_own() {
+fn a_further_identity_has_its_own_directory() {
     let machine = Machine::new(&format!(r#", "rules": [{{"service_account": "{SITE}", "allow": ["{OTHER}"]}}]"#));
     machine.prolog(&wanted());
     let (_, environment) = machine.step(&Options { wanted: true, ..named(OTHER) }, &wanted());
@@ -117,7 +117,7 @@ fn a_further_identity_has_a_directory_of_its_own() {
 }
 
 #[test]
-fn a_refusal_of_the_rules_starts_no_exchange() {
+fn a_denial_by_the_rules_causes_no_exchange() {
     let machine = Machine::new(r#", "rules": [{"accounts": ["speech"]}]"#);
     machine.prolog(&wanted());
     let (outcome, _) = machine.step(&wanted(), &wanted());
@@ -133,9 +133,9 @@ fn a_refusal_of_the_rules_starts_no_exchange() {
 }
 
 #[test]
-fn a_steps_environment_says_nothing_about_account_and_partition() {
+fn account_and_partition_are_not_taken_from_a_steps_environment() {
     let machine = Machine::new(r#", "rules": [{"accounts": ["vision"]}]"#);
-    // No prolog ran: nobody trustworthy said what the account is.
+    // No prolog ran, so there is no trusted source for the account.
     let (outcome, _) = machine.step(&wanted(), &nothing());
     assert!(matches!(outcome, Outcome::Failed { failure: Failure { stage: Stage::Rules, .. }, .. }), "{outcome:?}");
     machine.prolog(&nothing());
@@ -157,7 +157,7 @@ fn a_fresh_failure_holds_and_an_old_one_does_not() {
 }
 
 #[test]
-fn what_fails_under_auto_leaves_the_job_running_with_one_line() {
+fn a_failure_under_auto_leaves_the_job_running_with_one_message() {
     let machine = Machine::new(r#", "auto": true"#);
     machine.google.fails.set(true);
     machine.prolog(&nothing());
@@ -167,20 +167,20 @@ fn what_fails_under_auto_leaves_the_job_running_with_one_line() {
 }
 
 #[test]
-fn a_requeued_job_starts_afresh() {
+fn a_requeued_job_starts_a_new_run() {
     let machine = Machine::new("");
     machine.prolog(&wanted());
     let run = machine.record().run;
     machine.epilog();
     machine.prolog(&wanted());
     assert!(machine.record().run != run && is_issued(&machine.step(&wanted(), &wanted()).0));
-    // Also where the epilog did not run.
+    // The same holds if the epilog did not run.
     machine.prolog(&nothing());
     assert_eq!(machine.file("access_token"), None);
 }
 
 #[test]
-fn another_users_record_of_the_same_number_is_not_believed() {
+fn a_record_of_another_users_job_with_the_same_id_is_not_used() {
     let machine = Machine::new(r#", "rules": [{"accounts": ["vision"]}]"#);
     machine.prolog(&wanted());
     let host = FakeHost { options: wanted(), ..FakeHost::default() };
@@ -190,7 +190,7 @@ fn another_users_record_of_the_same_number_is_not_believed() {
 }
 
 #[test]
-fn the_extern_step_is_left_alone() {
+fn the_extern_step_gets_nothing() {
     let machine = Machine::new(r#", "auto": true"#);
     let host = FakeHost::default();
     assert_eq!(machine.serve(|node| start_step(node, &host, &facts(), StepId::EXTERN)), Outcome::None);
@@ -198,7 +198,7 @@ fn the_extern_step_is_left_alone() {
 }
 
 #[test]
-fn a_hook_can_go_on_from_wherever_a_killed_one_stopped() {
+fn hooks_recover_from_a_kill_at_any_point() {
     type Stop = fn(&std::path::Path);
     let stops: [(&str, Stop); 6] = [
         ("before the files", |run| std::fs::remove_dir_all(run.join("jobs/7")).unwrap()),
@@ -212,7 +212,7 @@ fn a_hook_can_go_on_from_wherever_a_killed_one_stopped() {
         let machine = Machine::new("");
         machine.prolog(&wanted());
         stop(&machine.directory.join("run"));
-        // A step of an unharmed record trusts the files, so a renewal must bring them back whole.
+        // A step with an intact record trusts the files, so a refresh must restore them completely.
         machine.google.now.set(machine.google.now.get() + 3400);
         let (outcome, environment) = machine.step(&wanted(), &wanted());
         assert!(is_issued(&outcome), "{name}");
@@ -230,7 +230,7 @@ fn a_hook_can_go_on_from_wherever_a_killed_one_stopped() {
 }
 
 #[test]
-fn a_job_of_five_days_has_a_living_token_in_every_minute_and_the_same_port() {
+fn a_job_of_five_days_always_has_a_valid_token_and_the_same_port() {
     let machine = Machine::new(r#", "delivery": "agent""#);
     machine.prolog(&wanted());
     let (_, environment) = machine.step(&wanted(), &wanted());
@@ -239,7 +239,7 @@ fn a_job_of_five_days_has_a_living_token_in_every_minute_and_the_same_port() {
     let path = environment["ENROOT_CONFIG_PATH"].clone() + "/.credentials";
     for minute in 0..5 * 24 * 60 {
         machine.google.now.set(begun + minute * 60);
-        // Google does not answer for twenty minutes of every sixth hour.
+        // Google does not respond for twenty minutes every six hours.
         machine.google.fails.set(minute % 360 < 20 && minute > 0);
         let issued = machine.record().issued.remove(0);
         assert!(issued.token.expires_at - machine.google.now.get() >= 360, "minute {minute}");
@@ -265,7 +265,7 @@ fn a_job_of_five_days_has_a_living_token_in_every_minute_and_the_same_port() {
 }
 
 #[test]
-fn jobs_that_start_together_have_ports_of_their_own() {
+fn jobs_that_start_together_have_different_ports() {
     let machine = Machine::new(r#", "delivery": "agent""#);
     let config_path = &machine.directory.join("site.json");
     std::thread::scope(|scope| {
@@ -307,7 +307,7 @@ fn a_step_gives_up_a_port_that_another_program_took() {
     assert_eq!(host.environment.borrow()["GCE_METADATA_HOST"], "127.0.0.1:20004");
     assert_eq!(machine.record().ports().collect::<Vec<_>>(), [20_004]);
     assert!(machine.file("credentials.json").unwrap().contains("127.0.0.1:20004/"));
-    // It does not go on for ever.
+    // The number of attempts is limited.
     let failed = step(20_001..=30_000);
     assert!(failed.ends_tasks() && line(&failed).unwrap().contains("gcp-wif: agent: other programs"), "{failed:?}");
 }
@@ -323,7 +323,7 @@ fn the_files_belong_to_the_jobs_user() {
 }
 
 #[test]
-fn each_issuance_is_one_line_of_the_log() {
+fn each_issuance_is_one_log_line() {
     let machine = Machine::new("");
     let host = FakeHost { options: wanted(), ..FakeHost::default() };
     machine.serve(|node| run_prolog(node, &host, &facts()));
@@ -331,9 +331,9 @@ fn each_issuance_is_one_line_of_the_log() {
     machine.end_locks();
     machine.google.fails.set(true);
     machine.serve(|node| run_prolog(node, &host, &facts()));
-    // The step tells the user and not the log.
+    // The step reports the failure to the user and does not log it again.
     assert!(machine.serve(|node| start_step(node, &host, &facts(), STEP)).ends_tasks());
-    // Another job's failure is of the same moment.
+    // Another job gets the failure that still holds.
     machine.serve(|node| run_prolog(node, &host, &JobFacts { job: JobId(8), ..facts() }));
     assert_eq!(
         *host.log.borrow(),
@@ -351,7 +351,7 @@ fn each_issuance_is_one_line_of_the_log() {
 }
 
 #[test]
-fn a_broken_configuration_is_told_to_those_whom_it_concerns() {
+fn a_broken_configuration_is_reported_to_the_jobs_that_it_affects() {
     for (text, told) in [
         (r#"{"auto": true, "x": 1}"#, true),
         (r#"{"auto": false, "x": 1}"#, false),

@@ -14,7 +14,7 @@ fn generation(boot: &str, slurmd: u32) -> Generation {
     Generation { boot: boot.to_owned(), slurmd: ProcessId { pid: slurmd, start: 0 } }
 }
 
-/// A job that `started_by` began, with a token that lives until `expires_at`.
+/// Creates a job that `started_by` started, with a token that expires at `expires_at`.
 fn leftover(started_by: Generation, expires_at: UnixSeconds) -> (Directory, RuntimeDirectory) {
     let directory = testing::directory();
     let runtime = RuntimeDirectory::open(&directory.join("run")).unwrap();
@@ -29,7 +29,7 @@ fn leftover(started_by: Generation, expires_at: UnixSeconds) -> (Directory, Runt
     (directory, runtime)
 }
 
-/// Whether the old job's files, and whether its record, are there after a sweep.
+/// Returns whether the old job's files and its record exist after a sweep.
 fn swept(started_by: Generation, expires_at: UnixSeconds, living: &[JobId]) -> (bool, bool) {
     let (directory, runtime) = leftover(started_by, expires_at);
     let fake = FakeProcesses {
@@ -43,7 +43,7 @@ fn swept(started_by: Generation, expires_at: UnixSeconds, living: &[JobId]) -> (
 }
 
 #[test]
-fn what_is_over_goes_and_what_lives_stays() {
+fn a_sweep_removes_jobs_that_are_over_and_no_others() {
     let (ours, before_restart, before_boot) =
         (generation("this boot", 1), generation("this boot", 9), generation("older boot", 1));
     for (name, started_by, expires_at, living, expected) in [
@@ -58,7 +58,7 @@ fn what_is_over_goes_and_what_lives_stays() {
 }
 
 #[test]
-fn a_job_without_a_readable_record_goes() {
+fn a_job_without_a_readable_record_is_removed() {
     let (directory, runtime) = leftover(generation("this boot", 1), NOW + 60);
     std::fs::write(directory.join("run/records/1/record"), "{").unwrap();
     let fake = FakeProcesses { generation: generation("this boot", 1), ..FakeProcesses::default() };
@@ -67,7 +67,7 @@ fn a_job_without_a_readable_record_goes() {
 }
 
 #[test]
-fn a_walk_through_all_processes_is_taken_only_for_a_job_that_may_be_over() {
+fn proc_is_walked_only_for_a_job_that_may_be_over() {
     let (ours, before_restart) = (generation("this boot", 1), generation("this boot", 9));
     for (name, started_by, expires_at, walks) in [
         ("a job in order", ours.clone(), NOW + 60, 0),
@@ -77,12 +77,12 @@ fn a_walk_through_all_processes_is_taken_only_for_a_job_that_may_be_over() {
         let (_directory, runtime) = leftover(started_by, expires_at);
         let mut fake =
             FakeProcesses { generation: ours.clone(), living: [(OLD, STEPD)].into(), ..FakeProcesses::default() };
-        // The first walk has seen its slurmstepd.
+        // The first walk finds the slurmstepd; later sweeps need none.
         for _ in 0..3 {
             sweep(&runtime, NEW, &fake, NOW);
         }
         assert_eq!((fake.walks.get(), runtime.has_record(OLD)), (walks, true), "{name}");
-        // Until that one has ended.
+        // When that slurmstepd has ended, the sweep walks again.
         fake.living = [(OLD, ProcessId { pid: 78, ..STEPD })].into();
         sweep(&runtime, NEW, &fake, NOW);
         assert_eq!((fake.walks.get(), runtime.has_record(OLD)), (2 * walks, true), "{name}");

@@ -1,9 +1,9 @@
-//! Jobs that ask for nothing: the site and its rules decide.
+//! Jobs without a request, for which the site and its rules decide.
 
 use super::*;
 
 #[test]
-fn auto_serves_everyone_but_who_refuses() {
+fn auto_serves_all_steps_that_do_not_refuse() {
     let machine = Machine::new(r#", "auto": true"#);
     machine.prolog(&nothing());
     assert!(is_issued(&machine.step(&nothing(), &nothing()).0));
@@ -12,7 +12,7 @@ fn auto_serves_everyone_but_who_refuses() {
 }
 
 #[test]
-fn a_rule_decides_whether_its_jobs_ask() {
+fn a_rules_auto_overrides_the_sites() {
     let vision = |auto| format!(r#"{{"accounts": ["vision"], "auto": {auto}}}"#);
     for (site, rules, has) in [
         (false, format!("[{}]", vision(true)), true),
@@ -26,13 +26,13 @@ fn a_rule_decides_whether_its_jobs_ask() {
         let (outcome, _) = machine.step(&nothing(), &nothing());
         assert_eq!((is_issued(&outcome), line(&outcome)), (has, None), "{rules}");
         assert!(is_issued(&machine.step(&wanted(), &nothing()).0), "{rules}");
-        // Another step's option is not this one's.
+        // A step's option does not affect other steps.
         assert_eq!(is_issued(&machine.step(&nothing(), &nothing()).0), has, "{rules}");
     }
 }
 
 #[test]
-fn whom_no_rule_names_is_left_alone_unless_he_asks() {
+fn without_a_matching_rule_only_an_explicit_request_fails() {
     for auto in [r#"{"accounts": ["speech"], "auto": true}"#, r#"{"accounts": ["speech"]}"#] {
         let machine = Machine::new(&format!(r#", "auto": true, "rules": [{auto}]"#));
         let host = FakeHost::default();

@@ -1,4 +1,4 @@
-//! A fake Slurm and a fake Google, and a node between them with a real runtime directory.
+//! A fake Slurm, a fake Google, and a node with a real runtime directory.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -89,18 +89,18 @@ impl FakeGoogle {
     }
 }
 
-/// Hands out `IDENTITY-1`, `IDENTITY-2` and so on; fails while told to.
+/// Issues the tokens `IDENTITY-1`, `IDENTITY-2` and so on, or fails on demand.
 pub(super) struct FakeGoogle {
     pub(super) exchanges: Cell<u32>,
     pub(super) now: Cell<UnixSeconds>,
     pub(super) fails: Cell<bool>,
-    /// Whose fault it is then.
+    /// The blame of its failures.
     pub(super) blame: Cell<Blame>,
-    /// How far the machine's own clock is behind the time of day.
+    /// The time of day minus the time since boot.
     behind: Cell<i64>,
-    /// How long the last one would have waited for a subject token.
+    /// The patience of the last exchange.
     pub(super) patience: Cell<Duration>,
-    /// What it was asked for.
+    /// The grants of all exchanges.
     pub(super) grants: RefCell<Vec<Grant>>,
 }
 
@@ -128,7 +128,7 @@ impl Exchanger for FakeGoogle {
     }
 }
 
-/// Its clock is the node's as well.
+/// It is also the node's clock.
 impl Clock for FakeGoogle {
     fn now(&self) -> UnixSeconds {
         self.now.get()
@@ -145,7 +145,7 @@ impl Clock for FakeGoogle {
     }
 }
 
-/// A Google that is slow once: something happens before it answers.
+/// A Google that is slow once: `meanwhile` runs before its response.
 struct SlowGoogle<'a, F> {
     google: &'a FakeGoogle,
     meanwhile: Cell<Option<F>>,
@@ -164,12 +164,12 @@ fn job<'a>(facts: &JobFacts, all: &'a dyn Fn() -> Result<JobFacts, Failure>) -> 
     Job { id: facts.job, uid: facts.uid, gid: facts.gid, groups: &|| Ok(Vec::new()), facts: all }
 }
 
-/// The prolog of a job.
+/// Runs the prolog of a job.
 pub(super) fn run_prolog(node: &Node<'_>, host: &FakeHost, facts: &JobFacts) {
     node.prolog(host, &job(facts, &|| Ok(facts.clone())));
 }
 
-/// The start of a step.
+/// Starts a step.
 pub(super) fn start_step(node: &Node<'_>, host: &FakeHost, facts: &JobFacts, step: StepId) -> Outcome {
     node.step(host, &job(facts, &|| Ok(facts.clone())), step)
 }
@@ -195,7 +195,7 @@ impl Machine {
         self.configure_in("run", settings);
     }
 
-    /// The same with another runtime directory, by its name.
+    /// Changes the site configuration, with another runtime directory.
     pub(super) fn configure_in(&self, runtime_dir: &str, settings: &str) {
         self.trust(SITE);
         let at = |name: &str| self.directory.join(name);
@@ -226,17 +226,17 @@ impl Machine {
         work(&Node { config_path, default_dir, exchanger, clock, processes: &processes })
     }
 
-    /// Lets seconds pass.
+    /// Advances the clock.
     pub(super) fn wait(&self, seconds: UnixSeconds) {
         self.google.now.set(self.google.now.get() + seconds);
     }
 
-    /// What the agent would refresh next.
+    /// Returns the job's token as the agent would refresh it.
     pub(super) fn due(&self) -> Due {
         self.due_of(0)
     }
 
-    /// The same for the job's next identities.
+    /// The same for any of the job's identities.
     pub(super) fn due_of(&self, number: usize) -> Due {
         let record = self.record();
         let issued = &record.issued[number];
@@ -247,7 +247,7 @@ impl Machine {
         self.refresh_while(host, due, || {})
     }
 
-    /// Refreshes; something else happens while Google is asked.
+    /// Refreshes; `meanwhile` runs during the exchange.
     pub(super) fn refresh_while(
         &self,
         host: &FakeHost,
@@ -263,12 +263,12 @@ impl Machine {
         self.serve(|node| run_prolog(node, &host, &facts()));
     }
 
-    /// Starts a step; brings its outcome and environment.
+    /// Starts a step and returns its outcome and environment.
     pub(super) fn step(&self, options: &Options, inherited: &Options) -> (Outcome, BTreeMap<String, String>) {
         self.step_in(BTreeMap::new(), STEP, options, inherited)
     }
 
-    /// The same for any step, which brings an environment.
+    /// The same for any step, with an initial environment.
     pub(super) fn step_in(
         &self,
         environment: BTreeMap<String, String>,
@@ -287,7 +287,7 @@ impl Machine {
         self.serve(|node| node.epilog(&FakeHost::default(), JOB));
     }
 
-    /// Ends the locks of those who are asking Google, as if they were late, and forgets what is kept.
+    /// Removes all kept tokens, which ends the locks of running exchanges as if they were late.
     pub(super) fn end_locks(&self) {
         std::fs::remove_dir_all(self.directory.join("run/tokens")).unwrap();
     }

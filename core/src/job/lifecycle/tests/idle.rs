@@ -1,4 +1,4 @@
-//! What a job costs that asked for nothing.
+//! The cost of a job without a request.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use crate::job::processes::{Processes, User};
 use crate::job::wake::Asked;
 use crate::plan::record::{Generation, Port, ProcessId};
 
-/// The node's processes, none of which anybody may look at or start.
+/// Processes that the hooks must neither inspect nor start.
 struct Untouched;
 
 impl Processes for Untouched {
@@ -56,7 +56,7 @@ impl Processes for Untouched {
     }
 }
 
-/// All hooks of a job with these options, one step with them. Nobody may ask who the user is.
+/// Runs all hooks of a job with one step. They must not look up the user.
 fn run(machine: &Machine, options: &Options) -> Outcome {
     let config_path = &machine.directory.join("site.json");
     let default_dir = &machine.directory.join("default");
@@ -79,7 +79,7 @@ fn run(machine: &Machine, options: &Options) -> Outcome {
     outcome
 }
 
-/// The names in the machine's directory.
+/// Returns the names in the machine's directory.
 fn names(machine: &Machine) -> Vec<String> {
     let entries = std::fs::read_dir(&*machine.directory).unwrap();
     let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
@@ -88,15 +88,15 @@ fn names(machine: &Machine) -> Vec<String> {
 }
 
 #[test]
-fn a_job_that_asked_for_nothing_leaves_nothing_and_touches_nothing() {
+fn a_job_without_a_request_leaves_and_touches_nothing() {
     for settings in ["", r#", "rules": [{"users": ["alice"]}]"#] {
         let machine = Machine::new(settings);
-        // Nothing but the site configuration is read.
+        // Only the site configuration is read.
         std::fs::remove_file(machine.directory.join("credential.json")).unwrap();
         assert_eq!(run(&machine, &nothing()), Outcome::None);
         assert_eq!(names(&machine), ["site.json"], "{settings}");
     }
-    // Nor is there anything to do on a node that is not set up.
+    // A node that is not set up does nothing either.
     let machine = Machine::new("");
     std::fs::remove_file(machine.directory.join("site.json")).unwrap();
     assert_eq!(run(&machine, &nothing()), Outcome::None);
@@ -104,7 +104,7 @@ fn a_job_that_asked_for_nothing_leaves_nothing_and_touches_nothing() {
 }
 
 #[test]
-fn it_touches_nothing_of_other_jobs_either() {
+fn a_job_without_a_request_does_not_touch_other_jobs() {
     let machine = Machine::new("");
     let host = FakeHost { options: wanted(), ..FakeHost::default() };
     let other = JobFacts { job: JobId(8), ..facts() };
@@ -114,7 +114,7 @@ fn it_touches_nothing_of_other_jobs_either() {
 }
 
 #[test]
-fn what_an_earlier_run_left_goes_though_the_later_one_asks_for_nothing() {
+fn leftovers_of_an_earlier_run_are_removed_even_without_a_request() {
     let machine = Machine::new("");
     machine.prolog(&wanted());
     machine.prolog(&nothing());
@@ -124,7 +124,7 @@ fn what_an_earlier_run_left_goes_though_the_later_one_asks_for_nothing() {
 }
 
 #[test]
-fn account_and_partition_are_remembered_where_rules_name_them() {
+fn account_and_partition_are_recorded_if_rules_name_them() {
     for rule in [r#"{"accounts": ["vision"]}"#, r#"{"partitions": ["gpu"]}, {"users": ["alice"]}"#] {
         let machine = Machine::new(&format!(r#", "rules": [{rule}]"#));
         machine.prolog(&nothing());

@@ -1,4 +1,4 @@
-//! What jobs of a user share on a node, and what they do not.
+//! Tokens and failures that jobs of a user share on a node.
 
 use super::*;
 use crate::words::time::Moment;
@@ -7,7 +7,7 @@ use crate::world::fs::TryLock;
 const SECOND: JobId = JobId(8);
 const BOB: u32 = 61002;
 
-/// The token with which another job begins: its prolog and its first step.
+/// Runs another job's prolog and first step, and returns its token.
 fn begin(machine: &Machine, job: JobId, uid: u32) -> Option<String> {
     let host = FakeHost { options: wanted(), ..FakeHost::default() };
     let facts = JobFacts { job, uid, ..facts() };
@@ -22,7 +22,7 @@ fn exchanges(machine: &Machine) -> u32 {
 }
 
 #[test]
-fn a_job_begins_with_half_of_a_tokens_life_under_the_agent_and_nine_tenths_without() {
+fn a_job_starts_with_half_of_a_tokens_life_with_the_agent_and_nine_tenths_without() {
     for (delivery, age, expected) in [("agent", 1800, 1), ("agent", 1801, 2), ("direct", 360, 1), ("direct", 361, 2)] {
         let machine = Machine::new(&format!(r#", "delivery": "{delivery}""#));
         machine.prolog(&wanted());
@@ -33,7 +33,7 @@ fn a_job_begins_with_half_of_a_tokens_life_under_the_agent_and_nine_tenths_witho
 }
 
 #[test]
-fn whoever_has_asked_leaves_nothing_but_what_is_kept() {
+fn an_exchange_leaves_only_the_kept_token() {
     let machine = Machine::new("");
     for fails in [true, false] {
         machine.google.fails.set(fails);
@@ -46,7 +46,7 @@ fn whoever_has_asked_leaves_nothing_but_what_is_kept() {
 }
 
 #[test]
-fn users_and_grants_share_nothing() {
+fn different_users_and_grants_share_nothing() {
     let machine = Machine::new("");
     machine.prolog(&wanted());
     assert_eq!(begin(&machine, SECOND, 61001), Some(format!("{SITE}-1")));
@@ -76,7 +76,7 @@ fn users_and_grants_share_nothing() {
 }
 
 #[test]
-fn a_refresh_takes_what_a_newer_job_has_got() {
+fn a_refresh_takes_the_token_of_a_newer_job() {
     let machine = Machine::new(r#", "delivery": "agent""#);
     machine.prolog(&wanted());
     let due = machine.due();
@@ -86,7 +86,7 @@ fn a_refresh_takes_what_a_newer_job_has_got() {
     assert_eq!(machine.refresh(&host, &due), Ok(Refreshed::Done));
     assert_eq!(machine.file(ACCESS_TOKEN_FILE), Some(format!("{SITE}-2")));
     assert!(host.log.borrow()[0].contains(" source=kept outcome=issued "), "{:?}", host.log.borrow());
-    // Its own token will not do.
+    // The job's own token is not accepted.
     assert_eq!(machine.refresh(&host, &machine.due()), Ok(Refreshed::Done));
     assert_eq!((machine.file(ACCESS_TOKEN_FILE), exchanges(&machine)), (Some(format!("{SITE}-3")), 3));
 }
@@ -111,7 +111,7 @@ fn a_failure_holds_for_ten_seconds_and_for_one_user() {
 }
 
 #[test]
-fn what_is_wrong_on_the_node_does_not_hold() {
+fn a_failure_on_the_node_does_not_hold() {
     let machine = Machine::new("");
     machine.google.fails.set(true);
     machine.google.blame.set(Blame::Site);
@@ -121,9 +121,9 @@ fn what_is_wrong_on_the_node_does_not_hold() {
 }
 
 #[test]
-fn a_token_from_before_the_clock_was_set_is_for_nobody() {
+fn a_token_from_before_the_clock_was_set_is_not_used() {
     for (unix, since_boot) in [(-60, 0), (60, 0), (0, -1_000_000)] {
-        // A prolog sweeps it, and a step of a job without one does not take it.
+        // A prolog sweeps the token, and a step of a job without a prolog does not use it.
         for has_prolog in [true, false] {
             let machine = Machine::new("");
             machine.prolog(&wanted());
@@ -142,7 +142,7 @@ fn a_token_from_before_the_clock_was_set_is_for_nobody() {
 }
 
 #[test]
-fn nobody_waits_for_a_process_that_is_late() {
+fn a_process_past_its_deadline_blocks_no_job() {
     let machine = Machine::new("");
     machine.prolog(&wanted());
     machine.wait(1000);
@@ -158,7 +158,7 @@ fn nobody_waits_for_a_process_that_is_late() {
 }
 
 #[test]
-fn what_has_ended_is_swept_and_what_lives_or_is_in_use_stays() {
+fn expired_tokens_are_swept_unless_they_are_locked() {
     let machine = Machine::new("");
     machine.prolog(&wanted());
     begin(&machine, SECOND, BOB);
@@ -177,12 +177,12 @@ fn what_has_ended_is_swept_and_what_lives_or_is_in_use_stays() {
 }
 
 #[test]
-fn without_room_for_it_each_job_asks_for_itself() {
+fn each_job_exchanges_if_its_token_cannot_be_kept() {
     let machine = Machine::new("");
     machine.prolog(&wanted());
     machine.wait(1000);
     let runtime = machine.runtime();
-    // A directory in the place of the file: whatever the reason, it cannot be written.
+    // A directory in the place of the file prevents the write.
     let place = machine.directory.join("run/tokens").join(&runtime.kept()[0]);
     std::fs::remove_file(place.join("token")).unwrap();
     std::fs::create_dir_all(place.join("token/in-the-way")).unwrap();
@@ -196,7 +196,7 @@ fn without_room_for_it_each_job_asks_for_itself() {
 }
 
 #[test]
-fn what_lies_in_another_users_place_is_for_nobody() {
+fn a_token_in_another_users_place_is_not_used() {
     let machine = Machine::new("");
     machine.prolog(&wanted());
     let alices = machine.runtime().kept().remove(0);
@@ -209,7 +209,7 @@ fn what_lies_in_another_users_place_is_for_nobody() {
 }
 
 #[test]
-fn only_one_of_a_users_jobs_waits_for_a_subject_token_that_is_not_there() {
+fn only_one_of_a_users_jobs_waits_for_an_absent_subject_token() {
     let machine = Machine::new("");
     machine.google.fails.set(true);
     machine.google.blame.set(Blame::Site);
@@ -220,7 +220,7 @@ fn only_one_of_a_users_jobs_waits_for_a_subject_token_that_is_not_there() {
     let prolog = || machine.prolog(&wanted());
     let step = || drop(machine.step(&wanted(), &wanted()));
     assert_eq!(patience(&prolog), Duration::from_secs(3));
-    // The step, which has waited for the prolog's worker, looks once more, because the token may be there by now.
+    // After waiting for the prolog's worker, the step looks once more, because the token may exist by now.
     assert_eq!((patience(&step), exchanges(&machine)), (Duration::ZERO, 2));
     machine.wait(9);
     assert_eq!(patience(&prolog), Duration::ZERO);

@@ -1,13 +1,13 @@
-//! `runtime_dir` is edited while jobs run: a job stays where its prolog put it.
+//! Changes of `runtime_dir` while jobs run: a job stays where its prolog put it.
 
 use super::*;
 use crate::plan::record::Generation;
 use crate::world::fs;
 
-/// Another job's number.
+/// Another job.
 const NEW: JobId = JobId(8);
 
-/// A machine whose configuration named `run` when job 7 began, and names `moved` now, where other jobs have begun.
+/// A machine whose configuration named `run` when job 7 started, and now names `moved`, which already exists.
 fn moved() -> Machine {
     let machine = Machine::new("");
     machine.prolog(&wanted());
@@ -21,12 +21,12 @@ fn start(machine: &Machine, job: JobId) {
     machine.serve(|node| run_prolog(node, &host, &JobFacts { job, ..facts() }));
 }
 
-/// The jobs in a runtime directory.
+/// Returns the jobs in a runtime directory.
 fn jobs(machine: &Machine, name: &str) -> Vec<JobId> {
     RuntimeDirectory::existing(&machine.directory.join(name)).map(|runtime| runtime.jobs()).unwrap_or_default()
 }
 
-/// The directories that the default one knows.
+/// Returns the directories to which the default one has links.
 fn elsewhere(machine: &Machine) -> Vec<std::path::PathBuf> {
     fs::links(&machine.directory.join("default/elsewhere")).into_iter().map(|(_, target)| target).collect()
 }
@@ -40,7 +40,7 @@ fn a_job_stays_where_its_prolog_put_it() {
     for name in ["GCP_WIF_ACCESS_TOKEN_FILE", "GOOGLE_APPLICATION_CREDENTIALS", "ENROOT_CONFIG_PATH"] {
         assert!(environment[name].starts_with(&own), "{name}={}", environment[name]);
     }
-    // Its options are found there as well.
+    // Its options are found there too.
     assert!(is_issued(&machine.step(&nothing(), &nothing()).0));
     assert_eq!((machine.google.exchanges.get(), jobs(&machine, "moved")), (1, Vec::new()));
 
@@ -59,27 +59,27 @@ fn a_job_stays_where_its_prolog_put_it() {
 }
 
 #[test]
-fn new_jobs_use_the_new_directory_and_each_epilog_finds_its_own() {
+fn new_jobs_use_the_new_directory_and_each_epilog_finds_its_job() {
     let machine = moved();
     start(&machine, NEW);
     assert_eq!((jobs(&machine, "run"), jobs(&machine, "moved")), (vec![JOB], vec![NEW]));
     machine.epilog();
     assert_eq!((jobs(&machine, "run"), jobs(&machine, "moved")), (Vec::new(), vec![NEW]));
-    // Also without a configuration.
+    // Even without a configuration.
     std::fs::remove_file(machine.directory.join("site.json")).unwrap();
     machine.serve(|node| node.epilog(&FakeHost::default(), NEW));
     assert_eq!(jobs(&machine, "moved"), []);
 }
 
 #[test]
-fn a_job_that_is_requeued_begins_in_the_new_directory_and_leaves_nothing_in_the_old_one() {
+fn a_requeued_job_moves_to_the_new_directory() {
     let machine = moved();
     machine.prolog(&wanted());
     assert_eq!((jobs(&machine, "run"), jobs(&machine, "moved")), (Vec::new(), vec![JOB]));
 }
 
 #[test]
-fn what_a_crash_left_in_the_old_directory_is_swept() {
+fn leftovers_in_the_old_directory_are_swept() {
     let machine = moved();
     let runtime = machine.runtime();
     let locked = runtime.lock_existing(JOB, Duration::ZERO).unwrap().unwrap();
@@ -92,7 +92,7 @@ fn what_a_crash_left_in_the_old_directory_is_swept() {
 }
 
 #[test]
-fn a_directory_that_is_gone_is_forgotten() {
+fn the_link_to_a_removed_directory_is_removed() {
     let machine = moved();
     let at = |name: &str| machine.directory.join(name);
     start(&machine, NEW);

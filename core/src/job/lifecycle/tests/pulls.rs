@@ -1,13 +1,13 @@
-//! What a job has is rendered from its record, the pull credentials of every step included.
+//! A job's files, including the pull credentials of all steps, are rendered from its record.
 
 use super::*;
 use crate::job::refresh::heal;
 
-/// A line of the user's own.
+/// A credential line of the user's.
 const OWN: &str = "machine nvcr.io login a password b\n";
 const SECOND: StepId = StepId(1);
 
-/// An environment with an enroot configuration of the user's.
+/// Creates a user's enroot configuration and returns an environment that names it.
 fn with_own_line(machine: &Machine) -> BTreeMap<String, String> {
     let directory = machine.directory.join("own");
     std::fs::create_dir_all(&directory).unwrap();
@@ -15,7 +15,7 @@ fn with_own_line(machine: &Machine) -> BTreeMap<String, String> {
     BTreeMap::from([("ENROOT_CONFIG_PATH".to_owned(), directory.display().to_string())])
 }
 
-/// A machine with a job of two steps, the first one with a line of the user's own.
+/// A machine with a job of two steps, the first of which has a credential line of the user's.
 fn running() -> Machine {
     let machine = Machine::new(r#", "registries": ["r.pkg.dev"]"#);
     machine.prolog(&wanted());
@@ -29,7 +29,7 @@ fn pull_credentials(machine: &Machine, step: StepId) -> String {
     machine.file(&format!("enroot-{step}/.credentials")).unwrap_or_default()
 }
 
-/// All that the job has holds this token.
+/// Checks that all files of the job contain this token.
 #[track_caller]
 fn assert_has(machine: &Machine, token: &str) {
     let line = format!("machine r.pkg.dev login oauth2accesstoken password {token}\n");
@@ -40,13 +40,13 @@ fn assert_has(machine: &Machine, token: &str) {
     assert!(machine.record().issued.iter().all(|issued| issued.is_published));
 }
 
-/// Heals as the agent does with each look.
+/// Publishes incomplete files again, as the agent does regularly.
 fn heal_now(machine: &Machine) {
     let (runtime, record) = (machine.runtime(), machine.record());
     machine.serve(|node| heal(node, &FakeHost::default(), &runtime, &record)).unwrap();
 }
 
-/// Changes the record to what a killed process has left.
+/// Changes the record to the state that a killed process leaves.
 fn rewrite(machine: &Machine, change: impl FnOnce(&mut JobRecord)) {
     let runtime = machine.runtime();
     let locked = runtime.lock_existing(JOB, Duration::ZERO).unwrap().unwrap();
@@ -56,7 +56,7 @@ fn rewrite(machine: &Machine, change: impl FnOnce(&mut JobRecord)) {
 }
 
 #[test]
-fn a_refresh_renders_the_pull_credentials_of_every_step() {
+fn a_refresh_renders_the_pull_credentials_of_all_steps() {
     let machine = running();
     assert_has(&machine, &format!("{SITE}-1"));
     for number in 2..4 {
@@ -67,7 +67,7 @@ fn a_refresh_renders_the_pull_credentials_of_every_step() {
 }
 
 #[test]
-fn a_later_steps_own_token_reaches_the_steps_before() {
+fn a_later_steps_token_reaches_the_earlier_steps() {
     let machine = running();
     machine.wait(3400);
     let (outcome, environment) = machine.step_in(BTreeMap::new(), StepId(2), &wanted(), &wanted());
@@ -77,13 +77,13 @@ fn a_later_steps_own_token_reaches_the_steps_before() {
 }
 
 #[test]
-fn a_token_that_was_remembered_and_not_published_is_published_by_the_next_look() {
+fn a_recorded_token_that_is_not_published_is_published_later() {
     for by_step in [false, true] {
         let machine = running();
         let before = machine.record().issued.remove(0).token;
         machine.wait(1800);
         machine.refresh(&FakeHost::default(), &machine.due()).unwrap();
-        // Killed after the record and before the files, as if the old token were the new one.
+        // A kill after the record and before the files, simulated with the old token in the record.
         rewrite(&machine, |record| (record.issued[0].token, record.issued[0].is_published) = (before, false));
         if by_step {
             assert!(is_issued(&machine.step_in(BTreeMap::new(), StepId(2), &wanted(), &wanted()).0));
@@ -95,7 +95,7 @@ fn a_token_that_was_remembered_and_not_published_is_published_by_the_next_look()
 }
 
 #[test]
-fn a_file_that_its_user_has_changed_is_published_again() {
+fn a_file_that_the_user_has_changed_is_published_again() {
     for (name, content) in [(ACCESS_TOKEN_FILE, ""), (ACCESS_TOKEN_FILE, "x"), (CREDENTIALS_FILE, "{}")] {
         for by_step in [false, true] {
             let machine = running();
@@ -114,7 +114,7 @@ fn a_file_that_its_user_has_changed_is_published_again() {
 }
 
 #[test]
-fn a_look_does_not_wait_for_whoever_works_on_the_job() {
+fn healing_does_not_wait_for_the_jobs_lock() {
     let machine = running();
     let runtime = machine.runtime();
     let path = machine.directory.join("run/jobs/7").join(ACCESS_TOKEN_FILE);
@@ -129,7 +129,7 @@ fn a_look_does_not_wait_for_whoever_works_on_the_job() {
 }
 
 #[test]
-fn each_step_has_the_token_of_its_own_identity() {
+fn each_step_has_the_token_of_its_identity() {
     let machine = Machine::new(&format!(r#", "registries": ["r.pkg.dev"], "rules": [{{"allow": ["{OTHER}"]}}]"#));
     machine.prolog(&wanted());
     let other = Options { wanted: true, ..named(OTHER) };
@@ -145,7 +145,7 @@ fn each_step_has_the_token_of_its_own_identity() {
 }
 
 #[test]
-fn a_step_that_has_ended_gets_nothing_more() {
+fn a_step_that_has_ended_gets_no_further_token() {
     let machine = running();
     let directory = StepDirectory { runtime_dir: machine.directory.join("run"), job: JOB, step: STEP.to_string() };
     machine.serve(|node| node.step_exit(&FakeHost::default(), &directory));

@@ -1,10 +1,10 @@
-//! Refreshes: what they repeat, what they leave alone, what they tell.
+//! Refreshes: what they repeat, what they do not change, and what they report.
 
 use super::*;
 use crate::job::refresh::Due;
 use crate::world::fs::TryLock;
 
-/// How long a token is fresh enough for a step; a step that comes later gets a new one.
+/// The age up to which a token of an hour is fresh enough for a step.
 const FRESH: i64 = 3300;
 
 fn rule(account: &str, allow: &[&str]) -> String {
@@ -27,13 +27,13 @@ fn status(machine: &Machine) -> String {
     machine.file("status").unwrap_or_default()
 }
 
-/// What there is of any job.
+/// Returns all jobs with leftovers.
 fn left(machine: &Machine) -> Vec<JobId> {
     machine.runtime().jobs()
 }
 
 #[test]
-fn a_refresh_repeats_the_grant_whatever_new_jobs_are_granted() {
+fn a_refresh_repeats_the_grant_after_the_configuration_has_changed() {
     let (none, scope) = (String::new(), r#", "scopes": ["https://www.googleapis.com/auth/devstorage.read_only"]"#);
     let named = named(SITE);
     for (before, options, after, default) in [
@@ -55,13 +55,13 @@ fn a_refresh_repeats_the_grant_whatever_new_jobs_are_granted() {
         let grants = machine.google.grants.borrow();
         assert_eq!(grants[0], grants[1], "{case}");
         drop(grants);
-        // So does a later step of the job.
+        // A later step of the job repeats it too.
         assert_eq!(machine.step(&options, &options).1["GCP_WIF_SERVICE_ACCOUNT"], SITE, "{case}");
     }
 }
 
 #[test]
-fn a_refresh_that_the_rules_refuse_is_told_and_brings_no_other_identity() {
+fn a_refresh_that_the_rules_deny_is_reported_and_changes_no_identity() {
     for (before, after, failure) in [
         (String::new(), rule(OTHER, &[]), "user alice (61001) may not use site@p.iam.gserviceaccount.com (rule 1)"),
         (r#", "rules": [{}]"#.to_owned(), rule(OTHER, &[]), "user alice (61001) may not use site@p"),
@@ -89,13 +89,13 @@ fn a_refresh_that_the_rules_refuse_is_told_and_brings_no_other_identity() {
 }
 
 #[test]
-fn a_refresh_of_an_earlier_run_changes_nothing_of_the_later_one() {
+fn a_refresh_of_an_earlier_run_does_not_affect_the_later_one() {
     let machine = running("", &wanted());
     let (host, old) = (FakeHost::default(), machine.due());
     machine.epilog();
     machine.prolog(&wanted());
     let new = (machine.due(), access_token(&machine), status(&machine));
-    // It began in the same second, so that only the run tells them apart.
+    // Both started in the same second, so only the run ID distinguishes them.
     assert_eq!(Due { run: new.0.run, ..old.clone() }, new.0);
     assert_eq!(machine.refresh(&host, &old), Ok(Refreshed::NotDue));
     assert_eq!((machine.google.exchanges.get(), host.log.borrow().len()), (1, 0));
@@ -103,7 +103,7 @@ fn a_refresh_of_an_earlier_run_changes_nothing_of_the_later_one() {
 }
 
 #[test]
-fn a_refresh_whose_job_is_requeued_meanwhile_changes_nothing_of_the_later_run() {
+fn a_refresh_during_which_the_job_is_requeued_does_not_affect_the_later_run() {
     for fails in [false, true] {
         let machine = running("", &wanted());
         machine.wait(1800);
@@ -122,7 +122,7 @@ fn a_refresh_whose_job_is_requeued_meanwhile_changes_nothing_of_the_later_run() 
 }
 
 #[test]
-fn a_refresh_whose_job_ends_meanwhile_leaves_nothing() {
+fn a_refresh_during_which_the_job_ends_leaves_nothing() {
     for fails in [false, true] {
         let machine = running(r#", "delivery": "agent""#, &wanted());
         let host = FakeHost::default();
@@ -145,14 +145,14 @@ fn a_step_does_not_wait_for_the_exchange_of_a_refresh() {
         let (outcome, environment) = machine.step(&wanted(), &wanted());
         assert!(is_issued(&outcome), "{outcome:?}");
         assert_eq!(token(&environment), Some(&*format!("{SITE}-1")));
-        // A wait for a lock that nobody gives back would take seconds.
+        // Waiting for the lock would take seconds.
         assert!(begun.elapsed() < LEAST, "{:?}", begun.elapsed());
     });
     assert_eq!((refreshed, access_token(&machine)), (Ok(Refreshed::Done), format!("{SITE}-2")));
 }
 
 #[test]
-fn a_refresh_is_busy_while_somebody_else_gets_a_token_for_the_same_user_and_identity() {
+fn a_refresh_is_busy_while_another_process_exchanges_for_the_same_key() {
     let machine = running("", &wanted());
     let (host, due, runtime) = (FakeHost::default(), machine.due(), machine.runtime());
     let [name] = &runtime.kept()[..] else { panic!("{:?}", runtime.kept()) };
@@ -166,7 +166,7 @@ fn a_refresh_is_busy_while_somebody_else_gets_a_token_for_the_same_user_and_iden
 }
 
 #[test]
-fn a_refresh_comes_too_late_for_a_token_that_is_no_longer_there() {
+fn a_refresh_of_a_replaced_token_or_unknown_identity_is_not_due() {
     let machine = running("", &wanted());
     let (host, old) = (FakeHost::default(), machine.due());
     machine.wait(FRESH + 1);
@@ -178,7 +178,7 @@ fn a_refresh_comes_too_late_for_a_token_that_is_no_longer_there() {
 }
 
 #[test]
-fn a_refresh_that_fails_does_not_hide_a_token_that_a_step_got_meanwhile() {
+fn a_failed_refresh_does_not_hide_a_token_that_a_step_has_obtained_meanwhile() {
     let machine = running("", &wanted());
     machine.wait(FRESH + 1);
     let refreshed = machine.refresh_while(&FakeHost::default(), &machine.due(), || {
@@ -193,7 +193,7 @@ fn a_refresh_that_fails_does_not_hide_a_token_that_a_step_got_meanwhile() {
 }
 
 #[test]
-fn a_refresh_that_fails_leaves_what_is_valid() {
+fn a_failed_refresh_leaves_the_valid_token() {
     for (is_google, failure) in [(true, "gcp-wif: token exchange: no answer"), (false, "gcp-wif: configuration: ")] {
         let machine = running("", &wanted());
         machine.wait(1800);
@@ -212,7 +212,7 @@ fn a_refresh_that_fails_leaves_what_is_valid() {
 }
 
 #[test]
-fn what_fails_after_the_exchange_is_no_success_in_the_log() {
+fn a_failure_after_the_exchange_is_logged_as_failure() {
     let machine = running("", &wanted());
     let host = FakeHost::default();
     let directory = machine.directory.join("run/jobs/7");
@@ -222,7 +222,7 @@ fn what_fails_after_the_exchange_is_no_success_in_the_log() {
     let log = host.log.borrow().join("\n");
     assert!(log.contains(" outcome=failed ") && log.contains("owned by uid 61001") && !log.contains("issued"), "{log}");
     assert_eq!(access_token(&machine), format!("{SITE}-1"));
-    // What came from Google is not lost.
+    // The token from the exchange is not lost.
     give(0);
     assert!(is_issued(&machine.step(&wanted(), &wanted()).0));
     assert_eq!((access_token(&machine), machine.google.exchanges.get()), (format!("{SITE}-2"), 2));

@@ -1,4 +1,4 @@
-//! Tokens that a job's clients ask for by themselves.
+//! Tokens that a job's clients request.
 
 use super::*;
 use crate::exchange::Purpose;
@@ -8,7 +8,7 @@ use crate::policy::grant::Grant;
 use crate::words::google::Scope;
 
 const AUDIENCE: Purpose<'_> = Purpose::IdToken("https://example.org");
-/// How long after it came a token of an hour is handed out.
+/// The age up to which a token of an hour is handed out.
 const HANDED_OUT: i64 = 3240;
 
 fn scope(name: &str) -> Scope {
@@ -22,7 +22,7 @@ fn running() -> Machine {
     machine
 }
 
-/// What a client of a job gets, with the log's lines.
+/// Returns what a client of a job gets, with the log lines.
 fn ask_for(
     machine: &Machine,
     facts: &JobFacts,
@@ -52,7 +52,7 @@ fn exchanges(machine: &Machine) -> u32 {
 }
 
 #[test]
-fn each_set_of_scopes_and_each_audience_is_asked_for_once() {
+fn each_set_of_scopes_and_each_audience_causes_one_exchange() {
     let machine = running();
     let drive = ask(&machine, &["drive", "bigquery"], Purpose::AccessToken).unwrap();
     for order in [["drive", "bigquery"], ["bigquery", "drive"]] {
@@ -64,16 +64,16 @@ fn each_set_of_scopes_and_each_audience_is_asked_for_once() {
     assert!(id.ends_with("for https://example.org"), "{id}");
     assert!(ask(&machine, &[], Purpose::IdToken("https://example.com")).unwrap() != id);
     assert!(ask(&machine, &["drive"], Purpose::AccessToken).unwrap() != drive);
-    // The job's own, and four more.
+    // One for the job's token, and four more.
     assert_eq!(exchanges(&machine), 5);
-    // Another job of the user's shares them, another user's shares none.
+    // Another job of the same user shares the tokens; another user's job does not.
     let another = |uid| JobFacts { job: JobId(8), uid, ..facts() };
     assert_eq!(ask_for(&machine, &another(61001), &[], AUDIENCE).0.as_ref(), Ok(&id));
     assert!(ask_for(&machine, &another(61002), &[], AUDIENCE).0.unwrap() != id);
 }
 
 #[test]
-fn a_token_is_handed_out_until_it_ends_soon_and_during_an_outage_until_it_ends() {
+fn a_token_is_handed_out_until_shortly_before_its_expiry_and_during_an_outage_until_its_expiry() {
     for purpose in [Purpose::AccessToken, AUDIENCE] {
         let machine = running();
         let first = ask(&machine, &["drive"], purpose).unwrap();
@@ -96,7 +96,7 @@ fn a_token_is_handed_out_until_it_ends_soon_and_during_an_outage_until_it_ends()
 }
 
 #[test]
-fn a_rule_that_no_longer_grants_the_identity_ends_open_id_tokens_at_once_and_others_at_their_end() {
+fn a_revoked_grant_ends_open_id_tokens_at_once_and_access_tokens_at_their_expiry() {
     let machine = running();
     let (id, drive) = (ask(&machine, &[], AUDIENCE).unwrap(), ask(&machine, &["drive"], Purpose::AccessToken));
     machine.configure(r#", "delivery": "agent", "rules": [{"users": ["bob"]}]"#);
@@ -114,10 +114,10 @@ fn a_rule_that_no_longer_grants_the_identity_ends_open_id_tokens_at_once_and_oth
 }
 
 #[test]
-fn a_user_has_a_share_of_what_is_kept() {
+fn the_number_of_a_users_kept_tokens_is_limited() {
     let machine = running();
     let ask = |number: usize| ask(&machine, &[], Purpose::IdToken(&format!("https://{number}.example")));
-    // One is the job's own.
+    // One is the job's access token.
     for number in 1..256 {
         ask(number).unwrap();
     }
@@ -132,7 +132,7 @@ fn a_user_has_a_share_of_what_is_kept() {
 }
 
 #[test]
-fn the_log_has_a_line_where_google_was_asked_that_names_scopes_or_audience() {
+fn each_exchange_for_a_client_is_logged_with_scopes_or_audience() {
     let machine = running();
     let lines = |scopes: &[&str], purpose| ask_for(&machine, &facts(), scopes, purpose).1;
     let line = lines(&["drive"], Purpose::AccessToken).concat();
@@ -147,7 +147,7 @@ fn the_log_has_a_line_where_google_was_asked_that_names_scopes_or_audience() {
 }
 
 #[test]
-fn the_grant_that_is_asked_with_is_the_jobs_own() {
+fn a_clients_exchange_uses_the_jobs_grant() {
     let machine = running();
     ask(&machine, &["drive"], Purpose::AccessToken).unwrap();
     let grants = machine.google.grants.borrow();

@@ -1,9 +1,9 @@
-//! What the steps of one user have of the runtime directory together.
+//! Limits of the space that a user's steps share in the runtime directory.
 
 use super::*;
 use crate::policy::facts::JobFacts;
 
-/// A node, and a directory for users' own enroot configurations.
+/// A node, and the number of its next step.
 struct Case {
     machine: Machine,
     next: std::cell::Cell<u32>,
@@ -14,7 +14,7 @@ impl Case {
         Self { machine: Machine::new(""), next: std::cell::Cell::new(0) }
     }
 
-    /// A configuration with so many bytes of `.credentials` and so many names in each directory.
+    /// Creates a configuration with a `.credentials` of `bytes` and with `names` entries in each directory.
     fn configuration(&self, name: &str, bytes: usize, names: usize) -> String {
         let directory = self.machine.directory.join(name);
         for below in ["hooks.d", "mounts.d", "environ.d"] {
@@ -27,7 +27,7 @@ impl Case {
         directory.display().to_string()
     }
 
-    /// Starts a step of a user's in a job, and says whether it has a copy of the user's configuration.
+    /// Starts a step of a user's job, and returns whether it has a copy of the user's configuration.
     fn has_copy(&self, uid: u32, job: u32, path: &str) -> bool {
         let facts = JobFacts { job: JobId(job), uid, ..facts() };
         let host = FakeHost { options: wanted(), inherited: wanted(), ..FakeHost::default() };
@@ -58,17 +58,17 @@ impl Case {
 }
 
 #[test]
-fn large_copies_end_with_the_users_share_and_small_ones_never() {
+fn large_copies_are_limited_for_each_user_and_small_ones_are_not() {
     let case = Case::new();
     let (alice, bob) = (61001, 62001);
     let names = case.configuration("names", 0, 100);
     assert_eq!(case.copies(alice, 20, &names), 4096 / 300);
-    // Whatever there is, a small one has its place, and nobody else's share is less.
+    // Small copies and other users are not affected by the limit.
     let small = case.configuration("small", 8 << 10, 1);
     assert_eq!(case.copies(alice, 500, &small), 500);
     assert!(!case.has_copy(alice, alice, &names));
     assert!(case.has_copy(bob, bob, &names));
-    // What a job had is free when it is over.
+    // The end of a job frees its share.
     for job in 0..3 {
         case.machine.serve(|node| node.epilog(&FakeHost::default(), JobId(alice + job)));
     }
@@ -76,7 +76,7 @@ fn large_copies_end_with_the_users_share_and_small_ones_never() {
 }
 
 #[test]
-fn what_a_step_had_itself_is_not_counted_against_it() {
+fn a_steps_earlier_copy_does_not_count() {
     let case = Case::new();
     let names = case.configuration("names", 0, 100);
     assert_eq!(case.copies(61001, 13, &names), 13);

@@ -1,16 +1,16 @@
-//! Steps that come without the job's environment: the job's request is in the record.
+//! Steps without the job's environment, whose request comes from the record.
 
 use super::*;
 
-/// What a step is told of options, and what its job was granted by then.
+/// The options that hooks see, and which steps get credentials.
 struct Case {
     name: &'static str,
-    /// What the prolog sees.
+    /// The options that the prolog sees.
     prolog: Options,
-    /// What the first step sees: all options, and those inherited.
+    /// The options that the first step sees: all, and the inherited ones.
     first: (Options, Options),
     is_first_served: bool,
-    /// Whether a step from outside, and one with an empty environment, has credentials then.
+    /// Whether a later step without the job's environment gets credentials.
     are_later_served: bool,
 }
 
@@ -19,8 +19,8 @@ fn both() -> Options {
 }
 
 #[test]
-fn the_first_steps_own_options_are_taken_out_of_what_the_prolog_saw() {
-    // With `PrologFlags=Alloc` the prolog sees the job's options; without, those of the first step as well.
+fn the_first_steps_options_are_removed_from_those_that_the_prolog_saw() {
+    // With `PrologFlags=Alloc`, the prolog sees the job's options; without it, also those of the first step.
     for case in [
         Case {
             name: "the job asks, the first step does not: Alloc",
@@ -81,17 +81,17 @@ fn the_first_steps_own_options_are_taken_out_of_what_the_prolog_saw() {
         later();
         assert_eq!(machine.step(&refused(), &nothing()), (Outcome::None, BTreeMap::new()), "{}", case.name);
         later();
-        // Its own option counts for more.
+        // The step's own option overrides them.
         assert!(is_served(&wanted(), &nothing()), "{}", case.name);
         if case.prolog == *all {
-            // The first step has said what is its own; no other one is taken for it.
+            // The first step has removed its options, so no later step is mistaken for it.
             later();
         }
     }
 }
 
 #[test]
-fn of_steps_that_start_together_the_one_that_the_prolog_saw_takes_its_options_out() {
+fn of_steps_that_start_together_the_one_that_the_prolog_saw_removes_its_options() {
     let machine = Machine::new("");
     machine.prolog(&wanted());
     assert_eq!(machine.step(&refused(), &nothing()).0, Outcome::None);
@@ -100,10 +100,10 @@ fn of_steps_that_start_together_the_one_that_the_prolog_saw_takes_its_options_ou
 }
 
 #[test]
-fn a_step_from_outside_has_the_service_account_that_its_job_asked_for() {
+fn a_step_without_the_jobs_environment_has_the_jobs_service_account() {
     let rules = format!(r#", "rules": [{{"service_account": "{SITE}", "allow": ["{OTHER}"]}}]"#);
     let both = Options { wanted: true, ..named(OTHER) };
-    // The first step of the second job says `--gcp-wif`, which leaves the job's service account in force.
+    // The first step of the second job has `--gcp-wif`, which keeps the job's service account.
     for (prolog, first) in
         [(named(OTHER), nothing()), (named(OTHER), both.clone()), (both.clone(), both), (named(OTHER), named(OTHER))]
     {
@@ -118,7 +118,7 @@ fn a_step_from_outside_has_the_service_account_that_its_job_asked_for() {
 }
 
 #[test]
-fn what_a_job_asked_for_fails_explicitly_for_a_step_from_outside() {
+fn a_failure_of_the_jobs_request_fails_a_step_without_the_jobs_environment() {
     let machine = Machine::new(r#", "auto": true"#);
     machine.google.fails.set(true);
     machine.prolog(&wanted());
@@ -128,7 +128,7 @@ fn what_a_job_asked_for_fails_explicitly_for_a_step_from_outside() {
 }
 
 #[test]
-fn another_users_record_says_nothing_about_a_steps_options() {
+fn another_users_record_does_not_affect_a_steps_options() {
     let machine = Machine::new("");
     machine.prolog(&wanted());
     let host = FakeHost::default();
