@@ -1,8 +1,8 @@
-//! Finds out for which Slurm release the plugin is built, and how it is linked.
+//! Determines the Slurm release that the plugin is built for, and sets a linker option.
 //!
-//! Slurm loads a plugin only if major and minor of `plugin_version` are its own
-//! (`src/common/plugin.c`), so the number is read from the target's own header.
-// A build script that fails says so by panicking.
+//! Slurm loads a plugin only if major and minor of its `plugin_version` match (`src/common/plugin.c`), so the number is
+//! read from the headers of the target release.
+// A build script reports a failure by panicking.
 #![allow(clippy::expect_used, clippy::panic)]
 
 use std::env;
@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 fn main() {
     println!("cargo:rerun-if-env-changed=SLURM_INCLUDE_DIR");
-    // Slurm unloads plugins (spank_fini); a thread of the resolver may still run our code then.
+    // Slurm unloads plugins (`spank_fini`) while a resolver thread may still run their code.
     println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
 
     let mut builder = bindgen::Builder::default()

@@ -1,4 +1,4 @@
-//! Slurm as the job's life sees it.
+//! Implements the core's interface to Slurm with SPANK.
 
 use std::env;
 use std::ffi::OsStr;
@@ -14,7 +14,7 @@ use gcp_wif_core::policy::request::Options;
 use gcp_wif_core::words::names::JobId;
 use gcp_wif_core::world::sys;
 
-/// A hook's handle.
+/// The SPANK handle of a hook.
 pub(crate) struct SpankHost<'a, 'b>(pub(crate) &'a SpankHandle<'b>);
 
 impl Log for SpankHost<'_, '_> {
@@ -57,18 +57,18 @@ impl Host for SpankHost<'_, '_> {
     }
 }
 
-/// A variable of srun, sbatch or salloc itself.
+/// Returns a variable of the process itself: srun, sbatch or salloc.
 pub(crate) fn own_variable(name: &str) -> Option<String> {
     env::var_os(name).map(|value| value.to_string_lossy().into_owned())
 }
 
-/// The job that a hook is about.
+/// Returns the job of a hook.
 pub(crate) fn job_id(spank: &SpankHandle) -> Result<JobId, SpankError> {
     spank.job_id().map(JobId)
 }
 
-/// The job's facts in the prolog, whose own environment slurmd builds from the signed job credential
-/// (`prep_script_slurmd.c`, `_build_env`).
+/// Returns the job's facts in the prolog. slurmd builds the prolog's environment from the signed job credential
+/// (`prep_script_slurmd.c`, `_build_env`), so its variables can be trusted.
 pub(crate) fn prolog_facts(spank: &SpankHandle) -> Result<JobFacts, Failure> {
     let variable = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
     let placement = Placement { account: variable("SLURM_JOB_ACCOUNT"), partition: variable("SLURM_JOB_PARTITION") };
@@ -84,21 +84,22 @@ pub(crate) fn prolog_facts(spank: &SpankHandle) -> Result<JobFacts, Failure> {
     })
 }
 
-/// The job's facts at a step's start, without account and partition: the step's environment is the user's.
+/// Returns the job's facts at a step's start. They lack account and partition, because the user controls the step's
+/// environment.
 pub(crate) fn step_facts(spank: &SpankHandle) -> Result<JobFacts, Failure> {
     let (uid, gid) = (spank.job_uid().map_err(unknown)?, spank.job_gid().map_err(unknown)?);
     let groups = sys::named_groups(groups(spank)?);
     Ok(JobFacts { job: job_id(spank).map_err(unknown)?, uid, gid, user: sys::user_name(uid), groups, placement: None })
 }
 
-/// The groups of a step's processes.
+/// Returns the groups of a step's processes.
 pub(crate) fn groups(spank: &SpankHandle) -> Result<Vec<u32>, Failure> {
     let mut groups = spank.job_supplementary_gids().map_err(unknown)?;
     groups.push(spank.job_gid().map_err(unknown)?);
     Ok(groups)
 }
 
-/// Slurm does not tell what it always tells.
+/// Converts the error for an item that Slurm always provides.
 fn unknown(_: SpankError) -> Failure {
     Failure::internal()
 }

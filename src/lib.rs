@@ -1,7 +1,7 @@
-//! The face to Slurm: each hook takes facts in, calls the job's life, and hands the outcome out.
+//! The SPANK plugin. Each hook collects facts, calls the core and passes on the outcome.
 //!
-//! No hook ever returns an error: from a `required` plugin Slurm would drain the node (`spank(8)`, Errors). And
-//! none lets a panic out, because it would poison slurm-spank's state and fail every later hook.
+//! No hook returns an error, because Slurm would drain the node if the plugin is `required` (spank(8), Errors). No hook
+//! lets a panic escape, because that would poison slurm-spank's state and fail all later hooks.
 
 #![allow(missing_docs, reason = "SPANK_PLUGIN! exports statics, and nothing else is public")]
 
@@ -38,9 +38,9 @@ SPANK_PLUGIN!(b"gcp_wif", release::SLURM_VERSION_NUMBER, GcpWif);
 
 const VERSION: &[u8] = concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes();
 
-/// This plugin's own version, which `gcp-wif doctor` reads from the file.
-#[allow(non_upper_case_globals, unreachable_pub, reason = "a symbol, beside Slurm's")]
-// SAFETY: no other part of the program has this name.
+/// The plugin's version, which `gcp-wif doctor` reads from the file.
+#[allow(non_upper_case_globals, unreachable_pub, reason = "an exported symbol, named like Slurm's")]
+// SAFETY: no other symbol in the program has this name.
 #[unsafe(no_mangle)]
 pub static plugin_gcp_wif_version: [u8; VERSION.len()] = match VERSION.first_chunk() {
     Some(version) => *version,
@@ -51,17 +51,17 @@ pub static plugin_gcp_wif_version: [u8; VERSION.len()] = match VERSION.first_chu
 struct GcpWif {
     config_path: OnceCell<PathBuf>,
     outcome: Outcome,
-    /// What the first component of a heterogeneous job asks for.
+    /// The request of the first component of a heterogeneous job.
     first_request: Option<Request>,
 }
 
 type HookResult = Result<(), Box<dyn Error>>;
 
-// SAFETY: the task hooks run in a child forked by slurmstepd; ours only read memory and call _exit there, and no
-// thread of ours lives in the parent.
+// SAFETY: the task hooks run in a child that slurmstepd forks. There, they only read memory and call _exit, and the
+// plugin has no thread in the parent.
 unsafe impl Plugin for GcpWif {
     fn setup(&mut self, _: &mut SpankHandle) -> HookResult {
-        // The default would send the debug lines of every crate to slurmd's log.
+        // slurm-spank's default would send the debug lines of all crates to slurmd's log.
         Ok(())
     }
 
@@ -129,7 +129,7 @@ unsafe impl Plugin for GcpWif {
     }
 }
 
-/// What a [`Node`] borrows.
+/// The values that a [`Node`] borrows.
 struct NodeParts {
     config_path: PathBuf,
     worker: Worker,
@@ -139,7 +139,7 @@ struct NodeParts {
 impl NodeParts {
     fn serve<T>(&self, work: impl FnOnce(&Node<'_>) -> T) -> T {
         if cfg!(feature = "panics") {
-            #[allow(clippy::panic, reason = "only a test's plugin has it")]
+            #[allow(clippy::panic, reason = "compiled only for a test")]
             {
                 panic!("as a test wishes")
             }
@@ -151,14 +151,14 @@ impl NodeParts {
 }
 
 impl GcpWif {
-    /// Runs a hook's work; what goes wrong is logged and nothing more.
+    /// Runs a hook's work. Logs errors and panics, and always returns success.
     fn guard(&mut self, work: impl FnOnce(&mut Self) -> HookResult) -> HookResult {
         let problem = match catch_unwind(AssertUnwindSafe(|| work(self))) {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(error)) => error.to_string(),
             Err(_) => "a bug in gcp-wif, please report it".to_owned(),
         };
-        // A failure names the plugin itself.
+        // The text of a `Failure` already begins with the plugin's name.
         let problem = problem.strip_prefix("gcp-wif: ").unwrap_or(&problem);
         spank_log(LogLevel::Error, &format!("gcp-wif: {problem}"));
         Ok(())
@@ -188,7 +188,7 @@ impl GcpWif {
     }
 
     fn step(&mut self, spank: &SpankHandle) -> HookResult {
-        // Should anything below go wrong unforeseen, an explicit request must not run without credentials.
+        // If something fails unexpectedly below, a step with an explicit request must not run without credentials.
         let is_explicit = options::all(spank).request().is_ok_and(|request| request.is_explicit());
         let failed = |failure| if is_explicit { Outcome::Failed { failure, explicit: true } } else { Outcome::None };
         self.outcome = failed(Failure::internal());
@@ -210,7 +210,7 @@ impl GcpWif {
     }
 }
 
-/// The plugin's only argument in plugstack.conf.
+/// Returns the value of `config=`, the plugin's only argument in plugstack.conf, or the default path.
 fn config_path(arguments: &[&str]) -> Result<PathBuf, Failure> {
     let mut path = PathBuf::from(DEFAULT_PATH);
     for argument in arguments {
@@ -222,7 +222,7 @@ fn config_path(arguments: &[&str]) -> Result<PathBuf, Failure> {
     Ok(path)
 }
 
-/// Ends srun, sbatch or salloc. Under `optional` Slurm would ignore an error of the hook.
+/// Exits srun, sbatch or salloc with status 1. Slurm would ignore an error of the hook if the plugin is `optional`.
 fn refuse(failure: &Failure) -> ! {
     let _ = writeln!(std::io::stderr(), "{failure}");
     sys::end_process(1)

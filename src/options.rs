@@ -1,4 +1,4 @@
-//! The options, and where Slurm keeps the ones that a job was submitted with.
+//! The plugin's options, and the variables in which Slurm passes them on.
 
 use std::error::Error;
 
@@ -11,13 +11,13 @@ const WANTED: &str = "gcp-wif";
 const REFUSED: &str = "no-gcp-wif";
 const SERVICE_ACCOUNT: &str = "gcp-wif-service-account";
 
-/// Slurm's variable for an option within the command that was given it, and in the job's control environment
-/// (`src/common/spank.c`, `_opt_env_name`).
+/// The prefix of Slurm's variable for an option, in the command that has the option and in the job's control
+/// environment (`src/common/spank.c`, `_opt_env_name`).
 const GIVEN: &str = "_SLURM_SPANK_OPTION_gcp_wif_";
-/// The same as the job's processes inherit it.
+/// The prefix of the same variable in the environment of the job's processes.
 const INHERITED: &str = "SLURM_SPANK__SLURM_SPANK_OPTION_gcp_wif_";
 
-/// Registers the options of `--help`.
+/// Registers the options.
 pub(crate) fn register(spank: &mut SpankHandle) -> Result<(), Box<dyn Error>> {
     let usage = "[gcp-wif] Google Cloud credentials for the job, or it fails.";
     spank.register_option(SpankOption::new(WANTED).usage(usage))?;
@@ -28,7 +28,7 @@ pub(crate) fn register(spank: &mut SpankHandle) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The options in force, typed or inherited.
+/// Returns the effective options, including inherited ones.
 pub(crate) fn all(spank: &SpankHandle) -> Options {
     Options {
         wanted: spank.is_option_set(WANTED),
@@ -37,7 +37,8 @@ pub(crate) fn all(spank: &SpankHandle) -> Options {
     }
 }
 
-/// The options that the job was submitted with, by its environment. A user can forge them: they are a request.
+/// Returns the options of the job's submission, from the environment. A user can forge them, so they are only a
+/// request.
 pub(crate) fn inherited(variable: &dyn Fn(&str) -> Option<String>) -> Options {
     let value = |name: &str| variable(&variable_name(INHERITED, name));
     Options {
@@ -47,8 +48,8 @@ pub(crate) fn inherited(variable: &dyn Fn(&str) -> Option<String>) -> Options {
     }
 }
 
-/// A job submitted from inside a job inherits the outer job's options; those that its own ones overrule must not
-/// reach its prolog and steps beside them.
+/// Removes inherited options that the job's own options override. A job that is submitted from inside another job
+/// inherits the outer job's options, which must not reach its prolog and steps.
 pub(crate) fn forget_overruled(spank: &SpankHandle, all: &Options, inherited: &Options) {
     let overruled: &[&str] = match Request::of_step(all, inherited, None) {
         Ok(Request::Wanted { .. }) => &[REFUSED],
@@ -59,16 +60,17 @@ pub(crate) fn forget_overruled(spank: &SpankHandle, all: &Options, inherited: &O
         let given = variable_name(GIVEN, name);
         sys::remove_own_variable(&given);
         sys::remove_own_variable(&variable_name(INHERITED, name));
-        // It is an error that the variable was not there.
+        // This returns an error if the variable was not set.
         let _ = spank.job_control_unsetenv(given);
     }
 }
 
-/// Slurm means to take these from a step's environment once it has read them, but skips one that follows another
-/// (`src/common/spank.c`, `spank_clear_remote_options_env`): what the step submits would inherit it.
+/// Removes the step's options from its environment, so that jobs submitted by the step do not inherit them. Slurm
+/// intends to do this itself, but skips a variable that directly follows another (`src/common/spank.c`,
+/// `spank_clear_remote_options_env`).
 pub(crate) fn forget_given(spank: &SpankHandle) {
     for name in [WANTED, REFUSED, SERVICE_ACCOUNT] {
-        // It is an error that the variable was not there.
+        // This returns an error if the variable was not set.
         let _ = spank.unsetenv(variable_name(GIVEN, name));
     }
 }
