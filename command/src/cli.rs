@@ -1,4 +1,4 @@
-//! The companion command `gcp-wif`: its arguments, its exit status, and the one writer of what it prints.
+//! The companion command `gcp-wif`: its arguments, its exit status, and its output.
 #![forbid(unsafe_code)]
 
 mod agent;
@@ -44,13 +44,13 @@ enum Command {
     Agent(agent::Arguments),
 }
 
-/// How a command ended.
+/// The result of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Status {
     Success,
-    /// A check failed, or the answer is no.
+    /// A check failed, or a request was denied.
     Failure,
-    /// The arguments cannot be understood or carried out.
+    /// The arguments are invalid, or the command cannot run with them.
     Usage,
 }
 
@@ -64,11 +64,11 @@ impl From<Status> for ExitCode {
     }
 }
 
-/// Where a command prints. A reader that leaves early, such as `head`, is no error.
+/// The output of a command. Write errors are ignored, because a reader such as `head` may close the pipe early.
 struct Screen<'a> {
     out: &'a mut dyn Write,
     err: &'a mut dyn Write,
-    /// Whether what it prints may have colours.
+    /// Whether the output may have colors.
     colours: bool,
 }
 
@@ -77,7 +77,7 @@ impl Screen<'_> {
         let _ = writeln!(self.out, "{line}");
     }
 
-    /// A text in this style, where colours are wanted.
+    /// Returns the text in a style, if the output may have colors.
     fn styled(&self, style: Style, text: &str) -> String {
         if self.colours { format!("{style}{text}{style:#}") } else { text.to_owned() }
     }
@@ -91,7 +91,7 @@ impl Screen<'_> {
     }
 }
 
-/// Runs the command that the arguments ask for.
+/// Runs the command that the arguments name.
 pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let colours = anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never;
     run(arguments, &mut Screen { out: &mut io::stdout(), err: &mut io::stderr(), colours }).into()
@@ -106,7 +106,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>, screen: &mut Screen<'_>) -
             Command::Status(arguments) => status::run(arguments, json, screen),
             Command::Agent(arguments) => agent::run(&arguments, screen),
         },
-        // Help and version come this way, too.
+        // clap reports help and version as errors too.
         Err(error) if error.use_stderr() => {
             screen.complain(error.to_string().trim_end());
             Status::Usage
@@ -118,7 +118,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>, screen: &mut Screen<'_>) -
     }
 }
 
-/// The site configuration: the one asked for, else the one that plugstack.conf names, else the usual one.
+/// Returns the path of the site configuration: `--config`, or else the argument in plugstack.conf, or else the default.
 fn config_path(asked: Option<PathBuf>, plugstack: Option<&Plugstack>) -> PathBuf {
     asked.or_else(|| plugstack?.config_path()).unwrap_or_else(|| DEFAULT_PATH.into())
 }
@@ -127,7 +127,7 @@ fn config_path(asked: Option<PathBuf>, plugstack: Option<&Plugstack>) -> PathBuf
 mod tests {
     use super::*;
 
-    /// Runs the command: status, output, complaints.
+    /// Runs the command and returns status, stdout and stderr.
     fn command(words: &[&str]) -> (Status, String, String) {
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let mut screen = Screen { out: &mut out, err: &mut err, colours: false };
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn each_command_has_help_that_names_its_options() {
+    fn the_help_of_each_command_names_its_options() {
         for (words, expected) in [
             (&["gcp-wif", "--help"][..], "Usage: gcp-wif"),
             (&["gcp-wif", "--help"], "Exit status: 0, 1 (a check failed, denied) or 2 (usage)."),
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn usage_errors_say_so_with_status_2() {
+    fn usage_errors_end_with_status_2() {
         for (words, expected) in [
             (&["gcp-wif"][..], "Usage: gcp-wif"),
             (&["gcp-wif", "dcotor"], "unrecognized subcommand 'dcotor'"),
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_leaves_is_no_error() {
+    fn a_closed_pipe_is_not_an_error() {
         struct Closed;
         impl Write for Closed {
             fn write(&mut self, _: &[u8]) -> io::Result<usize> {

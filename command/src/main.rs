@@ -1,4 +1,4 @@
-//! The companion command `gcp-wif`, and the node agent that it is too.
+//! The companion command `gcp-wif`, which is also the node agent.
 #![forbid(unsafe_code)]
 
 mod agent;

@@ -1,10 +1,10 @@
-//! Writes the manual pages and the shell completion of the companion command, for ci/package.
+//! Writes the manual pages and shell completions of the companion command, for ci/package.
 //!
 //! ```text
 //! pages DIRECTORY DATE
 //! ```
 #![forbid(unsafe_code)]
-#![allow(dead_code, reason = "of the command only its arguments are used")]
+#![allow(dead_code, reason = "only the command's arguments are used here")]
 
 mod agent;
 mod cli;
@@ -35,7 +35,7 @@ fn main() -> Result<()> {
     };
     command.build();
     for part in command.get_subcommands().filter(|part| part.get_name() != "help") {
-        // clap keeps names for as long as the process lives.
+        // clap requires names with a static lifetime.
         let (name, usage): (&str, &str) =
             (format!("{NAME}-{}", part.get_name()).leak(), format!("{NAME} {}", part.get_name()).leak());
         write(part.clone().name(name).bin_name(usage), name)?;

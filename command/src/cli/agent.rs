@@ -1,4 +1,4 @@
-//! `gcp-wif agent`: the node agent. The plugin starts it, so people need not.
+//! `gcp-wif agent`: the node agent. The plugin normally starts it.
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use crate::agent;
 use gcp_wif_core::policy::config::DEFAULT_PATH;
 use gcp_wif_core::world::proc::ProcFs;
 
-/// Where syslog listens: `syslog(3)`.
+/// The socket of syslog, syslog(3).
 const SYSLOG: &str = "/dev/log";
 
 /// Keep the credentials of this node's jobs fresh, as root. The plugin starts it in the background

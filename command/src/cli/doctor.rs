@@ -2,17 +2,17 @@
 //!
 //! ```text
 //! doctor.rs          the order of the checks
-//! report.rs          their lines
+//! report.rs          the output
 //! configuration.rs   the two configurations, project, certificates, rules
-//! mounts.rs          files that a pod has mounted by themselves
+//! mounts.rs          configuration files that are mounted individually (subPath)
 //! slurm.rs           plugstack.conf, Slurm's release, what slurmd has loaded, enroot.conf
-//! holes.rs           releases of Slurm with known holes
-//! settings.rs        what slurm.conf says
-//! subject_token.rs   the file, and what the token says of itself
+//! holes.rs           Slurm releases with known vulnerabilities
+//! settings.rs        settings in slurm.conf
+//! subject_token.rs   the subject token file and the token's claims
 //! google.rs          the clock, a real exchange
 //! registry.rs        a pull from a registry
 //! runtime.rs         the runtime directory
-//! agent.rs           the agent's program, and the agent that runs
+//! agent.rs           the agent's program and the running agent
 //! ```
 #![forbid(unsafe_code)]
 
@@ -113,7 +113,7 @@ pub(super) fn run(arguments: Arguments, json: bool, screen: &mut Screen<'_>) -> 
     report.finish()
 }
 
-/// The files that must be those of today.
+/// Returns the configuration files that must be up to date.
 fn files(path: &Path, conf: &SlurmConf, plugstack: Option<&Plugstack>, config: Option<&Config>) -> Vec<PathBuf> {
     let mut files = vec![path.to_owned(), conf.path().to_owned()];
     files.extend(plugstack.iter().flat_map(|plugstack| plugstack.files.iter().cloned()));

@@ -1,4 +1,4 @@
-//! `gcp-wif env`: the current job's variables, for a shell that Slurm did not start.
+//! `gcp-wif env`: prints the current job's variables, for a shell that Slurm did not start.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
@@ -16,11 +16,11 @@ use gcp_wif_core::words::secret::Secret;
 use gcp_wif_core::world::fs::read_limited;
 use gcp_wif_core::world::proc::ProcFs;
 
-/// A token has at most 12 KiB, a credential configuration less.
+/// The size limit of the files, in bytes. A token has at most 12 KiB, a credential configuration less.
 const LONGEST: u64 = 64 << 10;
-/// A variable of a step's own, which a shell inside the step keeps.
+/// A variable of the step, which a shell inside the step keeps.
 const KEPT: &str = "ENROOT_CONFIG_PATH";
-/// What the status file tells, and the variables for it.
+/// The keys of the status file with their variables.
 const STATUS: [(&str, &str); 2] =
     [("identity", "GCP_WIF_SERVICE_ACCOUNT"), ("expiry", "GOOGLE_OAUTH_ACCESS_TOKEN_EXPIRES_AT")];
 const METADATA: [&str; 3] = ["GCE_METADATA_HOST", "GCE_METADATA_ROOT", "GCE_METADATA_IP"];
@@ -38,8 +38,8 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: Arguments, json: bool, screen: &mut Screen<'_>) -> Status {
     let plugstack = Plugstack::of_node().ok();
-    // A site may hide it from its users. Then the usual directory is assumed, and the
-    // project of the identity's email.
+    // Users may be unable to read the site configuration. Then the default runtime directory and the project in the
+    // identity's email are used.
     let config = Config::load(&super::config_path(arguments.config, plugstack.as_ref())).ok();
     let runtime_dir = config.as_ref().map_or(Path::new(DEFAULT_RUNTIME_DIR), |config| &config.runtime_dir);
     let variable = |name: &str| std::env::var(name).ok();
@@ -62,16 +62,16 @@ pub(super) fn run(arguments: Arguments, json: bool, screen: &mut Screen<'_>) -> 
     }
 }
 
-/// The shell that asks.
+/// The shell that runs the command.
 struct Shell<'a> {
-    /// The directory of the jobs' directories.
+    /// The directory with all jobs' directories.
     jobs: &'a Path,
     proc: &'a ProcFs,
     variable: &'a dyn Fn(&str) -> Option<String>,
 }
 
 impl Shell<'_> {
-    /// The shell's job.
+    /// Finds the shell's job.
     fn job(&self) -> Result<JobId, String> {
         for name in ["SLURM_JOB_ID", "SLURM_JOBID"] {
             if let Some(text) = (self.variable)(name).filter(|text| !text.is_empty()) {
@@ -98,7 +98,7 @@ impl Shell<'_> {
         }
     }
 
-    /// The jobs of this user's own processes that have credentials here. Nobody can list the jobs' directory.
+    /// Returns the jobs of this user's processes that have credentials here. Users cannot list the jobs' directory.
     fn choices(&self) -> BTreeSet<JobId> {
         let me = rustix::process::geteuid().as_raw();
         let own = self.proc.pids().into_iter().filter(|pid| self.proc.owner(*pid) == Some(me));
@@ -111,11 +111,11 @@ impl Shell<'_> {
         self.jobs.join(job.to_string())
     }
 
-    /// What the job's steps have, as far as its user can know it.
+    /// Builds the variables of the job's steps, as far as the user can read their values.
     fn environment(&self, job: JobId, config: Option<&Config>) -> Result<Environment, String> {
         let mut directory = self.directory(job);
         let mut environment = Environment::new();
-        // A step with an identity of its own keeps that one.
+        // A step with another identity than the job's keeps it.
         let own = (self.variable)("GCP_WIF_ACCESS_TOKEN_FILE").map(PathBuf::from);
         if let Some(step) = own.as_deref().and_then(Path::parent).filter(|step| step.starts_with(&directory)) {
             directory = step.to_owned();
@@ -152,7 +152,8 @@ impl Shell<'_> {
     }
 }
 
-/// The address where the agent serves the job, if it does: then the job's own directory holds its subject token.
+/// Returns the address at which the agent serves the job, if it does. In this case, the subject token file is in the
+/// job's directory.
 fn metadata_address(credentials: &str, directory: &Path) -> Option<String> {
     let value: Value = serde_json::from_str(credentials).ok()?;
     let source = Path::new(value.pointer("/credential_source/file")?.as_str()?);
@@ -160,7 +161,7 @@ fn metadata_address(credentials: &str, directory: &Path) -> Option<String> {
     source.starts_with(directory).then(|| address.to_owned())
 }
 
-/// `job_123` as a part of the path of a cgroup, of either version.
+/// Finds the path component `job_123` in the cgroups of a process, in version 1 or 2.
 fn cgroup_job(text: &str) -> Option<JobId> {
     let paths = text.lines().filter_map(|line| line.splitn(3, ':').nth(2));
     paths.flat_map(|path| path.split('/')).find_map(|part| part.strip_prefix("job_")?.parse().ok().map(JobId))
@@ -197,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_job_is_found_in_either_kind_of_cgroup() {
+    fn a_job_is_found_in_both_cgroup_versions() {
         for (text, job) in [
             ("0::/system.slice/slurmstepd.scope/job_123/step_extern/user/task_0\n", Some(123)),
             ("9:pids:/\n8:memory:/slurm/uid_1000/job_42/step_0/task_0\n", Some(42)),
@@ -210,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_number_the_users_own_processes_tell() {
+    fn without_a_job_id_the_users_processes_tell_the_job() {
         let directory = gcp_wif_core::testing::directory();
         let (jobs, proc) = (directory.join("jobs"), directory.join("proc"));
         let with_credentials = |job: &str| {
@@ -239,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_of_the_job_keeps_its_own_identity() {
+    fn a_step_keeps_its_identity() {
         let directory = gcp_wif_core::testing::directory();
         let below = directory.join("7/b@p.iam.gserviceaccount.com");
         fs::create_dir_all(&below).unwrap();
@@ -258,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn the_agents_address_is_in_the_jobs_credentials() {
+    fn the_agents_address_is_read_from_the_jobs_credentials() {
         let text = |file: &str| {
             json!({"token_url": "http://127.0.0.1:4321/v1/token", "credential_source": {"file": file}}).to_string()
         };
@@ -269,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quote_in_a_value_cannot_end_it() {
+    fn quotes_in_values_are_escaped() {
         let change = Change::Set("GCP_WIF_SERVICE_ACCOUNT", Secret::new("a'; rm -rf ~; '".to_owned()));
         assert_eq!(statement(&change), r"export GCP_WIF_SERVICE_ACCOUNT='a'\''; rm -rf ~; '\'''");
     }

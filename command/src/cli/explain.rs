@@ -1,4 +1,4 @@
-//! `gcp-wif explain`: which rule decides for a user, and why.
+//! `gcp-wif explain`: shows which rule decides for a user, and why.
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
@@ -94,7 +94,7 @@ struct Explanation<'a> {
     sites: Defaults,
 }
 
-/// What the site says where a rule does not.
+/// The site's settings, used if a rule has none.
 struct Defaults {
     auto: bool,
     adc: Adc,
@@ -147,7 +147,7 @@ impl Explanation<'_> {
         })
     }
 
-    /// The rules up to the one that decides, counted from 1, each with the key that does not match.
+    /// Returns the rules up to the deciding one, counted from 1, each with the first key that does not match.
     fn considered(&self) -> impl Iterator<Item = (usize, Option<Key>)> {
         let rules = self.rules.unwrap_or_default();
         let all = rules.iter().map(|rule| rules::mismatch(rule, self.facts));
@@ -155,12 +155,12 @@ impl Explanation<'_> {
         (1..).zip(all).take(first.map_or(rules.len(), |index| index + 1))
     }
 
-    /// Whether the job gets credentials without asking.
+    /// Returns whether the job gets credentials without an option.
     fn auto(&self) -> Option<bool> {
         self.decision.as_ref().ok().map(|decision| decision.auto.unwrap_or(self.sites.auto))
     }
 
-    /// How clients in the job find the credentials.
+    /// Returns how clients in the job find the credentials.
     fn adc(&self) -> Option<Adc> {
         self.decision.as_ref().ok().map(|decision| decision.adc.unwrap_or(self.sites.adc))
     }
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn each_rule_before_the_deciding_one_says_what_does_not_match() {
+    fn each_rule_before_the_deciding_one_shows_what_does_not_match() {
         let rules = r#"[{"users": ["bob"]}, {"groups": ["wheel"]}, {"accounts": ["speech"]}, {"partitions": ["gpu"]},
             {"groups": ["ml"], "service_account": "a@p.iam.gserviceaccount.com", "auto": false, "adc": "metadata"}, {}]"#;
         let (lines, json) = explanation(rules, None);
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_denial_has_the_words_that_the_job_would_read() {
+    fn a_denial_has_the_same_text_as_in_a_job() {
         let (lines, json) = explanation(r#"[{"users": ["bob"]}]"#, None);
         let words = "no rule gives user alice (1000) (account vision, partition none) a service account";
         assert!(lines.last().unwrap().starts_with(&format!("denied     {words}")), "{lines:?}");

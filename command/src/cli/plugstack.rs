@@ -1,4 +1,4 @@
-//! What Slurm's configuration says of plugins: plugstack.conf with what it includes, as `spank(8)` has it.
+//! Reads plugstack.conf and the files that it includes, spank(8).
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
@@ -8,8 +8,8 @@ use super::slurmd::Slurmd;
 use gcp_wif_core::world::fs::{self, FileError};
 use gcp_wif_core::world::proc::ProcFs;
 
-/// Where Slurm looks for plugins if neither slurm.conf nor slurmd says: it is compiled in, and these are the places of
-/// Debian's packages, of SchedMD's own for Debian, of RPMs, and of what is built by hand.
+/// The usual plugin directories, for a node where neither slurm.conf nor slurmd tells it. Slurm's default is compiled
+/// in. These are the directories of Debian's packages, of SchedMD's Debian packages, of RPMs and of manual builds.
 const PLUGIN_DIRS: [&str; 9] = [
     "/usr/lib/x86_64-linux-gnu/slurm-wlm",
     "/usr/lib/aarch64-linux-gnu/slurm-wlm",
@@ -22,33 +22,33 @@ const PLUGIN_DIRS: [&str; 9] = [
     "/opt/slurm/lib/slurm",
 ];
 const LONGEST: u64 = 1 << 20;
-/// Includes within includes; more is a circle.
+/// The limit of nested includes. A deeper nesting is a cycle.
 const DEEPEST: u32 = 8;
 
 pub(super) const OURS: &str = "spank_gcp_wif.so";
 const PYXIS: &str = "spank_pyxis.so";
 
-/// plugstack.conf.
+/// The content of plugstack.conf.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Plugstack {
     plugins: Vec<Plugin>,
-    /// Where Slurm looks for plugins that are named without a path, if slurm.conf or slurmd says.
+    /// The directories for plugins without a path, if slurm.conf or slurmd tells them.
     plugin_dir: Option<String>,
     /// The files that were read.
     pub(super) files: Vec<PathBuf>,
 }
 
-/// A plugin's line.
+/// A line that names a plugin.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Plugin {
-    /// The file that the line is in.
+    /// The file that contains the line.
     pub(super) file: PathBuf,
     path: PathBuf,
     arguments: Vec<String>,
 }
 
 impl Plugstack {
-    /// Reads the node's.
+    /// Reads the node's plugstack.conf.
     ///
     /// # Errors
     /// When a file cannot be read.
@@ -57,7 +57,7 @@ impl Plugstack {
         Self::new(&SlurmConf::of_node(slurmd.as_ref()), slurmd.as_ref())
     }
 
-    /// Reads what slurm.conf names.
+    /// Reads the plugstack.conf that slurm.conf names, or the one next to it.
     ///
     /// # Errors
     /// When a file cannot be read.
@@ -70,23 +70,23 @@ impl Plugstack {
         Ok(read)
     }
 
-    /// This plugin's line.
+    /// Returns this plugin's line.
     pub(super) fn ours(&self) -> Option<&Plugin> {
         self.plugins.iter().find(|plugin| plugin.is(OURS))
     }
 
-    /// Whether pyxis comes before this plugin.
+    /// Returns whether pyxis comes before this plugin.
     pub(super) fn pyxis_is_earlier(&self) -> bool {
         let place = |name: &str| self.plugins.iter().position(|plugin| plugin.is(name));
         matches!((place(PYXIS), place(OURS)), (Some(pyxis), Some(ours)) if pyxis < ours)
     }
 
-    /// This plugin's own file.
+    /// Returns this plugin's file, if it exists.
     pub(super) fn plugin_file(&self) -> Option<PathBuf> {
         self.places()?.into_iter().find(|place| place.exists())
     }
 
-    /// Where this plugin's own file ought to be and is not. Slurm passes over an `optional` one in silence.
+    /// Returns the path where this plugin's file is missing. Slurm silently ignores a missing `optional` plugin.
     pub(super) fn missing_file(&self) -> Option<PathBuf> {
         let is_known = self.plugin_dir.is_some() || self.ours()?.path.is_absolute();
         if !is_known || self.plugin_file().is_some() { None } else { self.places()?.into_iter().next() }
@@ -124,7 +124,7 @@ impl Plugstack {
         Ok(())
     }
 
-    /// The site configuration that this plugin's line names.
+    /// Returns the path of the site configuration in this plugin's line.
     pub(super) fn config_path(&self) -> Option<PathBuf> {
         self.ours()?.arguments.iter().find_map(|argument| argument.strip_prefix("config=")).map(Into::into)
     }
@@ -136,7 +136,8 @@ impl Plugin {
     }
 }
 
-/// The files that a pattern with `*` and `?` matches, in order; hidden ones need to be named.
+/// Returns the files that match a pattern with `*` and `?`, sorted. Hidden files match only a pattern that begins with
+/// a dot.
 fn matching(pattern: &Path) -> Vec<PathBuf> {
     let mut found = vec![PathBuf::new()];
     for part in pattern {
@@ -199,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn slurm_conf_may_name_another_one_and_a_circle_ends() {
+    fn slurm_conf_can_name_another_file_and_cyclic_includes_end() {
         let directory = gcp_wif_core::testing::directory();
         let other = directory.join("other.conf");
         write(directory.join("slurm.conf"), format!("plugstackconfig = {}\n", other.display())).unwrap();
@@ -211,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns() {
+    fn patterns_match_names() {
         for (pattern, name, expected) in [
             ("*", "a.conf", true),
             ("*.conf", "a.conf", true),

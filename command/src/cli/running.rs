@@ -1,4 +1,4 @@
-//! The agent that runs in a runtime directory, as its lock and the kernel tell of it.
+//! Information about the running agent of a runtime directory, from its lock file and /proc.
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
@@ -16,18 +16,18 @@ const DELETED: &str = " (deleted)";
 #[derive(Debug)]
 pub(super) struct Running {
     pids: Vec<u32>,
-    /// When the serving process was started.
+    /// When the serving process started.
     pub(super) since: Option<UnixSeconds>,
     program: PathBuf,
     was_replaced: bool,
 }
 
 impl Running {
-    /// The agent of a runtime directory. Returns none if none runs, or if only root may know.
+    /// Returns the agent of a runtime directory, or `None` if none runs or this process may not read its lock file.
     pub(super) fn of(runtime_dir: &Path, proc: &ProcFs) -> Option<Self> {
         let lock = runtime_dir.join("agent.lock");
         let text = String::from_utf8(read_limited(&lock, LONGEST).ok()?).ok()?;
-        // A line is the process and its start.
+        // Each line has a process ID and a start time.
         let lives = |line: &str| {
             let (pid, start) = line.split_once(' ')?;
             let pid = pid.parse().ok()?;
@@ -42,28 +42,28 @@ impl Running {
         Some(Self { pids, since, program: proc.path_of_program(first), was_replaced })
     }
 
-    /// The processes, as `kill` takes them.
+    /// Returns the process IDs as arguments for `kill`.
     pub(super) fn pids(&self) -> String {
         self.pids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
     }
 
-    /// What its program, which may be gone from its path, says of itself.
+    /// Returns the version of its program, even if the file has been replaced.
     pub(super) fn version(&self) -> Option<String> {
         version(&self.program)
     }
 
-    /// Whether its program was removed or replaced since.
+    /// Returns whether its program has been removed or replaced since its start.
     pub(super) fn was_replaced(&self) -> bool {
         self.was_replaced
     }
 }
 
-/// The version that a program tells: `gcp-wif 0.1.0`.
+/// Returns the version that a program prints as `gcp-wif 0.1.0`.
 pub(super) fn version(program: &Path) -> Option<String> {
     Some(told(program, "--version")?.trim().strip_prefix("gcp-wif ")?.to_owned())
 }
 
-/// What a program prints with one option, if it succeeds.
+/// Runs a program with one option and returns its output, if it succeeds.
 pub(super) fn told(program: &Path, option: &str) -> Option<String> {
     let output = Command::new(program).arg(option).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_lock_names_an_agent_only_while_it_lives() {
+    fn the_lock_file_names_an_agent_only_while_it_runs() {
         let (directory, proc) = (gcp_wif_core::testing::directory(), ProcFs::default());
         let own = std::process::id();
         let write = |text: String| std::fs::write(directory.join("agent.lock"), text).unwrap();

@@ -1,4 +1,4 @@
-//! slurm.conf, as `slurm.conf(5)` has it: keys know no case, and a file can include others.
+//! Reads slurm.conf, slurm.conf(5): keys are case-insensitive, and a file can include others.
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use super::slurmd::Slurmd;
 use gcp_wif_core::world::fs::read_limited;
 
-/// Where slurm.conf is: of the node, or the copy that slurmd keeps where Slurm runs without configuration files.
+/// The usual paths of slurm.conf: the node's file, or slurmd's copy in a configless setup.
 const USUAL: [&str; 2] = ["/etc/slurm/slurm.conf", "/run/slurm/conf/slurm.conf"];
 const LONGEST: u64 = 1 << 20;
-/// Includes within includes; more is a circle.
+/// The limit of nested includes. A deeper nesting is a cycle.
 const DEEPEST: u32 = 8;
 
-/// slurm.conf, and what it includes.
+/// The text of slurm.conf and the files that it includes.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct SlurmConf {
     path: PathBuf,
@@ -20,7 +20,8 @@ pub(super) struct SlurmConf {
 }
 
 impl SlurmConf {
-    /// The node's: the one of SLURM_CONF, else the one that slurmd was started with, else the usual one.
+    /// Reads the node's slurm.conf: the one in SLURM_CONF, or else the one that slurmd was started with, or else the
+    /// usual one.
     pub(super) fn of_node(slurmd: Option<&Slurmd>) -> Self {
         let asked = std::env::var_os("SLURM_CONF").map(PathBuf::from);
         let usual = || USUAL.map(PathBuf::from).into_iter().find(|path| path.exists());
@@ -29,7 +30,7 @@ impl SlurmConf {
         Self::read(&path.unwrap_or_else(|| PathBuf::from(USUAL[0])))
     }
 
-    /// Reads one; a file that cannot be read says nothing.
+    /// Reads a slurm.conf. Files that cannot be read count as empty.
     pub(super) fn read(path: &Path) -> Self {
         let mut text = String::new();
         collect(path, 0, &mut text);
@@ -40,32 +41,32 @@ impl SlurmConf {
         &self.path
     }
 
-    /// Whether anything could be read.
+    /// Returns whether any text was read.
     pub(super) fn is_there(&self) -> bool {
         !self.text.is_empty()
     }
 
-    /// A key's value.
+    /// Returns the value of a key.
     pub(super) fn value(&self, key: &str) -> Option<&str> {
         let lines = self.text.lines().map(|line| line.split('#').next().unwrap_or_default());
         let mut pairs = lines.filter_map(|line| line.split_once('='));
         pairs.find_map(|(name, value)| name.trim().eq_ignore_ascii_case(key).then(|| value.trim()))
     }
 
-    /// Whether a key's value, a list, has one of these words.
+    /// Returns whether the value of a key, a comma-separated list, contains one of these words.
     pub(super) fn has(&self, key: &str, words: &[&str]) -> bool {
         let listed = self.value(key).unwrap_or_default().split(',').map(str::trim);
         listed.into_iter().any(|word| words.iter().any(|wanted| wanted.eq_ignore_ascii_case(word)))
     }
 
-    /// Whether slurmd logs to syslog: it has no file of its own, or is told to (`slurm.conf(5)`, SlurmdLogFile and
-    /// SlurmdSyslogDebug).
+    /// Returns whether slurmd logs to syslog, because it has no log file or is configured to (slurm.conf(5),
+    /// SlurmdLogFile and SlurmdSyslogDebug).
     pub(super) fn logs_to_syslog(&self) -> bool {
         let is_told = self.value("SlurmdSyslogDebug").is_some_and(|level| !level.eq_ignore_ascii_case("quiet"));
         self.is_there() && (is_told || self.value("SlurmdLogFile").is_none())
     }
 
-    /// A key's value in seconds, else Slurm's own default.
+    /// Returns the value of a key in seconds, or `default`.
     pub(super) fn seconds(&self, key: &str, default: u64) -> u64 {
         self.value(key).and_then(|value| value.parse().ok()).unwrap_or(default)
     }
@@ -93,7 +94,7 @@ mod tests {
     use std::fs::write;
 
     #[test]
-    fn keys_are_found_whatever_their_case_and_file() {
+    fn keys_are_found_in_any_case_and_in_included_files() {
         let directory = gcp_wif_core::testing::directory();
         let text = "ClusterName=x # PluginDir=/no\ninclude more.conf\nprologflags=alloc, X11\nMessageTimeout=25\n";
         write(directory.join("slurm.conf"), text).unwrap();
@@ -106,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn slurmd_logs_to_syslog_without_a_file_of_its_own_or_when_it_is_told_to() {
+    fn slurmd_logs_to_syslog_without_a_log_file_or_if_configured() {
         let directory = gcp_wif_core::testing::directory();
         let path = directory.join("slurm.conf");
         for (text, expected) in [
@@ -114,7 +115,7 @@ mod tests {
             ("SlurmdLogFile=/var/log/slurmd.log", false),
             ("SlurmdLogFile=/var/log/slurmd.log\nSlurmdSyslogDebug=info", true),
             ("SlurmdLogFile=/var/log/slurmd.log\nslurmdsyslogdebug=Quiet", false),
-            // It is not known where slurmd logs.
+            // Without slurm.conf, the log destination is unknown.
             ("", false),
         ] {
             write(&path, text).unwrap();

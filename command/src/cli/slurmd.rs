@@ -1,4 +1,4 @@
-//! This node's slurmd, as the kernel tells of it.
+//! Information about this node's slurmd, from /proc.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use gcp_wif_core::world::proc::ProcFs;
 
 const NAME: &str = "slurmd";
-/// What the kernel puts behind the path of a file that was removed or replaced.
+/// The suffix with which the kernel marks a removed or replaced file.
 const DELETED: &str = " (deleted)";
-/// Kinds of plugins that each slurmd loads.
+/// The name prefixes of plugins that every slurmd loads.
 const KINDS: [&str; 4] = ["auth_", "cred_", "hash_", "select_"];
 
-/// A slurmd that runs.
+/// A running slurmd.
 #[derive(Debug)]
 pub(super) struct Slurmd {
     pub(super) pid: u32,
@@ -22,19 +22,19 @@ pub(super) struct Slurmd {
     files: Option<BTreeSet<PathBuf>>,
 }
 
-/// How a slurmd has loaded a plugin.
+/// Whether a slurmd has loaded a plugin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Loaded {
     Yes,
-    /// The file was removed or replaced since.
+    /// It has loaded a file that has been removed or replaced since.
     Replaced,
     No,
-    /// The kernel does not tell.
+    /// This process may not read slurmd's mappings.
     Unknown,
 }
 
 impl Slurmd {
-    /// The one that runs among this process's mounts, else any. Processes that it has started do not count.
+    /// Finds slurmd: the one in this process's mount namespace, or else any. Children of a slurmd do not count.
     pub(super) fn of_node(proc: &ProcFs) -> Option<Self> {
         let is_slurmd = |pid: u32| proc.name(pid) == NAME;
         let mut found: Vec<u32> = proc.pids().into_iter().filter(|pid| is_slurmd(*pid)).collect();
@@ -46,7 +46,7 @@ impl Slurmd {
         Some(Self { pid, proc: proc.clone(), files: proc.mapped_files(pid) })
     }
 
-    /// The slurm.conf that it was started with: its option `-f`, or its variable.
+    /// Returns the slurm.conf that it was started with: from its option `-f`, or from SLURM_CONF.
     pub(super) fn conf(&self) -> Option<PathBuf> {
         let line = self.proc.command_line(self.pid)?;
         let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
@@ -58,12 +58,12 @@ impl Slurmd {
         path.is_absolute().then(|| path.to_owned())
     }
 
-    /// By which path its own program can be run.
+    /// Returns a path that runs slurmd's program.
     pub(super) fn program(&self) -> PathBuf {
         self.proc.path_of_program(self.pid)
     }
 
-    /// Where it has its own plugins from, if it tells.
+    /// Returns the directory from which it has loaded Slurm's own plugins, if known.
     pub(super) fn plugin_dir(&self) -> Option<PathBuf> {
         let is_slurms = |path: &&PathBuf| {
             let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
@@ -72,7 +72,7 @@ impl Slurmd {
         self.files.as_ref()?.iter().find(is_slurms)?.parent().map(Path::to_owned)
     }
 
-    /// Whether it has loaded the plugin of this file name.
+    /// Returns whether it has loaded the plugin with this file name.
     pub(super) fn has_loaded(&self, name: &str) -> Loaded {
         let Some(files) = &self.files else { return Loaded::Unknown };
         let names = files.iter().filter_map(|path| path.file_name().and_then(OsStr::to_str));
@@ -91,7 +91,7 @@ mod tests {
     use std::fs::{create_dir_all, write};
 
     #[test]
-    fn it_is_told_from_its_children_and_what_it_has_loaded() {
+    fn slurmd_is_distinguished_from_its_children_and_its_plugins_are_found() {
         let directory = gcp_wif_core::testing::directory();
         let proc = ProcFs::at(&directory);
         assert!(Slurmd::of_node(&proc).is_none());

@@ -1,4 +1,4 @@
-//! `gcp-wif status`: the jobs of this node that have credentials, and the agents that keep them fresh.
+//! `gcp-wif status`: shows this node's jobs with credentials, and the agents that refresh them.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
@@ -24,7 +24,7 @@ use gcp_wif_core::world::fs::{RuntimeDirectory, read_limited};
 use gcp_wif_core::world::proc::ProcFs;
 use gcp_wif_core::world::sys;
 
-/// A status file has some lines.
+/// The size limit of a status file, in bytes.
 const LONGEST: u64 = 64 << 10;
 const HEADS: [&str; 6] = ["JOB", "USER", "IDENTITY", "EXPIRES", "REFRESHED", "STATE"];
 
@@ -41,7 +41,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: Arguments, json: bool, screen: &mut Screen<'_>) -> Status {
     let plugstack = Plugstack::of_node().ok();
-    // Jobs are looked for where they may be, whatever the configuration says.
+    // If the configuration is invalid, look in the default runtime directory.
     let config = Config::load(&super::config_path(arguments.config, plugstack.as_ref())).ok();
     let configured = config.map_or_else(|| PathBuf::from(DEFAULT_RUNTIME_DIR), |config| config.runtime_dir);
     let (proc, now) = (ProcFs::default(), SystemClock.now());
@@ -79,7 +79,7 @@ pub(super) fn run(arguments: Arguments, json: bool, screen: &mut Screen<'_>) -> 
     Status::Success
 }
 
-/// An identity of a job.
+/// A row of the table: one identity of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Row {
     job: JobId,
@@ -114,7 +114,7 @@ impl Row {
     }
 }
 
-/// What a status file tells, and the token's expiry.
+/// Reads a status file. Returns identity, expiry, state and failure.
 fn state(directory: &Path, now: UnixSeconds) -> Option<(String, Option<UnixSeconds>, &'static str, Option<String>)> {
     let text = String::from_utf8(read_limited(&directory.join(STATUS_FILE), LONGEST).ok()?).ok()?;
     let told = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
@@ -128,7 +128,7 @@ fn state(directory: &Path, now: UnixSeconds) -> Option<(String, Option<UnixSecon
     Some((told("identity")?.to_owned(), expires, state, failure))
 }
 
-/// Every job in a runtime directory.
+/// Returns rows for all jobs in a runtime directory.
 fn all(runtime: &RuntimeDirectory, now: UnixSeconds) -> Vec<Row> {
     let processes = Proc::new(PathBuf::new());
     let mut rows = Vec::new();
@@ -145,7 +145,7 @@ fn all(runtime: &RuntimeDirectory, now: UnixSeconds) -> Vec<Row> {
                 identity: issued.name.clone(),
                 expires: Some(expires),
                 refreshed: Some(issued.token.issued_at),
-                // Without a status file its directory is not published, or was removed.
+                // Without a status file, the job's files are not yet published, or have been removed.
                 state: if state.is_empty() { "not published" } else { state },
                 failure,
                 directory,
@@ -160,7 +160,7 @@ fn all(runtime: &RuntimeDirectory, now: UnixSeconds) -> Vec<Row> {
     rows
 }
 
-/// The user's own jobs: those that the user's processes on this node belong to. Nobody can list the jobs' directory.
+/// Returns rows for the jobs of this user's processes on this node. Users cannot list the jobs' directory.
 fn own(proc: &ProcFs, jobs: &Path, now: UnixSeconds) -> Vec<Row> {
     let me = rustix::process::geteuid().as_raw();
     let user = sys::user(me).map_or_else(|| me.to_string(), |user| user.name);
@@ -172,7 +172,7 @@ fn own(proc: &ProcFs, jobs: &Path, now: UnixSeconds) -> Vec<Row> {
             String::from_utf8(entry.to_vec()).ok()
         };
         let by_number = text("SLURM_JOB_ID=").and_then(|job| Some(jobs.join(job.parse::<u32>().ok()?.to_string())));
-        // In the runtime directory of an earlier configuration, too.
+        // The job can be in the runtime directory of an earlier configuration.
         let by_path = text("GCP_WIF_ACCESS_TOKEN_FILE=").and_then(|file| Some(Path::new(&file).parent()?.to_owned()));
         directories.extend(by_number.into_iter().chain(by_path));
     }
@@ -236,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_are_as_wide_as_what_is_in_them() {
+    fn columns_are_as_wide_as_their_content() {
         let row = |job, user: &str, failure: Option<&str>| Row {
             job: JobId(job),
             user: user.to_owned(),
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_file_tells_a_failure_and_an_end() {
+    fn a_status_file_shows_failure_and_expiry() {
         let directory = gcp_wif_core::testing::directory();
         assert!(state(&directory, 0).is_none());
         let text =

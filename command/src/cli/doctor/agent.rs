@@ -1,4 +1,4 @@
-//! The program that the agent is started from, and the agent that runs.
+//! Checks the agent's program and the running agent.
 #![forbid(unsafe_code)]
 
 use std::fs;
@@ -52,7 +52,7 @@ pub(super) fn command(report: &mut Report<'_, '_>, config: Option<&Config>) {
     }
 }
 
-/// An agent lives for hours, and may be older than what is installed.
+/// Checks the version of the running agent, which can be older than the installed program.
 pub(super) fn running(report: &mut Report<'_, '_>, config: Option<&Config>, path: &Path, proc: &ProcFs) {
     const NAME: &str = "running agent";
     let Some(config) = config else {
@@ -68,7 +68,7 @@ pub(super) fn running(report: &mut Report<'_, '_>, config: Option<&Config>, path
     if version == OWN && !agent.was_replaced() {
         return report.ok(STAGE, NAME, format_args!("process {}, {version}", agent.pids()));
     }
-    // Stopped first: each of the two would start the old program again for the other.
+    // Stop both processes before killing them, because each restarts the other with the old program.
     let command = config.command.display();
     let (path, runtime_dir) = (path.display(), config.runtime_dir.display());
     report.warn(

@@ -1,4 +1,4 @@
-//! The site configuration, the credential configuration, and what they name.
+//! Checks the site configuration, the credential configuration, and what they refer to.
 #![forbid(unsafe_code)]
 
 use std::path::Path;
@@ -56,7 +56,7 @@ pub(super) fn credential(report: &mut Report<'_, '_>, config: Option<&Config>) -
     }
 }
 
-/// What to do about a configuration that is refused, where the refusal does not say it itself.
+/// Returns advice for a configuration error, if its message does not already contain it.
 fn fix(error: &ConfigError, absent: &str) -> String {
     match error {
         ConfigError::Absent(_) => absent.to_owned(),
@@ -121,7 +121,7 @@ pub(super) fn certificates(report: &mut Report<'_, '_>, config: Option<&Config>)
     }
 }
 
-/// `open`: jobs can read the subject token themselves.
+/// Checks the rules. `open` means that jobs can read the subject token themselves.
 pub(super) fn rules(report: &mut Report<'_, '_>, config: Option<&Config>, open: bool) {
     const NAME: &str = "rules";
     match config.map(|config| config.rules.as_deref()) {
@@ -149,7 +149,7 @@ pub(super) fn rules(report: &mut Report<'_, '_>, config: Option<&Config>, open: 
     }
 }
 
-/// A rule that matches every job and is not the last, counted from 1.
+/// Returns the number of a rule that matches all jobs but is not the last, counted from 1.
 fn shadowed(rules: &[Rule]) -> Option<usize> {
     let everyone = |rule: &Rule| {
         rule.users.is_none() && rule.groups.is_none() && rule.accounts.is_none() && rule.partitions.is_none()
@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rule_for_everyone_belongs_last() {
+    fn a_rule_for_all_jobs_must_be_last() {
         for (text, number) in [
             (r#"[{"users": ["alice"]}, {}]"#, None),
             (r#"[{"users": ["alice"]}, {}, {"users": ["bob"]}]"#, Some(2)),

@@ -1,4 +1,4 @@
-//! The clock, and a real exchange.
+//! Checks the clock, and performs a real exchange.
 #![forbid(unsafe_code)]
 
 use std::time::Duration;
@@ -15,12 +15,12 @@ use gcp_wif_core::words::time::rfc3339;
 use gcp_wif_core::world::clock::{Clock, SystemClock};
 use gcp_wif_core::world::http::Client;
 
-/// How long the question for the time may take.
+/// The time limit of the request for Google's time.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// A clock that is off by more makes tokens look stale, or not yet valid.
+/// The tolerated clock difference, in seconds. With a larger one, tokens look expired or not yet valid.
 const TOLERANCE: i64 = 30;
 
-/// What an exchange is tried with.
+/// The parameters of the exchange.
 pub(super) struct Try<'a> {
     pub(super) site: Option<&'a Site>,
     pub(super) client: Option<&'a Client>,
@@ -28,7 +28,7 @@ pub(super) struct Try<'a> {
     pub(super) service_account: Option<ServiceAccountEmail>,
 }
 
-/// Brings the access token, for further trials.
+/// Checks the clock and performs an exchange. Returns the access token for further checks.
 pub(super) fn check(report: &mut Report<'_, '_>, attempt: &Try<'_>) -> Option<Secret> {
     match attempt.site.zip(attempt.client) {
         Some((site, client)) => clock(report, site, client),

@@ -1,19 +1,19 @@
-//! Releases of Slurm with known holes.
+//! Slurm releases with known vulnerabilities.
 //!
-//! The bounds are those of SchedMD's release notes (<https://github.com/SchedMD/slurm/releases>, tags slurm-26-05-5-1,
+//! The versions are from SchedMD's release notes (<https://github.com/SchedMD/slurm/releases>, tags slurm-26-05-5-1,
 //! slurm-25-11-8-1, slurm-25-05-9-1) and announcements (<https://www.schedmd.com/security-archive/>), as of 2026-11-24.
-//! CVE-2024-42511 concerns switch plugins only and is left out.
+//! CVE-2024-42511 is omitted because it affects only switch plugins.
 #![forbid(unsafe_code)]
 
 /// Major, minor and micro.
 pub(super) type Release = (u32, u32, u32);
 
-/// The first release that SchedMD fixes still, and what those before it keep for ever.
+/// The oldest major release that SchedMD still maintains, and what remains unfixed in older ones.
 const MAINTAINED: (u32, u32) = (25, 5);
 const FOR_EVER: &str = "SchedMD does not fix it any more, CVE-2026-65107 and CVE-2026-65108 among others";
 
-/// The first release of each major.minor without the hole, and what the hole is. Where there are several, the newest
-/// comes first, because it has the others' fixes.
+/// For each major.minor, the first release with the fix, and the vulnerability. If there are several, the latest one is
+/// listed, because it includes the earlier fixes.
 const FIXES: [(Release, &str); 9] = [
     ((26, 5, 5), "slurmd took a task launch credential from another user than the one it was issued to"),
     ((25, 11, 8), "CVE-2026-65107 (sbcast without the credential's check), CVE-2026-65108 (a long SPANK option)"),
@@ -26,7 +26,7 @@ const FIXES: [(Release, &str); 9] = [
     ((21, 8, 8), "CVE-2022-29500 to -29502 (anybody becomes SlurmUser)"),
 ];
 
-/// What is known to be open in a release, and what to do.
+/// Returns the known vulnerabilities of a release, with advice.
 pub(super) fn of(release: Release) -> Option<String> {
     let (major, minor, _) = release;
     let fix = FIXES.iter().find(|((fixed_major, fixed_minor, _), _)| (*fixed_major, *fixed_minor) == (major, minor));
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_release_is_held_against_the_fix_of_its_own_line() {
+    fn a_release_is_compared_with_the_fix_of_its_major_release() {
         for (release, expected) in [
             ((26, 5, 5), None),
             ((26, 11, 0), None),

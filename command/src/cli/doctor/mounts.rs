@@ -1,5 +1,5 @@
-//! Files that are mounts of their own, as Kubernetes' `subPath` makes them: they stay what they were when the pod
-//! started, whatever becomes of the ConfigMap or the projected volume.
+//! Finds files that are mounted individually, as with a Kubernetes `subPath`. They keep the content from the start of
+//! the pod even if the ConfigMap or projected volume changes.
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
@@ -9,23 +9,24 @@ use gcp_wif_core::plan::report::Stage;
 use gcp_wif_core::world::proc::ProcFs;
 
 const NAME: &str = "mounts";
-/// What the kernel puts behind the root of a mount whose file was removed (`fs/proc_namespace.c`, `show_path`).
+/// The suffix with which the kernel marks the root of a mount whose file was removed (`fs/proc_namespace.c`,
+/// `show_path`).
 const DELETED: &str = "//deleted";
 const FIX: &str = "restart the pod, and mount the whole directory instead of a subPath";
 
-/// How a file is mounted by itself.
+/// How a file is mounted individually.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Alone {
-    /// Its source was replaced or removed since.
+    /// Its source has been replaced or removed since.
     Behind,
-    /// It comes from a volume that Kubernetes replaces as a whole.
+    /// Its source is in a volume that Kubernetes replaces as a whole.
     OfVolume,
 }
 
 pub(super) fn check(report: &mut Report<'_, '_>, proc: &ProcFs, files: &[PathBuf], subject_token: Option<&Path>) {
     const STAGE: Stage = Stage::Configuration;
     let mounts = proc.own_mounts();
-    // Mounts are told by the paths behind links, such as /var/run.
+    // mountinfo has paths without symbolic links such as /var/run.
     let how = |file: &Path| alone(&mounts, &file.canonicalize().unwrap_or_else(|_| file.to_owned()));
     let told: Vec<_> = files.iter().filter_map(|file| Some((file.display(), how(file)?))).collect();
     if let Some(token) = subject_token.filter(|token| how(token).is_some()) {
@@ -51,7 +52,7 @@ pub(super) fn check(report: &mut Report<'_, '_>, proc: &ProcFs, files: &[PathBuf
     }
 }
 
-/// Whether a file is a mount by itself, and how; the last mount at a place is the one that is seen.
+/// Returns whether and how a file is mounted individually. The last mount at a path is the visible one.
 fn alone(mounts: &str, file: &Path) -> Option<Alone> {
     let mount = |line: &str| {
         let mut fields = line.split(' ').skip(3);
@@ -62,13 +63,13 @@ fn alone(mounts: &str, file: &Path) -> Option<Alone> {
     if root.ends_with(DELETED) {
         return Some(Alone::Behind);
     }
-    // ..2026_11_24_17_00_00.123, to which ..data leads.
+    // A directory such as ..2026_11_24_17_00_00.123, to which ..data leads.
     let is_volumes =
         |part: &str| part.strip_prefix("..").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
     root.split('/').any(is_volumes).then_some(Alone::OfVolume)
 }
 
-/// The kernel writes blanks and the like as octal numbers.
+/// Decodes the octal escapes of blanks and similar characters in mountinfo.
 fn unescaped(text: &str) -> String {
     let escapes = [(r"\040", " "), (r"\011", "\t"), (r"\012", "\n"), (r"\134", r"\")];
     escapes.iter().fold(text.to_owned(), |text, (escape, plain)| text.replace(escape, plain))
@@ -79,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mount_of_a_volumes_file_is_told_from_one_that_is_behind() {
+    fn outdated_mounts_and_mounts_from_volumes_are_distinguished() {
         let mounts = r"30 1 8:1 / / rw - ext4 /dev/sda1 rw
 31 30 8:1 /pods/7/volumes/kubernetes.io~configmap/slurm/..2026_11_24/a.json /etc/a.json ro - ext4 x ro
 32 30 8:1 /pods/7/..2026_11_24/a\040b.json//deleted /etc/a\040b.json ro - ext4 x ro

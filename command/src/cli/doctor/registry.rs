@@ -1,5 +1,5 @@
-//! A pull from a registry, as enroot does it: the registry names its token service, which takes the access token as a
-//! password, and the registry takes what that gives.
+//! Tries a pull from a registry in the same way as enroot: the registry names its token service, which accepts the
+//! access token as a password and returns a token for the registry.
 #![forbid(unsafe_code)]
 
 use std::time::Duration;
@@ -21,24 +21,24 @@ const STAGE: Stage = Stage::Files;
 const LISTED: &str = "registries";
 const PULL: &str = "registry";
 const USER: &str = "oauth2accesstoken";
-/// How long each of the requests may take.
+/// The time limit of each request.
 const LIMIT: Duration = Duration::from_secs(20);
 const FIX: &str = "grant the identity roles/artifactregistry.reader on the repository";
 
-/// What to try: a registry, and an image in it.
+/// The registry to try, and optionally an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Image {
-    /// With its port, if it has one.
+    /// The host, with the port if there is one.
     registry: String,
-    /// Name and tag.
+    /// The name and tag of the image.
     image: Option<(String, String)>,
 }
 
 impl Image {
-    /// Parses `HOST`, or `HOST/IMAGE:TAG` as docker and enroot (`HOST#IMAGE:TAG`) write it.
+    /// Parses `HOST`, or an image in docker's (`HOST/IMAGE:TAG`) or enroot's notation (`HOST#IMAGE:TAG`).
     ///
     /// # Errors
-    /// When it is neither.
+    /// When the text is neither.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let refused = || format!("\"{}\" is not HOST or HOST/IMAGE:TAG of a registry", clip(text, 80));
         let (registry, image) = text.split_once(['/', '#']).unwrap_or((text, ""));
@@ -53,7 +53,7 @@ impl Image {
         Ok(Self { registry: registry.to_owned(), image })
     }
 
-    /// Without the port.
+    /// Returns the host without the port.
     fn host(&self) -> &str {
         self.registry.split(':').next().unwrap_or_default()
     }
@@ -63,7 +63,7 @@ impl Image {
     }
 }
 
-/// Plain http is for loopback addresses only, as everywhere.
+/// Builds a URL. Uses plain http only for loopback addresses, because [`Endpoint::parse`] refuses it otherwise.
 fn url(registry: &str, path: &str) -> Result<Endpoint, InvalidName> {
     let plain = Endpoint::parse(&format!("http://{registry}/v2/{path}"));
     plain.or_else(|_| Endpoint::parse(&format!("https://{registry}/v2/{path}")))
@@ -128,8 +128,8 @@ fn pull(client: &Client, image: &Image, token: &Secret) -> Result<String, String
     told(&url, image, status, &body)
 }
 
-/// The URL of the token service that a challenge names, with its questions. Its host must be the registry's own: enroot
-/// has credentials for no other.
+/// Returns the URL of the token service that a challenge names, with its query. Its host must be the registry's,
+/// because enroot has credentials for no other host.
 fn token_service(challenge: &str, image: &Image) -> Option<Endpoint> {
     let value = |key: &str| challenge.split_once(&format!("{key}=\""))?.1.split('"').next();
     let realm = value("realm")?;
@@ -141,7 +141,7 @@ fn token_service(challenge: &str, image: &Image) -> Option<Endpoint> {
     Endpoint::parse(&url).ok().filter(|_| uri.host() == Some(image.host()))
 }
 
-/// What the registry's last answer means.
+/// Interprets the registry's last response.
 fn told(url: &Endpoint, image: &Image, status: u16, body: &Body) -> Result<String, String> {
     match (status, &image.image) {
         (200, Some((name, tag))) => Ok(format!("{name}:{tag} can be pulled from {}", image.registry)),
@@ -158,7 +158,7 @@ fn refused(url: &Endpoint, status: u16, body: &Body) -> String {
     format!("{url}: HTTP {status}{}; {fix}", text(body))
 }
 
-/// The registry's own words, where it has some.
+/// Returns the registry's error text, if there is one.
 fn text(body: &Body) -> String {
     let answer = serde_json::from_slice::<Value>(body.expose()).unwrap_or_default();
     let pointers = ["/errors/0/message", "/error/message", "/details", "/message"];
@@ -171,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_image_is_written_as_docker_or_enroot_does() {
+    fn images_are_parsed_in_dockers_and_enroots_notation() {
         let parsed = |text: &str| Image::parse(text).map(|image| (image.host().to_owned(), image.path()));
         for (text, host, path) in [
             ("us-docker.pkg.dev", "us-docker.pkg.dev", ""),
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn the_token_goes_to_the_registry_itself_and_to_nobody_else() {
+    fn the_token_goes_only_to_the_registrys_host() {
         let image = Image::parse("us-docker.pkg.dev/p/r/i:1").unwrap();
         let service = |realm: &str| {
             let challenge = format!("Bearer realm=\"{realm}\",service=\"s\",scope=\"repository:p/r/i:pull\"");

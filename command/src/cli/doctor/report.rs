@@ -1,4 +1,4 @@
-//! The checks' lines: what each came to, and the summary.
+//! The output of the checks: a line for each, and the summary.
 #![forbid(unsafe_code)]
 
 use anstyle::{AnsiColor, Style};
@@ -8,16 +8,16 @@ use crate::cli::{Screen, Status};
 use gcp_wif_core::plan::report::{Failure, Stage};
 use gcp_wif_core::words::names::clip;
 
-/// What a check came to.
+/// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     Ok,
-    /// Nothing is wrong on this node, but its administrators should know.
+    /// Nothing is wrong on this node, but its administrators should know about it.
     Hint,
-    /// Jobs get their credentials, but something is not as it should be.
+    /// Jobs get their credentials, but something should be corrected.
     Warning,
     Failed,
-    /// It depends on what failed, or on what this node does not have.
+    /// It depends on a failed check, or on something that this node does not have.
     Skipped,
 }
 
@@ -42,13 +42,13 @@ impl Verdict {
         }
     }
 
-    /// Whether something is wrong on this node.
+    /// Returns whether something is wrong on this node.
     fn is_wrong(self) -> bool {
         matches!(self, Self::Warning | Self::Failed)
     }
 }
 
-/// One check's line.
+/// A check with its result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Check {
     stage: Stage,
@@ -60,7 +60,7 @@ struct Check {
 impl Check {
     fn line(&self, screen: &Screen<'_>) -> String {
         let Self { stage, name, verdict, text } = self;
-        // Blanks in a style of their own could be underlined or coloured by a terminal.
+        // Keep the padding out of the style, because a terminal may underline or color blanks.
         let word = screen.styled(verdict.style(), verdict.name());
         let gap = " ".repeat(9_usize.saturating_sub(verdict.name().len()));
         format!("{word}{gap}{:<16}{name:<26}{text}", stage.to_string())
@@ -71,18 +71,18 @@ impl Check {
     }
 }
 
-/// How much is printed.
+/// The form of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
-    /// Each check, and a summary.
+    /// All checks and a summary.
     Whole,
-    /// What is wrong, and nothing else.
+    /// Only warnings and failures.
     Quiet,
     /// One JSON object.
     Json,
 }
 
-/// Prints each check as soon as it is done, because the exchange can take a while.
+/// Collects the checks. Prints each one as soon as it is done, because the exchange can take a while.
 pub(super) struct Report<'a, 'b> {
     screen: &'a mut Screen<'b>,
     form: Form,
@@ -125,7 +125,7 @@ impl Report<'_, '_> {
         self.add(stage, name, Verdict::Skipped, text);
     }
 
-    /// A failure as jobs tell it, with the fix instead of the advice to tell the site's administrators.
+    /// Adds a failure with the same text as in a job, but with the fix instead of the hint to tell the administrators.
     pub(super) fn failure(&mut self, name: &'static str, failure: impl Into<Failure>, fix: &str) {
         let failure = failure.into();
         let (stage, text) = (failure.stage, failure.text());
@@ -140,7 +140,7 @@ impl Report<'_, '_> {
         self.checks.iter().filter(|check| check.verdict == verdict).count()
     }
 
-    /// `12 checks: 1 failed, 2 warnings`
+    /// Returns the summary, for example `12 checks: 1 failed, 2 warnings`.
     fn summary(&self) -> String {
         let some = |verdict, one: &str, more: &str| match self.count(verdict) {
             0 => None,
@@ -159,7 +159,7 @@ impl Report<'_, '_> {
         format!("{} {checks}: {told}", self.checks.len())
     }
 
-    /// Prints what comes at the end, and says how the command ends.
+    /// Prints the summary and returns the status of the command.
     pub(super) fn finish(self) -> Status {
         let failed = self.count(Verdict::Failed) > 0;
         match self.form {
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn warnings_are_allowed_and_a_failure_is_not() {
+    fn a_failure_sets_the_exit_status_and_warnings_do_not() {
         let (status, text) = report(Form::Whole, false, some);
         assert_eq!(status, Status::Success);
         assert_eq!(
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn the_quiet_form_has_what_is_wrong_and_nothing_else() {
+    fn the_quiet_form_has_only_warnings_and_failures() {
         let (_, text) = report(Form::Quiet, false, some);
         assert_eq!(text, "warning  subject token   mode                      0644\n");
         assert_eq!(
@@ -222,14 +222,14 @@ mod tests {
     }
 
     #[test]
-    fn a_terminal_has_the_verdict_in_colour_and_the_same_columns() {
+    fn a_terminal_shows_the_verdict_in_color_and_the_same_columns() {
         let (_, text) = report(Form::Whole, true, |report| report.fail(Stage::Files, "x", "y"));
         let expected = "\u{1b}[1m\u{1b}[31mfailed\u{1b}[0m   files           x                         y\n";
         assert!(text.starts_with(expected), "{text:?}");
     }
 
     #[test]
-    fn programs_get_one_object() {
+    fn programs_get_one_json_object() {
         let (status, text) =
             report(Form::Json, true, |report| report.fail(Stage::SubjectToken, "file", "gone\u{1b}[2J"));
         assert_eq!(status, Status::Failure);

@@ -1,4 +1,4 @@
-//! The runtime directory, looked at and not touched.
+//! Checks the runtime directory without changing it.
 #![forbid(unsafe_code)]
 
 use std::os::fd::OwnedFd;
@@ -19,9 +19,10 @@ const MEMORY: &str = "tmpfs";
 const TMPFS: i64 = 0x0102_1994;
 /// `RAMFS_MAGIC`
 const RAMFS: i64 = 0x8584_58f6;
-/// A step's enroot configuration repeats the token for each registry: up to half of this.
+/// The free space below which the check fails, in bytes. A step's enroot configuration repeats the token for each
+/// registry and takes up to half of this.
 const LEAST: u64 = 1 << 20;
-/// What a node's jobs may need at once.
+/// The free space that a node's jobs may need at the same time, in bytes.
 const ENOUGH: u64 = 16 << 20;
 
 pub(super) fn check(report: &mut Report<'_, '_>, path: Option<&Path>) {
@@ -53,7 +54,7 @@ pub(super) fn check(report: &mut Report<'_, '_>, path: Option<&Path>) {
     }
 }
 
-/// The runtime directory and true, or the directory that it will be made in and false.
+/// Opens the runtime directory and returns it with true, or its parent with false if it does not exist.
 fn open(path: &Path) -> Result<(OwnedFd, bool), FileError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let system = |path: &Path, errno| FileError::new(path, FileProblem::System { action: "open it", errno });
@@ -114,7 +115,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn only_a_directory_of_roots_alone_is_right() {
+    fn only_a_directory_that_root_alone_can_change_is_accepted() {
         let directory = gcp_wif_core::testing::directory();
         let path = directory.join("run");
         assert!(matches!(open(&path), Ok((_, false))));

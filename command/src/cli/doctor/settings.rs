@@ -1,4 +1,4 @@
-//! What slurm.conf says that concerns jobs' credentials.
+//! Checks the settings in slurm.conf that affect jobs' credentials.
 #![forbid(unsafe_code)]
 
 use super::report::Report;
@@ -12,7 +12,7 @@ const LIMITS: &str = "time limits";
 const STORED: &str = "stored environments";
 const HEALTH: &str = "HealthCheckProgram";
 
-/// What a step's start takes besides the exchange, in seconds.
+/// The time that a step's start takes besides the exchange, in seconds.
 const MARGIN: u64 = 10;
 
 pub(super) fn check(report: &mut Report<'_, '_>, conf: &SlurmConf, config: Option<&Config>) {
@@ -45,7 +45,7 @@ pub(super) fn check(report: &mut Report<'_, '_>, conf: &SlurmConf, config: Optio
 
 fn prolog(report: &mut Report<'_, '_>, conf: &SlurmConf, config: Option<&Config>) {
     if conf.has(PROLOG, &["RunInJob"]) {
-        // Then Slurm does not run the prolog of SPANK plugins.
+        // With RunInJob, Slurm does not run the prolog of SPANK plugins.
         if config.is_some_and(Config::names_placements) {
             report.fail(
                 Stage::Rules,
@@ -68,7 +68,8 @@ fn prolog(report: &mut Report<'_, '_>, conf: &SlurmConf, config: Option<&Config>
     }
 }
 
-/// Defaults are those of slurm.conf(5). srun waits for a step's start for MessageTimeout and BatchStartTimeout together.
+/// Checks Slurm's time limits, with the defaults of slurm.conf(5). srun waits for the start of a step for the sum of
+/// MessageTimeout and BatchStartTimeout.
 fn limits(report: &mut Report<'_, '_>, conf: &SlurmConf, config: Option<&Config>) {
     let Some(config) = config else {
         return report.skip(STAGE, LIMITS, "needs the site configuration");

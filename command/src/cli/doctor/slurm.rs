@@ -1,4 +1,4 @@
-//! What else on the node must fit: Slurm's plugstack.conf and release, what slurmd has loaded, enroot's configuration.
+//! Checks plugstack.conf, Slurm's release, the plugins that slurmd has loaded, and enroot's configuration.
 #![forbid(unsafe_code)]
 
 use std::path::Path;
@@ -16,7 +16,7 @@ use gcp_wif_core::words::names::clip;
 use gcp_wif_core::world::fs::{FileError, read_limited, read_system};
 
 const ENROOT_CONF: &str = "/etc/enroot/enroot.conf";
-/// A plugin has some megabytes, even where it is not optimized.
+/// The size limit of a plugin file, in bytes. A plugin without optimization has some megabytes.
 const LONGEST: u64 = 256 << 20;
 
 pub(super) fn plugins(report: &mut Report<'_, '_>, plugstack: Result<&Plugstack, &FileError>) {
@@ -40,7 +40,7 @@ pub(super) fn plugins(report: &mut Report<'_, '_>, plugstack: Result<&Plugstack,
     }
 }
 
-/// Slurm loads a plugin only if major and minor release are its own.
+/// Checks that the plugin is built for this Slurm release. Slurm loads it only if major and minor match.
 pub(super) fn release(
     report: &mut Report<'_, '_>,
     plugstack: Option<&Plugstack>,
@@ -80,15 +80,15 @@ pub(super) fn release(
 fn holes(report: &mut Report<'_, '_>, name: &'static str, running: Release) {
     match holes::of(running) {
         None => report.ok(Stage::Configuration, name, "none"),
-        // Distributions fix holes and keep the number.
+        // Distributions backport fixes without changing the version.
         Some(open) => {
             report.hint(Stage::Configuration, name, format_args!("{open}, unless its packager has fixed this one"));
         }
     }
 }
 
-/// The release of the slurmd that runs, else of those on the PATH. scontrol comes last: where Slurm has no configuration
-/// files, it asks the network for them.
+/// Returns the release of the running slurmd, or else of a program on the PATH. scontrol comes last, because in a
+/// configless setup it fetches the configuration over the network.
 fn running_release(slurmd: Option<&Slurmd>, offline: bool) -> Option<(Release, String)> {
     let of = |program: &Path, option| {
         let text = told(program, option)?;
@@ -100,7 +100,7 @@ fn running_release(slurmd: Option<&Slurmd>, offline: bool) -> Option<(Release, S
         .or_else(|| if offline { None } else { of(Path::new("scontrol"), "--version") })
 }
 
-/// slurmd reads plugstack.conf when it starts, and some of its hooks never look again.
+/// Checks that slurmd has loaded the plugin. It reads plugstack.conf at its start, and for some hooks never again.
 pub(super) fn loaded(report: &mut Report<'_, '_>, plugstack: Option<&Plugstack>, slurmd: Option<&Slurmd>) {
     const NAME: &str = "slurmd";
     const VERSION: &str = "plugin's version";
@@ -131,7 +131,7 @@ pub(super) fn loaded(report: &mut Report<'_, '_>, plugstack: Option<&Plugstack>,
     version(report, VERSION, plugstack);
 }
 
-/// Plugin and command share records: they are of one release.
+/// Checks that plugin and command have the same version, because they share records.
 fn version(report: &mut Report<'_, '_>, name: &'static str, plugstack: Option<&Plugstack>) {
     const OWN: &str = env!("CARGO_PKG_VERSION");
     const STAGE: Stage = Stage::Configuration;
@@ -152,20 +152,20 @@ fn version(report: &mut Report<'_, '_>, name: &'static str, plugstack: Option<&P
     }
 }
 
-/// Major and minor of `plugin_version`, which Slurm reads from the plugin (`slurm/spank.h`, `SPANK_PLUGIN`):
-/// `SLURM_VERSION_NUMBER`, a byte for each.
+/// Returns major and minor of `plugin_version`, which Slurm reads from the plugin (`slurm/spank.h`, `SPANK_PLUGIN`). It
+/// is `SLURM_VERSION_NUMBER`, with one byte for each part.
 fn release_of_plugin(bytes: &[u8]) -> Option<(u32, u32)> {
     let number = u32::from_ne_bytes(data_of(bytes, "plugin_version")?.get(..4)?.try_into().ok()?);
     Some((number >> 16 & 0xff, number >> 8 & 0xff))
 }
 
-/// The plugin's own version, a text with a zero byte at its end.
+/// Returns the plugin's version, which is a text with a terminating zero byte.
 fn version_of_plugin(bytes: &[u8]) -> Option<String> {
     let text = data_of(bytes, "plugin_gcp_wif_version")?.split(|byte| *byte == 0).next()?;
     String::from_utf8(text.to_vec()).ok()
 }
 
-/// What a symbol of the plugin holds.
+/// Returns the data of a symbol of the plugin.
 fn data_of<'a>(bytes: &'a [u8], name: &str) -> Option<&'a [u8]> {
     let plugin = object::File::parse(bytes).ok()?;
     let symbol = plugin.dynamic_symbols().find(|symbol| symbol.name() == Ok(name))?;
@@ -173,14 +173,14 @@ fn data_of<'a>(bytes: &'a [u8], name: &str) -> Option<&'a [u8]> {
     section.data_range(symbol.address(), symbol.size()).ok()?
 }
 
-/// `slurm-wlm 22.05.8`, `slurm 24.11.5`
+/// Parses text such as `slurm-wlm 22.05.8` or `slurm 24.11.5`.
 fn parse_release(text: &str) -> Option<Release> {
     let mut numbers = text.split_whitespace().nth(1)?.split(['.', '-']);
     let mut next = || numbers.next()?.parse().ok();
     Some((next()?, next()?, next().unwrap_or(0)))
 }
 
-/// For information: users may not expect that the site moves their configuration.
+/// Checks whether the site sets ENROOT_CONFIG_PATH, and whether its value can be merged.
 pub(super) fn enroot(report: &mut Report<'_, '_>) {
     const NAME: &str = "enroot.conf";
     if !Path::new(ENROOT_CONF).exists() {
@@ -213,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn releases() {
+    fn release_texts_are_parsed() {
         for (text, release) in [
             ("slurm-wlm 22.05.8\n", Some((22, 5, 8))),
             ("slurm 24.11.5\n", Some((24, 11, 5))),

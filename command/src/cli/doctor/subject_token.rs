@@ -1,4 +1,4 @@
-//! The subject token: its file, and what it says of itself.
+//! Checks the subject token file and the token's claims.
 #![forbid(unsafe_code)]
 
 use std::fs;
@@ -19,14 +19,15 @@ use gcp_wif_core::words::time::rfc3339;
 use gcp_wif_core::world::clock::{Clock, SystemClock};
 
 const STAGE: Stage = Stage::SubjectToken;
-/// What depends on the token itself.
+/// The checks that need the token.
 const OF_TOKEN: [&str; 4] = ["audience", "expiry", "subject", "mode"];
-/// The longest `google.subject` that Google takes, in bytes.
+/// Google's length limit for `google.subject`, in bytes.
 const LONGEST_SUBJECT: usize = 127;
-/// The kubelet replaces a token when a fifth of its life is left, of one hour at least.
+/// The remaining life that causes a warning, in seconds. The kubelet replaces a token when a fifth of its lifetime is
+/// left, and the lifetime is usually at least an hour.
 const SOON: UnixSeconds = 300;
 
-/// Whether everyone on the node can read it, and is meant to.
+/// Returns whether all users on the node can read the token, as direct delivery intends.
 pub(super) fn is_everyones(site: &Site) -> bool {
     let path = &site.configuration.subject_token_file;
     site.config.delivery == Delivery::Direct && exposure(path).is_ok_and(|(_, open)| open)
@@ -68,7 +69,7 @@ fn skip(report: &mut Report<'_, '_>) {
     }
 }
 
-/// A provider without allowed audiences takes its own name, with and without `https:`.
+/// Checks the audience. A provider without allowed audiences accepts its own name, with or without `https:`.
 fn audience(report: &mut Report<'_, '_>, configuration: &CredentialConfiguration, claims: &Claims) {
     const NAME: &str = "audience";
     let provider = configuration.audience.as_str();
@@ -141,7 +142,7 @@ fn mode(report: &mut Report<'_, '_>, path: &Path, delivery: Delivery) {
     }
 }
 
-/// The mode of a file behind links, and whether anyone but root can read it there.
+/// Returns the mode of the file behind symbolic links, and whether others than root can read it there.
 fn exposure(path: &Path) -> std::io::Result<(u32, bool)> {
     let path = fs::canonicalize(path)?;
     let file = fs::metadata(&path)?;
@@ -159,7 +160,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     #[test]
-    fn who_can_read_the_file_is_asked_behind_its_links() {
+    fn readability_is_checked_behind_symbolic_links() {
         let directory = gcp_wif_core::testing::directory();
         let volume = directory.join("..2026");
         fs::create_dir(&volume).unwrap();
