@@ -1,27 +1,26 @@
-//! The node agent: keeps the credentials of every job of the node fresh, and hands them out.
+//! The node agent: refreshes the credentials of all jobs on the node, and serves them to the jobs' clients.
 //!
-//! Everything that it needs is on disk: the agent serves what the jobs' records say, and a new one goes on where a
-//! killed one stopped. Hooks write the records and wake the agent. The serving process exchanges in threads of its own,
-//! without a job's lock, and writes what it got under that lock. It forks nothing: only the watcher, which has one
-//! thread, does.
+//! Its whole state is in the jobs' records, so a new agent continues where a killed one stopped. Hooks write the
+//! records and wake the agent. The serving process performs exchanges in threads, without a job's lock, and takes the
+//! lock only to write the result. It never forks; only the watcher does, which has one thread.
 //!
 //! ```text
-//! watch      one agent for each runtime directory; the watcher, which starts a new serving process for a dead one
-//! cgroups    leaves the cgroup of the step that has started the agent
-//! keep       the listening sockets, which outlive the serving process; its heartbeat
+//! watch      one agent for each runtime directory; the watcher, which restarts the serving process
+//! cgroups    moves the agent out of the cgroup of the step that has started it
+//! keep       the listening sockets, which outlive the serving process, and its heartbeat
 //! service    the agent under a service manager
 //! program    the agent after an upgrade
-//! run        the serving process: what it looks at, and when
+//! run        the main loop of the serving process
 //! serve      a loopback port for each identity of each job
-//! served     what one port serves
-//! caller     the user at the other end of a connection: the job's user and root are answered
-//! metadata, token, impersonation    the answers of the metadata server, of STS and of IAM Credentials
-//! requested  a token that is not the job's own: kept on the node, or at Google
-//! answer     what becomes of a request
+//! served     the credentials that one port serves
+//! caller     the user at the other end of a connection, who must be the job's user or root
+//! metadata, token, impersonation    the endpoints of the metadata server, of STS and of the IAM Credentials API
+//! requested  tokens that clients request: kept on the node, or from an exchange
+//! answer     the answer to a request: a reply, or a token to obtain first
 //! reply      a request and its reply, as values
-//! refresh    new tokens, and files that are published again, with lines in the log
-//! threads    work that waits for Google
-//! journal    agent.log
+//! refresh    refreshes, and repair of files, with log lines
+//! threads    threads for work that waits for Google
+//! journal    the agent's log, agent.log
 //! ```
 #![forbid(unsafe_code)]
 

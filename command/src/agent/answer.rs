@@ -1,4 +1,4 @@
-//! What becomes of a request to a job's port: a reply, or a token that is looked for first.
+//! The answer to a request at a job's port: a reply, or a token that must be obtained first.
 #![forbid(unsafe_code)]
 
 use gcp_wif_core::plan::report::{Blame, Failure, Stage};
@@ -10,26 +10,26 @@ use gcp_wif_core::words::time::UnixSeconds;
 use super::reply::Reply;
 use super::served::Served;
 
-/// Makes the reply of a token, or of the failure to have one. The grant says which scopes were asked for.
+/// Builds the reply from a token or a failure. The grant has the scopes of the token.
 pub(crate) type ToReply = fn(Result<Token, Failure>, &Grant, UnixSeconds) -> Reply;
 
-/// What becomes of a request.
+/// The answer to a request.
 #[derive(Debug)]
 pub(crate) enum Answer {
-    /// This reply.
+    /// The reply.
     Now(Reply),
-    /// A token is looked for first.
+    /// A token that must be obtained before the reply can be built.
     Later(Wanted),
 }
 
-/// A token that a client asks for and that is not the job's own.
+/// A requested token that is not the job's access token.
 #[derive(Debug)]
 pub(crate) struct Wanted {
-    /// The job's grant, for the client's scopes.
+    /// The job's grant, with the scopes that the client requests.
     pub(crate) grant: Grant,
-    /// For whom an OpenID token is; none for an access token.
+    /// The audience of an OpenID token; `None` for an access token.
     pub(crate) audience: Option<String>,
-    /// Makes the reply.
+    /// Builds the reply.
     pub(crate) to_reply: ToReply,
 }
 
@@ -40,7 +40,8 @@ impl From<Reply> for Answer {
 }
 
 impl Answer {
-    /// An access token with these scopes; the job's own if it has the same, or without scopes.
+    /// Answers with an access token with these scopes. It is the job's access token if that has the same scopes, or if
+    /// there are none.
     pub(crate) fn access_token(served: &Served, scopes: Vec<Scope>, to_reply: ToReply, now: UnixSeconds) -> Self {
         let other = (!scopes.is_empty()).then(|| served.grant.for_scopes(scopes));
         match other.filter(|grant| !grant.has_scopes_of(&served.grant)) {
@@ -49,13 +50,13 @@ impl Answer {
         }
     }
 
-    /// An OpenID token for an audience.
+    /// Answers with an OpenID token for an audience.
     pub(crate) fn id_token(served: &Served, audience: &str, to_reply: ToReply) -> Self {
         Self::Later(Wanted { grant: served.grant.clone(), audience: Some(audience.to_owned()), to_reply })
     }
 }
 
-/// The HTTP status of a failure. The libraries ask again after 429 and 503, and after no other.
+/// Returns the HTTP status for a failure. Client libraries retry after 429 and 503 only.
 pub(crate) fn status(failure: &Failure) -> u16 {
     match (failure.stage, failure.blame) {
         (Stage::Rules, _) => 403,
@@ -65,10 +66,10 @@ pub(crate) fn status(failure: &Failure) -> u16 {
     }
 }
 
-/// Reads scopes that are separated by blanks, RFC 6749 section 3.3, or by commas.
+/// Parses scopes that are separated by blanks (RFC 6749 section 3.3) or by commas.
 ///
 /// # Errors
-/// The first one that is none.
+/// A message that quotes the first invalid scope.
 pub(crate) fn scopes(text: &str) -> Result<Vec<Scope>, String> {
     let parts = text.split([' ', ',']).filter(|part| !part.is_empty());
     parts.map(|part| Scope::try_from(part.to_owned()).map_err(|error| error.to_string())).collect()

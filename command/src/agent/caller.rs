@@ -1,7 +1,7 @@
-//! Finds the user at the other end of a loopback connection, by the kernel's own record of the socket's owner.
+//! Finds the user at the other end of a loopback connection, from the kernel's record of the socket's owner.
 //!
-//! A process inside a container or a user namespace shows up as the user that it is outside. A socket that its process
-//! has closed has no owner any more. The kernel then says root, which counts as nobody here.
+//! A process in a container or user namespace appears as the user that it is outside. For a socket that its process has
+//! closed, the kernel reports root without an inode; such a socket has no owner here.
 #![forbid(unsafe_code)]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -12,15 +12,16 @@ use gcp_wif_core::world::fs::read_limited;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with};
 
-/// The kernel's tables of sockets of this network namespace, proc_net_tcp.txt in the kernel's documentation. The second
-/// one has the sockets of programs that speak IPv6 alone, which reach IPv4 by an address like `::ffff:127.0.0.1`.
+/// The kernel's socket tables of this network namespace, proc_net_tcp.txt in the kernel's documentation. The second
+/// table has the sockets of IPv6 programs, which connect to IPv4 with an address such as `::ffff:127.0.0.1`.
 const TABLES: [&str; 2] = ["/proc/net/tcp", "/proc/net/tcp6"];
-/// Room for 400,000 sockets, a line of 150 bytes each.
+/// The size limit of a table, in bytes: 400,000 sockets with a line of 150 bytes each.
 const LONGEST_TABLE: u64 = 64 << 20;
 
-/// The user that owns the socket at `peer` which is connected to `here`.
+/// Returns the user that owns the socket at `peer` that is connected to `here`.
 pub(crate) fn owner(peer: SocketAddr, here: SocketAddr) -> Option<u32> {
-    // A kernel without sock_diag, which is rare, answers as if the socket were not there.
+    // A kernel without sock_diag, which is rare, responds as if the socket did not exist. So trust such a response only
+    // after the kernel has found a socket before.
     static ANSWERS: AtomicBool = AtomicBool::new(false);
     let asked = ask(peer, here);
     if asked.is_ok() {
@@ -29,12 +30,11 @@ pub(crate) fn owner(peer: SocketAddr, here: SocketAddr) -> Option<u32> {
     if ANSWERS.load(Ordering::Relaxed) { asked.ok().flatten() } else { look_up(peer, here) }
 }
 
-/// Asks for the one socket, sock_diag(7). To read the tables takes milliseconds, and any user could have us do it
-/// often.
+/// Queries the one socket with sock_diag(7). Reading the tables takes milliseconds, and any user could cause it often.
 fn ask(peer: SocketAddr, here: SocketAddr) -> Result<Option<u32>, Errno> {
     let (IpAddr::V4(from), IpAddr::V4(to)) = (peer.ip(), here.ip()) else { return Err(Errno::AFNOSUPPORT) };
-    // struct inet_diag_req_v2: family, protocol, two bytes that are not needed, every state, the socket's two ends with
-    // room for IPv6, any interface, no cookie.
+    // struct inet_diag_req_v2: family, protocol, two unused bytes, all states, the socket's two addresses with room for
+    // IPv6, any interface, no cookie.
     let mut body = vec![2, 6, 0, 0];
     body.extend(u32::MAX.to_ne_bytes());
     body.extend(peer.port().to_be_bytes());
@@ -45,7 +45,7 @@ fn ask(peer: SocketAddr, here: SocketAddr) -> Result<Option<u32>, Errno> {
     }
     body.extend([0; 4]);
     body.extend([0xff; 8]);
-    // struct nlmsghdr: length, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, a number and a sender that are not needed.
+    // struct nlmsghdr: length, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, unused sequence number and sender.
     let mut question = u32::try_from(16 + body.len()).unwrap_or_default().to_ne_bytes().to_vec();
     question.extend(20_u16.to_ne_bytes());
     question.extend(1_u16.to_ne_bytes());
@@ -56,15 +56,16 @@ fn ask(peer: SocketAddr, here: SocketAddr) -> Result<Option<u32>, Errno> {
         socket_with(AddressFamily::NETLINK, SocketType::DGRAM, SocketFlags::CLOEXEC, Some(netlink::SOCK_DIAG))?;
     send(&socket, &question, SendFlags::empty())?;
     let mut answer = [0; 512];
-    // The answer is there as soon as the question is sent.
+    // The response is available as soon as the request is sent.
     let (_, length) = recv(&socket, &mut answer, RecvFlags::DONTWAIT)?;
     owner_in(answer.get(..length).unwrap_or_default())
 }
 
-/// The owner in the kernel's answer: struct nlmsghdr, then struct inet_diag_msg, which ends in uid and inode.
+/// Returns the owner from the kernel's response: struct nlmsghdr, then struct inet_diag_msg, which ends with uid and
+/// inode.
 fn owner_in(answer: &[u8]) -> Result<Option<u32>, Errno> {
     let word = |at: usize| Some(u32::from_ne_bytes(answer.get(at..at + 4)?.try_into().ok()?));
-    // Else it is NLMSG_ERROR.
+    // Any other type is NLMSG_ERROR.
     if answer.get(4..6) != Some(&20_u16.to_ne_bytes()) {
         return Err(Errno::NOENT);
     }
@@ -81,7 +82,7 @@ fn look_up(peer: SocketAddr, here: SocketAddr) -> Option<u32> {
 
 fn find(table: &str, peer: SocketAddr, here: SocketAddr) -> Option<u32> {
     let (local, remote) = (hexadecimal(peer)?, hexadecimal(here)?);
-    // The end of an address is the same in both tables.
+    // An IPv4 address has the same digits at the end in both tables.
     let is = |field: &str, address: &str| field == address || field.strip_prefix(MAPPED) == Some(address);
     table.lines().skip(1).find_map(|line| {
         let mut fields = line.split_whitespace().skip(1);
@@ -89,17 +90,17 @@ fn find(table: &str, peer: SocketAddr, here: SocketAddr) -> Option<u32> {
         if !(is(here, &local) && is(there, &remote)) {
             return None;
         }
-        // Between the addresses and the owner: state, queues, timer, retransmissions; then one more before the inode.
+        // State, queues, timer and retransmissions come before the uid, and one more field before the inode.
         let uid = fields.nth(4)?.parse().ok()?;
         (fields.nth(1)? != "0").then_some(uid)
     })
 }
 
-/// `::ffff:0:0/96` as the table has it.
+/// `::ffff:0:0/96` in the notation of the table.
 const MAPPED: &str =
     if cfg!(target_endian = "little") { "0000000000000000FFFF0000" } else { "00000000000000000000FFFF" };
 
-/// An address as the table has it: in the machine's byte order, in hexadecimal.
+/// Formats an address as in the table: hexadecimal, in the machine's byte order.
 fn hexadecimal(address: SocketAddr) -> Option<String> {
     let IpAddr::V4(ip) = address.ip() else { return None };
     Some(format!("{:08X}:{:04X}", u32::from_ne_bytes(Ipv4Addr::octets(&ip)), address.port()))
@@ -115,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_real_connection_has_its_owner() {
+    fn the_owner_of_a_real_connection_is_found() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let here = listener.local_addr().unwrap();
         let client = TcpStream::connect(here).unwrap();
@@ -125,7 +126,7 @@ mod tests {
             assert_eq!(way(peer, here), Some(this_user()));
             assert_eq!(way(stranger, here), None);
         }
-        // A client that has sent all it wants to is still there.
+        // A client that has shut down only its sending side still has an owner.
         client.shutdown(Shutdown::Write).unwrap();
         for way in [owner, look_up] {
             assert_eq!(way(peer, here), Some(this_user()));
@@ -133,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_speaks_ipv6_only_has_its_owner() {
+    fn the_owner_of_an_ipv6_clients_connection_is_found() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let here = listener.local_addr().unwrap();
         let Ok(_client) = TcpStream::connect(("::ffff:127.0.0.1", here.port())) else { return };
@@ -144,13 +145,13 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_socket_is_nobodys() {
+    fn a_closed_socket_has_no_owner() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let here = listener.local_addr().unwrap();
         let client = TcpStream::connect(here).unwrap();
         let (_accepted, peer) = listener.accept().unwrap();
         drop(client);
-        // The kernel still has the connection, as root's.
+        // The kernel still lists the connection, with root as its owner.
         assert!(ask(peer, here).is_ok());
         for way in [owner, look_up] {
             assert_eq!(way(peer, here), None);
@@ -158,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn the_client_end_is_looked_at_and_not_ours() {
+    fn the_clients_end_is_looked_up_and_not_the_servers() {
         let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
             0: 0100007F:1F90 0100007F:C350 01 00000000:00000000 00:00000000 00000000     0        0 5 1\n\
             1: 0100007F:C350 0100007F:1F90 01 00000000:00000000 00:00000000 00000000  1000        0 6 1\n\

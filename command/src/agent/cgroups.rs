@@ -1,16 +1,15 @@
-//! Moves the agent out of the job's cgroup. A step that starts the agent is in that cgroup, which would count the
-//! agent's memory, freeze it with the job, and stay for as long as the agent does.
+//! Moves the agent out of a job's cgroup. An agent that a step has started is in the job's cgroup, which would count
+//! its memory, freeze it with the job, and exist as long as the agent.
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
 
 use gcp_wif_core::world::fs::{FileError, read_limited, write_system};
 
-/// Room for the mounts of many containers.
+/// The size limit of the files, in bytes, with room for the mounts of many containers.
 const LONGEST: u64 = 64 << 20;
 
-/// Joins the cgroups of another process, in each hierarchy. Returns why it could not, in the first one where that is
-/// so.
+/// Joins the cgroups of another process in all hierarchies. Returns the first error.
 pub(super) fn join(process: u32) -> Result<(), String> {
     let refused = |error: FileError| error.to_string();
     let read = |path: &str| {
@@ -25,18 +24,18 @@ pub(super) fn join(process: u32) -> Result<(), String> {
             continue;
         };
         let file = directory.join("cgroup.procs");
-        // 0 stands for the process that writes it.
+        // 0 stands for the writing process.
         result = result.and(write_system(&file, "0\n").map_err(refused));
     }
     result
 }
 
-/// Where the cgroup of a line of `/proc/PID/cgroup` is, `HIERARCHY:CONTROLLERS:PATH` (cgroups(7)). Version 2 has no
-/// controllers there.
+/// Returns the directory of a cgroup from its line in `/proc/PID/cgroup`, `HIERARCHY:CONTROLLERS:PATH` (cgroups(7)). In
+/// version 2, the line has no controllers.
 fn directory(mountinfo: &str, line: &str) -> Option<PathBuf> {
     let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
     mountinfo.lines().find_map(|mount| {
-        // proc_pid_mountinfo(5): number, parent, device, root, place, options, ..., a dash, type, source, options.
+        // proc_pid_mountinfo(5): ID, parent, device, root, mount point, options, ..., a dash, type, source, options.
         let (before, after) = mount.split_once(" - ")?;
         let mut before = before.split(' ').skip(3);
         let (root, place) = (before.next()?, before.next()?);
@@ -57,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_hierarchy_has_its_place() {
+    fn the_directory_is_found_in_all_hierarchies() {
         let mounts = "25 1 0:1 / / rw - ext4 /dev/vda rw\n\
             30 25 0:2 / /sys/fs/cgroup/unified rw,nosuid shared:4 - cgroup2 cgroup2 rw\n\
             31 25 0:3 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\

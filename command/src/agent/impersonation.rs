@@ -1,7 +1,7 @@
-//! The two methods of IAM Credentials that clients call for a service account, at the job's port.
+//! The two methods of the IAM Credentials API that clients call for a service account, at the job's port.
 //!
-//! `credentials.json` names the URL of generateAccessToken: from there the libraries learn the account, and Go also gets
-//! its OpenID tokens. Both answer for the job's own identity alone.
+//! `credentials.json` contains the URL of generateAccessToken. Client libraries take the service account from it, and
+//! the Go library derives the URL for OpenID tokens from it. Both methods serve only the job's identity.
 //! <https://cloud.google.com/iam/docs/reference/credentials/rest/v1/projects.serviceAccounts>
 #![forbid(unsafe_code)]
 
@@ -18,7 +18,7 @@ use super::served::{Served, left};
 const ACCOUNTS: &str = "/v1/projects/-/serviceAccounts/";
 const PROJECTS: &str = "/v1/projects/";
 
-/// Answers a POST below `/v1/projects/`; none for another path.
+/// Answers a POST below `/v1/projects/`. Returns `None` for other paths.
 pub(crate) fn answer(call: &Call, served: &Served, now: UnixSeconds) -> Option<Answer> {
     let (resource, method) = call.path.strip_prefix(PROJECTS).and(call.path.rsplit_once(':'))?;
     Some(checked(call, resource, method, served, now).unwrap_or_else(Answer::Now))
@@ -57,7 +57,7 @@ fn checked(call: &Call, resource: &str, method: &str, served: &Served, now: Unix
     Ok(Answer::access_token(served, scopes, access_token, now))
 }
 
-/// A list of texts, which a form has as one text; empty where the field is missing or null.
+/// Returns a list of strings, which is a single string in a form. A missing or null field is an empty list.
 fn list<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<Vec<&'a str>> {
     match fields.get(name) {
         None | Some(Value::Null) => Some(Vec::new()),
@@ -67,7 +67,8 @@ fn list<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<Vec<&'a str>> 
     }
 }
 
-/// Its lifetime is the site's: the token is one for all jobs of the user.
+/// Builds the reply with an access token. Its lifetime is the site's, not the requested one, because all jobs of the
+/// user share the token.
 fn access_token(result: Result<Token, Failure>, _: &Grant, now: UnixSeconds) -> Reply {
     match result {
         Ok(token) if left(&token, now) > 0 => {
@@ -104,7 +105,7 @@ fn invalid(why: &str) -> Reply {
     Reply::status(400, "INVALID_ARGUMENT", why)
 }
 
-/// In Google's words.
+/// Builds a denial with Google's wording.
 fn denied(permission: &str) -> Reply {
     let text = format!("Permission '{permission}' denied on resource (or it may not exist).");
     Reply::status(403, "PERMISSION_DENIED", &text)
@@ -144,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn the_jobs_own_scopes_are_the_jobs_own_token() {
+    fn a_request_for_the_jobs_scopes_gets_the_jobs_token() {
         let method = method("generateAccessToken");
         for (content_type, body) in [
             (JSON, format!(r#"{{"delegates": null, "scope": ["{OWN}"], "lifetime": "3600s"}}"#)),
@@ -157,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn other_scopes_and_open_id_tokens_are_looked_for() {
+    fn other_scopes_and_open_id_tokens_are_obtained_first() {
         let other = r#"{"scope": ["https://www.googleapis.com/auth/drive", "openid"]}"#;
         let Some(Answer::Later(wanted)) = post(&method("generateAccessToken"), "ya29.t", JSON, other) else { panic!() };
         let scopes: Vec<_> = wanted.grant.scopes().iter().map(|scope| scope.as_str()).collect();
@@ -168,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_those_of_iam_credentials() {
+    fn refusals_match_the_iam_credentials_api() {
         let own = format!(r#"{{"scope": ["{OWN}"]}}"#);
         let access = method("generateAccessToken");
         let other = access.replace("site@", "other@");

@@ -1,4 +1,4 @@
-//! The agent's log in the runtime directory, `agent.log`.
+//! The agent's log, `agent.log` in the runtime directory, and syslog.
 #![forbid(unsafe_code)]
 
 use std::fmt::Display;
@@ -12,40 +12,40 @@ use syslog::Formatter3164;
 
 use gcp_wif_core::world::clock::{Clock, SystemClock};
 
-/// Beyond this the log moves aside, and the one before it goes.
+/// The size above which the log is renamed to `agent.log.1`, in bytes. An earlier `agent.log.1` is overwritten.
 const LONGEST: u64 = 4 << 20;
 
-/// Where to log, and how much.
+/// The log's destinations and level.
 #[derive(Debug, Clone)]
 pub(super) struct Journal {
     path: PathBuf,
-    /// The socket of syslog, where slurmd logs there, too.
+    /// The socket of syslog, if slurmd logs to syslog too.
     syslog: Option<PathBuf>,
     level: LogLevel,
 }
 
 impl Journal {
-    /// As the site wants it.
+    /// Creates the log of a runtime directory.
     pub(super) fn new(runtime_dir: &Path, syslog: Option<&Path>, level: LogLevel) -> Self {
         Self { path: runtime_dir.join("agent.log"), syslog: syslog.map(Path::to_owned), level }
     }
 
-    /// The same with another level.
+    /// Returns the same log with another level.
     pub(super) fn with_level(&self, level: LogLevel) -> Self {
         Self { level, ..self.clone() }
     }
 
-    /// Writes a line, `TIME LEVEL TEXT`, if the site wants lines of this level. A log that cannot be written is no reason
-    /// to stop serving.
+    /// Writes a line, `TIME LEVEL TEXT`, if the site's log level includes this level. Ignores write errors, which must
+    /// not stop the agent.
     pub(super) fn write(&self, level: LogLevel, text: impl Display) {
         if level > self.level {
             return;
         }
         if std::fs::metadata(&self.path).is_ok_and(|metadata| metadata.len() > LONGEST) {
-            // If it cannot be moved, it grows.
+            // If this fails, the log keeps growing.
             let _ = std::fs::rename(&self.path, self.path.with_extension("log.1"));
         }
-        // Opened anew for each line, so that it can be rotated.
+        // Open the file for each line, so that it can be rotated.
         if let Ok(mut file) = OpenOptions::new().create(true).append(true).mode(0o600).open(&self.path) {
             let _ = writeln!(file, "{} {level} {text}", gcp_wif_core::words::time::rfc3339(SystemClock.now()));
         }
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_have_a_level_and_those_below_the_sites_are_left_out() {
+    fn lines_below_the_sites_level_are_omitted() {
         use LogLevel::{Debug, Error, Info, Warn};
         let levels = [(Error, "error"), (Warn, "warn"), (Info, "info"), (Debug, "debug")];
         for (wanted, (level, _)) in levels.iter().enumerate() {
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_log_moves_aside() {
+    fn a_long_log_is_renamed() {
         let directory = gcp_wif_core::testing::directory();
         let journal = Journal::new(&directory, None, LogLevel::Info);
         std::fs::write(&journal.path, vec![b'x'; LONGEST as usize + 1]).unwrap();
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn syslog_has_the_lines_too_and_one_that_is_not_there_stops_nothing() {
+    fn lines_also_go_to_syslog_and_an_absent_socket_is_ignored() {
         let directory = gcp_wif_core::testing::directory();
         let path = directory.join("log");
         let socket = UnixDatagram::bind(&path).unwrap();

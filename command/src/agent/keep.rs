@@ -1,6 +1,6 @@
-//! The listening sockets outlive the serving process: the watcher has a copy of each, and hands it to the next one. A
-//! client that connects in between waits in the socket's queue. It is not refused, because some clients never try
-//! again.
+//! Keeps the listening sockets beyond the serving process: the watcher has a copy of each and passes it to the next
+//! serving process. A client that connects in between waits in the socket's queue instead of being refused, because
+//! some clients never retry.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -26,22 +26,22 @@ use tokio::net::unix::pipe::Receiver;
 
 use gcp_wif_core::world::sys;
 
-/// The variable that names what a process inherits: `PORT:DESCRIPTOR` and commas.
+/// The variable that lists the inherited sockets as `PORT:DESCRIPTOR`, separated by commas.
 const SOCKETS: &str = "GCP_WIF_AGENT_SOCKETS";
 
-/// How often the serving process tells that it is at work.
+/// The interval of the serving process's heartbeat.
 pub(super) const BEAT: Duration = Duration::from_secs(3);
-/// What a heartbeat has in the place of a port.
+/// The value that a heartbeat has in place of a port.
 const HEARTBEAT: u16 = 0;
-/// What the agent's lock has there.
+/// The value that the agent's lock has in place of a port.
 const LOCK: u16 = 0;
-/// How long a serving process that is told to end may take.
+/// How long a serving process may take to end.
 const END: Duration = Duration::from_secs(5);
 
-/// Listening sockets by their ports.
+/// Listening sockets by port.
 pub(super) type Sockets = BTreeMap<u16, OwnedFd>;
 
-/// The sockets that this process was started with, which it does not hand down any more. Call it once.
+/// Takes ownership of the inherited sockets, which are not inherited further. Call it only once.
 pub(super) fn inherited() -> Sockets {
     let value = std::env::var(SOCKETS).unwrap_or_default();
     let sockets = value.split(',').filter_map(|pair| {
@@ -53,24 +53,24 @@ pub(super) fn inherited() -> Sockets {
     sockets.collect()
 }
 
-/// The lock that this process was started with, if it has one.
+/// Returns the inherited lock, if there is one.
 pub(super) fn inherited_lock(sockets: &mut Sockets) -> Option<OwnedFd> {
     sockets.remove(&LOCK)
 }
 
-/// Hands the lock and the sockets down to the program of `command`.
+/// Makes the program of `command` inherit the lock and the sockets.
 pub(super) fn hand_down_all(lock: BorrowedFd<'_>, sockets: &Sockets, command: &mut Command) {
     let sockets = sockets.iter().map(|(port, socket)| (*port, socket.as_fd()));
     hand_down(sockets.chain([(LOCK, lock)]), command);
 }
 
-/// The arguments of an agent.
+/// Returns the arguments of an agent.
 pub(super) fn arguments(config_path: &Path, runtime_dir: &Path) -> Vec<OsString> {
     let words = ["agent".as_ref(), "--config".as_ref(), config_path.as_os_str(), "--runtime-dir".as_ref()];
     words.into_iter().chain([runtime_dir.as_os_str()]).map(ToOwned::to_owned).collect()
 }
 
-/// Hands the sockets down to the program of `command`.
+/// Makes the program of `command` inherit the sockets.
 fn hand_down<'a>(sockets: impl Iterator<Item = (u16, BorrowedFd<'a>)>, command: &mut Command) {
     let pairs = sockets.filter_map(|(port, socket)| {
         rustix::io::fcntl_setfd(socket, FdFlags::empty()).ok()?;
@@ -79,13 +79,13 @@ fn hand_down<'a>(sockets: impl Iterator<Item = (u16, BorrowedFd<'a>)>, command: 
     command.env(SOCKETS, pairs.collect::<Vec<_>>().join(","));
 }
 
-/// Replaces the serving process by a new agent. Returns only when that fails.
+/// Replaces the serving process with a new agent by exec. Returns only if that fails.
 pub(super) fn start_over<'a>(
     config_path: &Path,
     runtime_dir: &Path,
     sockets: impl Iterator<Item = (u16, BorrowedFd<'a>)>,
 ) -> Error {
-    // Not by its path: an upgrade may have removed it, or have put another program in its place.
+    // Do not use the path, because an upgrade may have removed or replaced the program.
     let mut start = Command::new("/proc/self/exe");
     let path = std::env::current_exe().unwrap_or_default().to_string_lossy().into_owned();
     start.arg0(path.trim_end_matches(" (deleted)")).args(arguments(config_path, runtime_dir));
@@ -93,10 +93,10 @@ pub(super) fn start_over<'a>(
     start.exec()
 }
 
-/// Starts a serving process, which has the sockets and tells of new ones, and waits for its end. Has it end when this
-/// process is told to, which `stop` tells.
+/// Starts a serving process with the sockets and waits for its end. Keeps a copy of each new socket that it reports.
+/// When `stop` becomes readable, makes the serving process end.
 ///
-/// It is a copy of this process, which takes half as much memory as a program that starts.
+/// The serving process is a fork of this process, which takes half the memory of a newly started program.
 pub(super) fn run(
     sockets: &mut Sockets,
     started: &mut dyn FnMut(u32),
@@ -104,7 +104,7 @@ pub(super) fn run(
     serve: impl FnOnce(Sockets, Watcher) -> i32,
 ) -> Result<WaitStatus> {
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    // The kernel closes it when this process ends, in whatever way.
+    // The kernel closes `alive` when this process ends, for whatever reason.
     let (ends, alive) = pipe_with(PipeFlags::CLOEXEC)?;
     let (mut kept, mut watcher) = (Some((ours, alive)), Watcher { link: Some(theirs), ends: Some(ends) });
     let child = sys::fork_alone(|| {
@@ -117,7 +117,7 @@ pub(super) fn run(
     let Some((ours, alive)) = kept else { return Err(Errno::CHILD.into()) };
     let attended = attend(child, &ours, &alive, stop, sockets);
     if attended.is_err() {
-        // Serving goes on without this help, and must not wait for it.
+        // The serving process continues without a watcher and must not block on the link.
         drop(ours);
     }
     loop {
@@ -127,13 +127,13 @@ pub(super) fn run(
     }
 }
 
-/// Keeps the sockets that the serving process tells of, until it ends. Ends it when its heartbeat stays away: it is
-/// stopped, or hangs.
+/// Keeps the sockets that the serving process reports, until it ends. Kills it if its heartbeat stops, because it is
+/// stopped or hangs.
 fn attend(child: Pid, ours: &OwnedFd, alive: &OwnedFd, stop: Option<&OwnedFd>, sockets: &mut Sockets) -> Result<()> {
     let pidfd = pidfd_open(child, PidfdFlags::empty())?;
     let mut silence = Silence::None;
     loop {
-        // Without a service manager it looks at the link twice.
+        // Without a service manager, poll the link twice.
         let stop = stop.unwrap_or(ours);
         let mut events = [&pidfd, ours, stop].map(|descriptor| PollFd::new(descriptor, PollFlags::IN));
         match poll(&mut events, Some(&silence.patience())) {
@@ -141,7 +141,7 @@ fn attend(child: Pid, ours: &OwnedFd, alive: &OwnedFd, stop: Option<&OwnedFd>, s
             Ok(0) => {
                 silence = silence.goes_on();
                 if matches!(silence, Silence::Final) {
-                    // Our child, not yet waited for: the number is its own.
+                    // The child is not yet reaped, so its process ID cannot have been reused.
                     let _ = kill_process(child, Signal::KILL);
                 }
                 continue;
@@ -166,25 +166,25 @@ fn attend(child: Pid, ours: &OwnedFd, alive: &OwnedFd, stop: Option<&OwnedFd>, s
     }
 }
 
-/// Has the serving process end.
+/// Makes the serving process end, and kills it after a while.
 fn end(child: Pid, pidfd: &OwnedFd, alive: &OwnedFd) -> Result<()> {
     rustix::io::write(alive, &[0])?;
     let limit = Timespec::try_from(END).map_err(Error::other)?;
     if retry_on_intr(|| poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&limit)))? == 0 {
-        // Our child, not yet waited for: the number is its own.
+        // The child is not yet reaped, so its process ID cannot have been reused.
         kill_process(child, Signal::KILL)?;
     }
     Ok(())
 }
 
-/// How long nothing was heard of the serving process.
+/// How long the serving process has been silent.
 #[derive(Clone, Copy)]
 enum Silence {
-    /// Not for long.
+    /// Not long.
     None,
-    /// For longer than it should be. If both processes were stopped, its heartbeat is on its way now.
+    /// Longer than the heartbeat allows. If both processes were stopped, the heartbeat arrives soon.
     Long,
-    /// Too long: it is ended.
+    /// Too long. The process is killed.
     Final,
 }
 
@@ -205,7 +205,7 @@ impl Silence {
     }
 }
 
-/// A port, and its socket or none.
+/// Receives a port, with its socket if there is one.
 pub(super) fn receive(link: &OwnedFd, flags: RecvFlags) -> Option<(u16, Option<OwnedFd>)> {
     let mut port = [0; 2];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -219,7 +219,7 @@ pub(super) fn receive(link: &OwnedFd, flags: RecvFlags) -> Option<(u16, Option<O
     (message.bytes == port.len()).then(|| (u16::from_ne_bytes(port), socket))
 }
 
-/// Tells of a port, and hands over its socket.
+/// Sends a port, with its socket if there is one.
 pub(super) fn send(
     link: BorrowedFd<'_>,
     port: u16,
@@ -235,7 +235,7 @@ pub(super) fn send(
     sendmsg(link, &[IoSlice::new(&port.to_ne_bytes())], &mut control, flags).map(|_| ())
 }
 
-/// The serving process's ends of what ties it to its watcher.
+/// The serving process's ends of the link and the pipe to its watcher.
 #[derive(Default)]
 pub(super) struct Watcher {
     link: Option<OwnedFd>,
@@ -243,17 +243,18 @@ pub(super) struct Watcher {
 }
 
 impl Watcher {
-    /// A pipe that tells of the watcher's end. Needs tokio's runtime.
+    /// Returns the pipe on which the watcher asks this process to end, and which closes when the watcher ends. Requires
+    /// tokio's runtime.
     pub(super) fn end(&mut self) -> Option<Receiver> {
         Receiver::from_owned_fd(self.ends.take()?).ok()
     }
 
-    /// Tells that the serving process is at work.
+    /// Sends a heartbeat.
     pub(super) fn beat(&self) {
         self.tell(HEARTBEAT, None);
     }
 
-    /// Tells of a new socket, or that a port is no longer served. Does nothing without a watcher.
+    /// Reports a new socket, or that a port is no longer served. Does nothing without a watcher.
     pub(super) fn tell(&self, port: u16, socket: Option<BorrowedFd<'_>>) {
         if let Some(link) = &self.link {
             let _ = send(link.as_fd(), port, socket, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
@@ -261,15 +262,15 @@ impl Watcher {
     }
 }
 
-/// What the serving process hears of its watcher.
+/// A message about the watcher.
 pub(super) enum Heard {
-    /// It wants this process to end.
+    /// It asks this process to end.
     End,
     /// It has ended.
     Gone,
 }
 
-/// Waits for something to hear of the watcher.
+/// Waits for a message about the watcher.
 pub(super) async fn heard(watcher: Option<&Receiver>) -> Heard {
     let Some(pipe) = watcher else { return std::future::pending().await };
     loop {

@@ -1,4 +1,4 @@
-//! The metadata protocol of Google Compute Engine, as far as Google's clients ask for it.
+//! The parts of Compute Engine's metadata protocol that Google's client libraries use.
 //!
 //! <https://cloud.google.com/compute/docs/metadata/overview>
 #![forbid(unsafe_code)]
@@ -16,7 +16,7 @@ use super::served::{Served, left};
 
 const ROOT: &str = "/computeMetadata/v1";
 
-/// Answers a GET below the metadata root, or `/`, by which clients look for the server.
+/// Answers a GET below the metadata root, or of `/`, with which clients probe for the server.
 pub(crate) fn answer(call: &Call, served: &Served, now: UnixSeconds) -> Answer {
     if call.path == "/" || call.path == ROOT {
         return Reply::text("computeMetadata/\n").into();
@@ -29,8 +29,8 @@ pub(crate) fn answer(call: &Call, served: &Served, now: UnixSeconds) -> Answer {
     let recursive = call.parameter("recursive").is_some_and(|value| value.eq_ignore_ascii_case("true"));
     let reply = match path.as_slice() {
         [] => Reply::text("instance/\nproject/\nuniverse/\n"),
-        // Without id, name, zone, hostname and machine-type: by them programs would take the node for one of Compute
-        // Engine's.
+        // Omit id, name, zone, hostname and machine-type: with them, programs would take the node for a Compute Engine
+        // instance.
         ["instance"] => Reply::text("service-accounts/\n"),
         ["instance", "service-accounts"] if recursive => Reply::json(&accounts(served)),
         ["instance", "service-accounts"] => Reply::text(format!("default/\n{}/\n", served.metadata.email)),
@@ -39,7 +39,7 @@ pub(crate) fn answer(call: &Call, served: &Served, now: UnixSeconds) -> Answer {
         {
             return account_answer(rest, call, served, now);
         }
-        // Empty where there is none: gcloud asks in nearly every command, and does not survive 404.
+        // Empty if there is no project, because gcloud requests it in nearly every command and fails on a 404.
         ["project", "project-id"] => Reply::text(served.metadata.project.as_deref().unwrap_or_default()),
         ["project", "numeric-project-id"] => Reply::text(&*served.metadata.project_number),
         ["universe", "universe-domain" | "universe_domain"] => Reply::text(&*served.metadata.universe_domain),
@@ -58,7 +58,7 @@ fn account_answer(rest: &[&str], call: &Call, served: &Served, now: UnixSeconds)
             Ok(scopes) => return Answer::access_token(served, scopes, token, now),
             Err(problem) => Reply::refuse(400, &problem),
         },
-        // A federated principal has none.
+        // A federated principal has no OpenID tokens.
         ["identity"] if served.grant.identity().service_account().is_none() => not_found(),
         ["identity"] => match call.parameter("audience").filter(|audience| !audience.is_empty()) {
             Some(audience) => return Answer::id_token(served, audience, identity),
@@ -85,7 +85,7 @@ fn token(result: Result<Token, Failure>, _: &Grant, now: UnixSeconds) -> Reply {
 fn identity(result: Result<Token, Failure>, _: &Grant, _: UnixSeconds) -> Reply {
     match result {
         Ok(token) => Reply::text(token.secret().expose()),
-        // gcloud goes on without an OpenID token after a 404, and stops at every other status.
+        // gcloud continues without an OpenID token after a 404, but fails on any other status.
         Err(failure) if failure.is_refusal() => Reply::refuse(404, &failure.to_string()),
         Err(failure) => refuse(&failure),
     }
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn every_path_that_clients_ask_for_is_served() {
+    fn all_paths_that_clients_use_are_served() {
         let email = "site@p.iam.gserviceaccount.com";
         let account = format!(
             r#"{{"aliases":["default"],"email":"{email}","scopes":["https://www.googleapis.com/auth/cloud-platform"]}}"#
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn scopes_that_are_not_the_jobs_and_open_id_tokens_are_looked_for() {
+    fn other_scopes_and_open_id_tokens_are_obtained_first() {
         let drive = "instance/service-accounts/default/token?scopes=https://www.googleapis.com/auth/drive,openid";
         let Answer::Later(wanted) = answer_of(&served(), drive) else { panic!() };
         let scopes: Vec<_> = wanted.grant.scopes().iter().map(Scope::as_str).collect();
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_without_a_project_or_a_service_account_is_told_of_none() {
+    fn a_job_without_project_and_service_account_gets_neither() {
         let mut served = Served { grant: testing::federated(), ..served() };
         served.metadata.project = None;
         let ask = |path| match answer_of(&served, path) {

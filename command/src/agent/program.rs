@@ -1,5 +1,5 @@
-//! The program that the agent runs. After an upgrade the site's `command` is another file, and the agent starts over as
-//! that program, so that plugin and agent of two versions do not work together for long.
+//! The agent's program. After an upgrade, the site's `command` is another file, and the agent replaces itself with that
+//! program, so that a plugin and an agent of different versions do not work together for long.
 #![forbid(unsafe_code)]
 
 use std::ffi::OsString;
@@ -10,19 +10,19 @@ use std::time::{Duration, Instant};
 
 use gcp_wif_core::world::fs::{self, FileId};
 
-/// The variable that names the file which a program was started from, so that it does not start over for it: some file
-/// systems number a program that runs differently.
+/// The variable that identifies the file from which a program was started, so that the agent does not replace itself
+/// with the same file again. Some file systems report another inode for the running program.
 const PROGRAM: &str = "GCP_WIF_AGENT_PROGRAM";
-/// How long a new program may take to understand its arguments.
+/// How long a new program may take to check its arguments.
 const PATIENCE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(5);
 
-/// The files that the agent does not start over for: the one that it runs, and those that were tried.
+/// The files with which the agent does not replace itself: the running one, and those that it has already tried.
 #[derive(Debug, Clone)]
 pub(super) struct Known(Vec<FileId>);
 
 impl Known {
-    /// Of a process that has just started.
+    /// Creates the list for a process that has just started.
     pub(super) fn new() -> Self {
         let told = std::env::var(PROGRAM).ok();
         let told = told.and_then(|told| {
@@ -32,15 +32,15 @@ impl Known {
         Self(fs::file_id(Path::new("/proc/self/exe")).into_iter().chain(told).collect())
     }
 
-    /// The file of a command that is another one, and that root may run.
+    /// Returns the file of a command, if it is not yet known and root may run it.
     pub(super) fn other(&self, command: &Path) -> Option<FileId> {
         fs::check_trusted(command).ok()?;
         fs::file_id(command).filter(|file| !self.0.contains(file))
     }
 }
 
-/// Replaces this process by another program, if that one understands the same arguments. Returns only if it does not,
-/// and says why.
+/// Replaces this process with another program, if that program accepts the arguments. Returns only on failure, with the
+/// reason.
 pub(super) fn replace(
     known: &mut Known,
     file: FileId,
@@ -58,7 +58,7 @@ pub(super) fn replace(
     start.exec().to_string()
 }
 
-/// Whether a program understands these arguments: it would tell what they mean.
+/// Checks whether a program accepts these arguments, by running it with `--help` added.
 fn try_out(program: &Path, arguments: &[OsString]) -> Result<(), String> {
     let mut command = Command::new(program);
     command.args(arguments).arg("--help").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_file_is_noticed_if_root_may_run_it() {
+    fn a_new_file_is_found_if_root_may_run_it() {
         let directory = gcp_wif_core::testing::directory();
         let program = directory.join("program");
         let put = |mode| {
@@ -104,12 +104,12 @@ mod tests {
         let file = known.other(&program).unwrap();
         known.0.push(file);
         assert_eq!(known.other(&program), None, "it was tried");
-        // A directory is no program.
+        // A directory is not a program.
         assert_eq!(known.other(&directory), None);
     }
 
     #[test]
-    fn a_program_that_does_not_understand_is_not_started() {
+    fn a_program_that_refuses_the_arguments_is_not_started() {
         let arguments = [OsString::from("agent")];
         assert_eq!(try_out(Path::new("/bin/true"), &arguments), Ok(()));
         let why = try_out(Path::new("/bin/false"), &arguments).unwrap_err();

@@ -1,4 +1,4 @@
-//! Refreshes as the agent does them: with lines in its log.
+//! Runs refreshes and writes their lines to the agent's log.
 #![forbid(unsafe_code)]
 
 use std::cell::RefCell;
@@ -16,13 +16,13 @@ use gcp_wif_core::world::fs::RuntimeDirectory;
 
 use super::journal::Journal;
 
-/// What all threads of the agent ask Google with: they resume each other's TLS sessions.
+/// The exchanger of all threads, which resume each other's TLS sessions.
 static GOOGLE: Direct = Direct::new();
 
-/// Refreshes, and tells the journal how it went.
+/// Runs a refresh and logs its result.
 ///
 /// # Errors
-/// The failure, which is in the journal as well.
+/// The failure, which is also in the log.
 pub(super) fn refresh_and_tell(
     config_path: &Path,
     runtime_dir: &Path,
@@ -32,7 +32,7 @@ pub(super) fn refresh_and_tell(
     with_node(config_path, journal, |node, log| refresh(node, log, runtime_dir, due))
 }
 
-/// Publishes again what of a job is incomplete.
+/// Publishes a job's files again if they are incomplete, and logs a failure.
 pub(super) fn heal_and_tell(config_path: &Path, journal: &Journal, runtime: &RuntimeDirectory, record: &JobRecord) {
     let job = record.facts.job;
     let result = with_node(config_path, journal, |node, log| heal(node, log, runtime, record));
@@ -58,7 +58,8 @@ pub(super) fn with_node<T>(
     result
 }
 
-/// How much a failure matters: after an outage of Google's the next try may succeed.
+/// Returns the log level for a failure. A temporary failure of Google's is only a warning, because the next attempt may
+/// succeed.
 fn level(failure: &Failure) -> LogLevel {
     match failure.blame {
         Blame::Google { is_final: false } => LogLevel::Warn,
@@ -66,7 +67,7 @@ fn level(failure: &Failure) -> LogLevel {
     }
 }
 
-/// Keeps lines until the work is done, because its result decides their level.
+/// Collects lines until the work is done, because its result determines their level.
 #[derive(Default)]
 struct Lines(RefCell<Vec<String>>);
 

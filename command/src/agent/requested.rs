@@ -1,4 +1,4 @@
-//! Looks for a token that a client asks for and that is not the job's own: kept on the node, or at Google.
+//! Obtains tokens that clients request: kept ones, or new ones from an exchange.
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
@@ -19,18 +19,19 @@ use super::refresh::with_node;
 use super::served::Served;
 use super::threads;
 
-/// How many of a user's requests may wait for Google at once, over all jobs. More wait for their turn, and most of them
-/// then find what they want: ranks that start together ask for the same.
+/// The number of a user's requests that may wait for Google at the same time, over all jobs. Further requests wait for
+/// their turn. Most of them then find a kept token, because ranks that start together request the same one.
 pub(super) const OF_USER: usize = 2;
-/// How many requests may wait for Google at once, so that their threads are few.
+/// The number of all requests that may wait for Google at the same time, which limits the number of threads.
 static AT_ONCE: Semaphore = Semaphore::const_new(32);
-/// How long a client waits for a new token while the old one lives. Python and Node wait for three seconds.
+/// How long a client waits for a new token while the old one is valid. The Python and Node libraries time out after
+/// three seconds.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Where the agent works.
+/// The agent's paths and log.
 #[derive(Clone, Debug)]
 pub(super) struct Workplace {
-    /// The site configuration's path.
+    /// The path of the site configuration.
     pub(super) config_path: PathBuf,
     /// The runtime directory.
     pub(super) runtime_dir: PathBuf,
@@ -38,10 +39,10 @@ pub(super) struct Workplace {
     pub(super) journal: Journal,
 }
 
-/// A token for a client of a job.
+/// Obtains a token for a client of a job.
 ///
 /// # Errors
-/// The failure, ready to be told.
+/// The failure, as it is shown to the client.
 pub(super) async fn obtain(
     workplace: Workplace,
     of_user: Arc<Semaphore>,
@@ -55,7 +56,7 @@ pub(super) async fn obtain(
         Had::Failure(failure) => return Err(failure),
         Had::Ending(living) => living,
     };
-    // It goes on if the client leaves: the next one finds what comes of it.
+    // The exchange continues if the client disconnects, so that the next client finds its result.
     let asking = tokio::task::spawn_local(async move {
         let (_of_user, _of_all) = (of_user.acquire().await, AT_ONCE.acquire().await);
         run(&request, |requested| match requested.had()? {
@@ -76,7 +77,7 @@ pub(super) async fn obtain(
 
 type Request = (Workplace, Served, (gcp_wif_core::policy::grant::Grant, Option<String>));
 
-/// Does it in a thread.
+/// Runs `work` in a thread.
 async fn run<T: Send + 'static>(
     request: &Request,
     work: impl FnOnce(&Requested<'_>) -> Result<T, Failure> + Send + 'static,

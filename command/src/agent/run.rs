@@ -1,4 +1,4 @@
-//! The serving process: serves what the records say, and refreshes what is due.
+//! The serving process: serves the credentials in the records, and refreshes them when they are due.
 #![forbid(unsafe_code)]
 
 use std::cell::RefCell;
@@ -34,45 +34,46 @@ use super::serve::{Event, Ports};
 use super::served::Served;
 use super::{keep, refresh, service, threads};
 
-/// After this long the agent looks at the clock and at the records when nothing has woken it: the clock may have
-/// been set, the machine may have slept, and a hook may have been killed before it could tell.
+/// The interval at which the agent checks the clock and the records without being woken: the clock may have been set,
+/// the machine suspended, or a hook killed before it could wake the agent.
 const LOOK: Duration = Duration::from_secs(15);
-/// The pause after a connection that could not be accepted.
+/// The pause after a failed accept, and the time limit of a response to a hook.
 const PAUSE: Duration = Duration::from_millis(50);
-/// The pause after a program that could not be started.
+/// The pause after a failed start of a program.
 const LONG_PAUSE: Duration = Duration::from_secs(1);
-/// How long an agent stays without a job, once no token is kept any more.
+/// How long an agent stays without jobs and kept tokens.
 const IDLE: Duration = Duration::from_secs(300);
-/// A failed refresh is tried again after this long, and after twice as long each further time.
+/// The pause after a failed refresh, in seconds. It doubles with each further failure.
 const FIRST_PAUSE: UnixSeconds = 5;
 const LONGEST_PAUSE: UnixSeconds = 60;
-/// The pause while another process gets a token for the same identity.
+/// The pause while another process performs the same exchange, in seconds.
 const BUSY_PAUSE: UnixSeconds = 1;
-/// How long a serving process that has lost its watcher waits for the service to come back, which takes its ports.
+/// How long a serving process without a watcher waits for a restarted service to take over its ports.
 const SERVICE: Duration = Duration::from_secs(6);
-/// How many refreshes run at once: so many that some that hang do not hold up the others.
+/// The number of refreshes that run at the same time. It is large enough that a few hanging ones do not delay the
+/// others.
 const REFRESHES: usize = 32;
 
-/// What a serving process begins with.
+/// The initial state of a serving process.
 pub(super) struct Beginning {
     pub(super) workplace: Workplace,
     pub(super) sockets: Sockets,
     pub(super) watcher: Watcher,
-    /// The files that it does not start over for.
+    /// The files with which the agent does not replace itself.
     pub(super) known: Known,
-    /// Whether a service manager keeps it.
+    /// Whether a service manager runs the agent.
     pub(super) is_service: bool,
 }
 
 /// Why a serving process ends.
 pub(super) enum End {
-    /// No job needs it, or it was told to.
+    /// No job needs it, or it was asked to end.
     Over,
-    /// The site's `command` is another program by now.
+    /// The site's `command` is a new program.
     Upgrade,
 }
 
-/// Serves until no job needs it.
+/// Serves jobs until none needs the agent.
 pub(super) fn serve(beginning: Beginning) -> std::io::Result<End> {
     let Beginning { workplace, sockets, watcher, known, is_service } = beginning;
     let Some(directory) = RuntimeDirectory::existing(&workplace.runtime_dir) else { return Ok(End::Over) };
@@ -96,26 +97,26 @@ pub(super) fn serve(beginning: Beginning) -> std::io::Result<End> {
     tokio::task::LocalSet::new().block_on(&runtime, agent.run())
 }
 
-/// What failed, or is under way: the next try, and the pause before it.
+/// Failed or running refreshes, with the time of the next attempt and the pause before it.
 type Pauses = BTreeMap<Due, (UnixSeconds, UnixSeconds)>;
 
 struct Agent {
     workplace: Rc<RefCell<Workplace>>,
     runtime: RuntimeDirectory,
-    /// Why the configuration cannot be used, if that is so.
+    /// The current configuration error, if any.
     trouble: RefCell<Option<String>>,
-    /// The site's command, if the configuration can be used.
+    /// The site's command, if the configuration is valid.
     command: RefCell<Option<PathBuf>>,
     known: Known,
     is_service: bool,
     ports: RefCell<Ports>,
     pauses: Rc<RefCell<Pauses>>,
-    /// A refresh has ended.
+    /// Notified when a refresh ends.
     renewed: Rc<Notify>,
     start: UnixSeconds,
-    /// Limits how many refreshes run at once.
+    /// Limits the number of concurrent refreshes.
     refreshes: Arc<Semaphore>,
-    /// The part of the jitter that is this agent's own.
+    /// This agent's jitter.
     jitter: f64,
 }
 
@@ -126,27 +127,28 @@ impl Agent {
         self.reload().await;
         let listener = listen(&socket)?;
         let mut busy = Instant::now();
-        // How long the service is waited for, once the watcher has ended.
+        // When to stop waiting for the service, once the watcher has ended.
         let mut alone_until = None;
         let mut look = Instant::now() + LOOK;
         let mut beat = tokio::time::interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            // First what is due since an earlier serving process was killed: this one may be killed soon as well.
+            // Start due refreshes first: an earlier serving process may have been killed before them, and this one may
+            // be killed soon too.
             let next = self.refresh();
             look = look.min(Instant::now() + next).min(alone_until.unwrap_or(look));
             let is_reloaded = tokio::select! {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => {
                         let mut waiting = vec![stream];
-                        // One look serves all that have connected by now.
+                        // One reload serves all hooks that have connected by now.
                         while let Ok(Ok((stream, _))) = timeout(Duration::ZERO, listener.accept()).await {
                             waiting.push(stream);
                         }
                         self.reload().await;
                         let answer = wake::answer(self.ports.borrow().sockets().map(|(port, _)| port));
                         for mut stream in waiting {
-                            // The hook may be gone. It is not waited for.
+                            // Do not wait for a hook that may be gone.
                             let _ = timeout(PAUSE, stream.write_all(answer.as_bytes())).await;
                         }
                         true
@@ -212,35 +214,36 @@ impl Agent {
         }
     }
 
-    /// Answers the last requests. A hook that finds no socket starts a new agent, or waits for the service.
+    /// Removes the socket and answers the last requests. A hook that finds no socket starts a new agent, or waits for
+    /// the service.
     async fn leave(&self, socket: &Path) {
         let _ = std::fs::remove_file(socket);
-        // As in `reload`.
+        // Take the ports out, as in `reload`.
         let mut ports = self.ports.take();
         ports.close().await;
         self.ports.replace(ports);
     }
 
-    /// Hands its ports to a service that waits for them. Returns whether there is one.
+    /// Passes the ports to a service that waits for them. Returns whether there is one.
     fn hand_over(&self) -> bool {
         service::hand_over(self.runtime.path(), self.ports.borrow().sockets())
     }
 
-    /// Starts over as a process with a watcher. Returns only if that fails.
+    /// Replaces this process with a new agent that has a watcher. Returns only if that fails.
     async fn start_over(&self) {
         let error = keep::start_over(&self.config_path(), self.runtime.path(), self.ports.borrow().sockets());
         self.log(LogLevel::Error, error);
         tokio::time::sleep(LONG_PAUSE).await;
     }
 
-    /// Whether the site's command is another program by now, and nothing is under way at Google.
+    /// Returns whether the site's command is a new program and no refresh is running.
     fn is_old(&self) -> bool {
         self.refreshes.available_permits() == REFRESHES
             && self.command.borrow().as_ref().is_some_and(|command| self.known.other(command).is_some())
     }
 
-    /// Serves what the records say, and nothing else: a job that is over is no longer served, also while the
-    /// configuration cannot be used.
+    /// Serves exactly the credentials in the records. A job that is over is no longer served, even while the
+    /// configuration is invalid.
     async fn reload(&self) {
         self.look_at_configuration();
         obtain::sweep(&SystemClock, &self.runtime);
@@ -251,7 +254,7 @@ impl Agent {
             wanted.extend(record.issued.iter().filter_map(|issued| Served::of(&record, issued)));
         }
         self.tell_served(&wanted);
-        // No borrow may be held over an await. Nothing else uses the ports until they are put back.
+        // A borrow must not be held across an await. Nothing else uses the ports until they are put back.
         let mut ports = self.ports.take();
         let events = ports.set(wanted).await;
         self.ports.replace(ports);
@@ -273,7 +276,7 @@ impl Agent {
         tell::tell_served(&self.runtime, &metrics::Served { jobs, next_expiry, start, version });
     }
 
-    /// Tells what is wrong with the configuration, once for each change of that.
+    /// Reads the configuration, and logs each change of its error once.
     fn look_at_configuration(&self) {
         let trouble = match Site::load(&self.config_path()) {
             Ok(site) => {
@@ -307,14 +310,14 @@ impl Agent {
         self.journal().write(level, format_args!("gcp-wif: agent: {text}"));
     }
 
-    /// Starts the refresh of what is due. Returns how long there is nothing to do.
+    /// Starts refreshes that are due. Returns the time until the next one.
     fn refresh(self: &Rc<Self>) -> Duration {
         let moment = SystemClock.moment();
         let now = moment.unix;
         let all: Vec<(Due, UnixSeconds)> =
             self.ports.borrow().served(|served| (served.due(), served.token.due(moment, self.jitter)));
         self.pauses.borrow_mut().retain(|paused, _| all.iter().any(|(due, _)| due == paused));
-        // A port that is taken may be free soon.
+        // If a port is taken by another program, check again soon.
         let mut next = if self.ports.borrow().is_complete() { LOOK } else { Duration::from_secs(1) };
         for (due, at) in all {
             let paused = self.pauses.borrow().get(&due).map_or(UnixSeconds::MIN, |(until, _)| *until);
@@ -324,15 +327,15 @@ impl Agent {
                 continue;
             }
             let pause = self.pauses.borrow().get(&due).map_or(FIRST_PAUSE, |(_, pause)| (pause * 2).min(LONGEST_PAUSE));
-            // Nothing else starts it until it is done.
+            // Prevent a second refresh until this one is done.
             self.pauses.borrow_mut().insert(due.clone(), (UnixSeconds::MAX, pause));
             let agent = Rc::clone(self);
             tokio::task::spawn_local(async move {
                 let pause = agent.refresh_one(&due).await.unwrap_or(pause);
-                // Until the record shows another token, this one is not tried sooner, whatever the refresh returned.
+                // Whatever the result, pause before the next attempt, unless the record has another token by then.
                 agent.pauses.borrow_mut().insert(due, (SystemClock.now().saturating_add(pause), pause));
                 if agent.refreshes.available_permits() == REFRESHES {
-                    // What an exchange takes for a moment must not stay in memory for as long as the jobs run.
+                    // Return the memory that the exchanges have used to the system.
                     sys::trim_heap();
                 }
                 agent.renewed.notify_one();
@@ -341,7 +344,8 @@ impl Agent {
         next
     }
 
-    /// Refreshes in a thread. Returns the pause before the next look, or none after a failure, whose pauses grow.
+    /// Runs a refresh in a thread. Returns the pause before the next attempt, or `None` after a failure, after which
+    /// the pause grows.
     async fn refresh_one(&self, due: &Due) -> Option<UnixSeconds> {
         let _place = self.refreshes.acquire().await;
         let (config_path, runtime_dir) = (self.config_path(), self.runtime.path().to_owned());
@@ -350,7 +354,7 @@ impl Agent {
         match threads::run(work).await {
             Ok(Ok(Refreshed::Busy)) => Some(BUSY_PAUSE),
             Ok(Ok(Refreshed::Done | Refreshed::NotDue)) => Some(FIRST_PAUSE),
-            // The journal has it.
+            // The failure is already in the log.
             Ok(Err(_)) => None,
             Err(unfinished) => {
                 self.log(LogLevel::Error, format_args!("job {} is not refreshed: {unfinished}", due.job));
@@ -361,7 +365,7 @@ impl Agent {
 }
 
 fn listen(socket: &Path) -> std::io::Result<UnixListener> {
-    // We hold the agent's lock, so a socket here is a dead agent's.
+    // This process holds the agent's lock, so an existing socket is a dead agent's.
     let _ = std::fs::remove_file(socket);
     let listener = UnixListener::bind(socket)?;
     std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;

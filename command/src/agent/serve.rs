@@ -1,4 +1,4 @@
-//! The loopback ports of the jobs.
+//! Serves the jobs' loopback ports.
 #![forbid(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
@@ -33,41 +33,41 @@ use gcp_wif_core::plan::report::Failure;
 use gcp_wif_core::words::secret::Secret;
 use gcp_wif_core::world::clock::{Clock, SystemClock};
 
-/// Requests are short: a form with a handle in it.
+/// The size limit of a request, in bytes. Requests are short: a form with a handle.
 const LONGEST: usize = 16 << 10;
 /// How long a client may take to send its request.
 const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 10 });
-/// How many connections a user may have open at once, over all jobs. More wait to be accepted.
+/// The number of connections that a user may have open, over all jobs. Further ones wait to be accepted.
 const CONNECTIONS: usize = 512;
-/// How long requests that are being answered may take when this process is about to end.
+/// How long running requests may take when this process is about to end.
 const LAST: Duration = Duration::from_secs(2);
-/// How many strangers at once are told that a port is another user's. The connections of more are just closed.
+/// The number of other users' connections that get a 403 reply at the same time. Further ones are closed at once.
 const STRANGERS: usize = 16;
-/// How long a stranger may take to read that.
+/// How long such a client may take to read the reply.
 const STRANGERS_TIME: Duration = Duration::from_secs(1);
 const TO_STRANGERS: &str = "HTTP/1.1 403 Forbidden\r\ncontent-type: application/text\r\ncontent-length: 33\r\n\
     metadata-flavor: Google\r\nconnection: close\r\n\r\nthis endpoint is another user's\r\n";
-/// Headers by which browsers name the page that a request comes from. Node's fetch sends Sec-Fetch-Mode as well, so
-/// that one is not among them.
+/// Headers with which browsers name the page that sends a request. Sec-Fetch-Mode is not in the list, because Node's
+/// fetch sends it too.
 const FROM_PAGES: [&str; 4] = ["origin", "referer", "sec-fetch-site", "sec-fetch-dest"];
 
-/// What is served on each port.
+/// The served ports.
 #[derive(Default)]
 pub(super) struct Ports {
     served: BTreeMap<u16, ServedPort>,
-    /// What an earlier process left.
+    /// Listening sockets from an earlier process.
     left: Sockets,
     watcher: Watcher,
     workplace: Option<Rc<RefCell<Workplace>>>,
-    /// Each connection looks at it: whether this process is about to end.
+    /// Tells all connections whether this process is about to end.
     closing: Rc<watch::Sender<bool>>,
 }
 
 struct ServedPort {
-    /// Its connections do not own it, so that one that outlives the job is no longer answered.
+    /// Connections have only a weak reference, so that a connection that outlives the job gets no more answers.
     served: Rc<RefCell<Served>>,
     user: Rc<User>,
-    /// None while another process has the port. The job's files are kept fresh nevertheless.
+    /// `None` while another program has the port. The job's tokens are refreshed nevertheless.
     listening: Option<Listening>,
 }
 
@@ -82,10 +82,10 @@ impl Drop for Listening {
     }
 }
 
-/// What a user may take of the agent at once, so that something is left for the others.
+/// The limits of a user, which leave capacity for other users.
 struct User {
     connections: Arc<Semaphore>,
-    /// Requests that wait for Google.
+    /// Limits requests that wait for Google.
     asking: Arc<Semaphore>,
 }
 
@@ -96,29 +96,29 @@ impl Default for User {
     }
 }
 
-/// What has changed with a port.
+/// A change of a port.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Event {
-    /// It is served from now on.
+    /// The port is served.
     Served,
-    /// It cannot be had.
+    /// Another program has the port.
     Taken,
-    /// Its job is over.
+    /// The job of the port is over.
     Ended,
 }
 
 impl Ports {
-    /// Serves nothing yet. These sockets are for the ports that it will serve.
+    /// Creates an empty set. `left` has sockets for ports that will be served.
     pub(super) fn new(left: Sockets, watcher: Watcher, workplace: Rc<RefCell<Workplace>>) -> Self {
         Self { left, watcher, workplace: Some(workplace), ..Self::default() }
     }
 
-    /// What ties this process to its watcher.
+    /// Returns the connection to the watcher.
     pub(super) fn watcher(&mut self) -> &mut Watcher {
         &mut self.watcher
     }
 
-    /// Serves exactly these from now on.
+    /// Serves exactly the ports in `wanted` from now on.
     pub(super) async fn set(&mut self, wanted: BTreeMap<u16, Served>) -> Vec<(u16, Event)> {
         let mut events = Vec::new();
         self.served.retain(|port, old| {
@@ -165,8 +165,8 @@ impl Ports {
         events
     }
 
-    /// Takes no more connections, and ends those that there are once their requests are answered. Others wait in the
-    /// sockets' queues for the next process.
+    /// Stops accepting connections, and closes existing ones after their requests are answered. New connections wait in
+    /// the sockets' queues for the next process.
     pub(super) async fn close(&mut self) {
         for listening in self.served.values().filter_map(|port| port.listening.as_ref()) {
             listening.task.abort();
@@ -175,7 +175,7 @@ impl Ports {
         let _ = tokio::time::timeout(LAST, self.closing.closed()).await;
     }
 
-    /// A user's share, one for all jobs of the user.
+    /// Returns the limits of a user, which all jobs of the user share.
     fn user(&self, uid: u32) -> Rc<User> {
         let theirs = self.served.values().find(|port| port.served.borrow().uid() == uid);
         theirs.map(|port| Rc::clone(&port.user)).unwrap_or_default()
@@ -192,7 +192,7 @@ impl Ports {
         Ok(listener)
     }
 
-    /// The sockets, for another process.
+    /// Returns the listening sockets, for another process.
     pub(super) fn sockets(&self) -> impl Iterator<Item = (u16, BorrowedFd<'_>)> {
         self.served.iter().filter_map(|(number, port)| Some((*number, port.listening.as_ref()?.listener.as_fd())))
     }
@@ -201,18 +201,18 @@ impl Ports {
         self.served.is_empty()
     }
 
-    /// Whether all of them listen.
+    /// Returns whether all ports listen.
     pub(super) fn is_complete(&self) -> bool {
         self.served.values().all(|port| port.listening.is_some())
     }
 
-    /// Something of each that is served now.
+    /// Returns the result of `of` for each served port.
     pub(super) fn served<T>(&self, of: impl Fn(&Served) -> T) -> Vec<T> {
         self.served.values().map(|port| of(&port.served.borrow())).collect()
     }
 }
 
-/// What a connection leads to.
+/// The context of a port's connections.
 struct Door {
     served: Weak<RefCell<Served>>,
     user: Rc<User>,
@@ -224,13 +224,13 @@ async fn accept(listener: Rc<TcpListener>, door: Rc<Door>) {
     let strangers = Rc::new(());
     loop {
         let Ok((stream, peer)) = listener.accept().await else {
-            // Out of descriptors, or the client has gone. The next one may succeed.
+            // No descriptor is free, or the client has disconnected. The next accept may succeed.
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
         let Ok(here) = stream.local_addr() else { continue };
         let Some(uid) = door.served.upgrade().map(|served| served.borrow().uid()) else { return };
-        // Asked before anything is read, so that a stranger's connections cost next to nothing.
+        // Check the owner before reading anything, so that other users' connections cost almost nothing.
         let is_allowed = caller::owner(peer, here).is_some_and(|owner| owner == uid || owner == 0);
         if !is_allowed {
             if Rc::strong_count(&strangers) <= STRANGERS {
@@ -248,7 +248,7 @@ async fn turn_away(mut stream: TcpStream, _one_of_them: Rc<()>) {
     let told = async {
         stream.write_all(TO_STRANGERS.as_bytes()).await?;
         stream.shutdown().await?;
-        // Closing before the request has arrived would reset the connection, and the answer with it.
+        // Read the request before closing; otherwise the kernel resets the connection, and the reply can be lost.
         while stream.read(&mut [0; 1024]).await? > 0 {}
         std::io::Result::Ok(())
     };
@@ -277,11 +277,11 @@ async fn connection(
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(LONGEST);
     let mut served = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
-    // A client that breaks off is no error of ours.
+    // Ignore errors of a connection that the client has broken.
     tokio::select! {
         _ = served.as_mut() => {}
         _ = closing.wait_for(|closing| *closing) => {
-            // This would close a connection whose first request is on its way.
+            // A graceful shutdown would close a connection whose first request is on its way.
             if is_used.get() {
                 served.as_mut().graceful_shutdown();
             }
@@ -313,7 +313,7 @@ async fn answer(request: Request<Incoming>, here: SocketAddr, door: &Door) -> Re
     let Ok(Ok(body)) = body else { return Reply::refuse(400, "the body is too long or does not come") };
     let body = Zeroizing::new(body.to_bytes().to_vec());
     let call = Call { path, query, body, content_type, has_flavor, bearer };
-    // A copy: what is served may change while a request waits for Google.
+    // Clone the credentials, because they can change while the request waits for Google.
     let Some(served) = door.served.upgrade().map(|served| served.borrow().clone()) else {
         return Reply::refuse(403, "the job is over");
     };
@@ -335,7 +335,7 @@ fn not_allowed() -> Reply {
     Reply::refuse(405, "method not allowed")
 }
 
-/// The reply of a token that is not the job's own.
+/// Obtains a requested token and builds the reply.
 async fn later(door: &Door, served: Served, wanted: Wanted) -> Reply {
     let result = match &door.workplace {
         Some(workplace) => {

@@ -1,4 +1,4 @@
-//! What one port serves: one identity of one job.
+//! The credentials that a port serves: one identity of one job.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
@@ -14,30 +14,30 @@ use gcp_wif_core::words::secret::Secret;
 use gcp_wif_core::words::time::UnixSeconds;
 use subtle::ConstantTimeEq;
 
-/// How many other tokens of clients a port remembers.
+/// The number of other tokens that a port remembers.
 const OTHERS: usize = 8;
 
-/// The credentials of a port, as they are now.
+/// The current credentials of a port.
 #[derive(Debug, Clone)]
 pub(crate) struct Served {
-    /// What slurmd says of the job. Its user and root are answered, and nobody else is.
+    /// The facts of the job. Only its user and root get answers.
     pub(crate) facts: JobFacts,
-    /// The job's run.
+    /// The run of the job.
     pub(crate) run: RunId,
-    /// What the job was granted.
+    /// The job's grant.
     pub(crate) grant: Grant,
-    /// What the metadata endpoint tells besides tokens.
+    /// The data that the metadata endpoint returns besides tokens.
     pub(crate) metadata: Metadata,
     /// The job's handle.
     pub(crate) handle: Secret,
     /// The access token.
     pub(crate) token: Token,
-    /// Other tokens that clients have got here, the last ones: a client may ask about the one that it has.
+    /// The latest other tokens that clients have got at this port. A client can ask about the one that it has.
     pub(crate) others: Arc<Vec<Token>>,
 }
 
 impl Served {
-    /// Serves this from now on.
+    /// Replaces the credentials, and remembers the old access token.
     pub(crate) fn replace(&mut self, new: Self) {
         let old = std::mem::replace(self, new);
         self.others = old.others;
@@ -46,7 +46,7 @@ impl Served {
         }
     }
 
-    /// Remembers a token that a client has got here.
+    /// Remembers a token that a client has got at this port.
     pub(crate) fn remember(&mut self, token: Token) {
         if !self.others.contains(&token) {
             let others = Arc::make_mut(&mut self.others);
@@ -55,42 +55,42 @@ impl Served {
         }
     }
 
-    /// The token that a client got here, while it lives.
+    /// Returns the token that a client has got at this port, if it is unexpired.
     pub(crate) fn token(&self, given: &Secret, now: UnixSeconds) -> Option<&Token> {
         let mut tokens = [&self.token].into_iter().chain(&*self.others);
         tokens.find(|token| same(given, token.secret())).filter(|token| token.expires_at > now)
     }
 
-    /// Whether a client got this token here.
+    /// Returns whether a client has got this unexpired token at this port.
     pub(crate) fn knows(&self, given: &Secret, now: UnixSeconds) -> bool {
         self.token(given, now).is_some()
     }
 
-    /// The job's own token, as long as it lives.
+    /// Returns the job's access token, if it is unexpired.
     ///
     /// # Errors
-    /// The failure, which the agent's refresh has logged.
+    /// The failure that there is no valid token. The agent's refresh has logged the reason.
     pub(crate) fn own(&self, now: UnixSeconds) -> Result<Token, Failure> {
         if left(&self.token, now) > 0 { Ok(self.token.clone()) } else { Err(Failure::of_no_token()) }
     }
 
-    /// The job.
+    /// Returns the job ID.
     pub(crate) fn job(&self) -> JobId {
         self.facts.job
     }
 
-    /// The job's user.
+    /// Returns the ID of the job's user.
     pub(crate) fn uid(&self) -> u32 {
         self.facts.uid
     }
 
-    /// What a refresh is for.
+    /// Returns the description of the token for a refresh.
     pub(crate) fn due(&self) -> Due {
         let identity = self.grant.identity().clone();
         Due { job: self.job(), run: self.run, identity, issued_at: self.token.issued_at }
     }
 
-    /// What a record says of one identity, by its port; none if it has no port.
+    /// Returns the port and the credentials of one identity in a record, or `None` if it has no port.
     pub(crate) fn of(record: &JobRecord, issued: &Issued) -> Option<(u16, Self)> {
         let port = issued.port.as_ref()?;
         let served = Self {
@@ -106,12 +106,13 @@ impl Served {
     }
 }
 
-/// How many whole seconds of a token are certainly left: the clock tells no fractions of a second.
+/// Returns the remaining life of a token in whole seconds, rounded down, because the clock has no fractions of a
+/// second.
 pub(crate) fn left(token: &Token, now: UnixSeconds) -> i64 {
     token.expires_at.saturating_sub(now).saturating_sub(1)
 }
 
-/// Compares in a time that does not tell where the first difference is.
+/// Compares two secrets in constant time.
 pub(crate) fn same(given: &Secret, secret: &Secret) -> bool {
     given.expose().as_bytes().ct_eq(secret.expose().as_bytes()).into()
 }
@@ -127,7 +128,7 @@ pub(crate) mod tests {
 
     static RUN: LazyLock<RunId> = LazyLock::new(RunId::new);
 
-    /// A token with its life.
+    /// Builds a token.
     pub(crate) fn token_of(text: &str, issued_at: UnixSeconds, expires_at: UnixSeconds) -> Token {
         Token::new(
             AccessToken { token: Secret::new(text.to_owned()), expires_at },
@@ -135,7 +136,7 @@ pub(crate) mod tests {
         )
     }
 
-    /// A token that has a little more than 600 seconds left at 1000.
+    /// Builds credentials whose token has a little more than 600 seconds left at time 1000.
     pub(crate) fn served() -> Served {
         let issued = testing::issued("ya29.t", 1601);
         let project = Some("demo".to_owned());

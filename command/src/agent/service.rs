@@ -1,5 +1,5 @@
-//! The agent under a service manager: what shows that there is one, how it takes the ports of an agent that a hook has
-//! started, and how it is told to end.
+//! The agent under a service manager: the socket that shows its presence, the takeover of ports from an agent that a
+//! hook has started, and the request to end.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -18,30 +18,30 @@ use rustix::net::{
 
 use super::keep::{self, Sockets};
 
-/// How long a new agent waits for the lock of one that does not answer. A watcher replaces a serving process that hangs
-/// in less time, so after this the watcher itself hangs, and is ended.
+/// How long a new agent waits for the lock of an agent that does not respond. A watcher replaces a hanging serving
+/// process in less time, so after this the watcher hangs too, and both are killed.
 pub(super) const STUCK: Duration = Duration::from_secs(9);
-/// How long one of the two waits for the other.
+/// The time limit of sends and receives during the takeover.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How often an agent that has the lock is asked for it. One of an earlier version does not understand.
+/// The interval at which the agent that has the lock is woken, so that it notices the service.
 const ASK: Duration = Duration::from_secs(1);
 
-/// Tells when the service manager wants this process to end. Without one, it never does.
+/// The service manager's request to end. Without a service manager, it never comes.
 #[derive(Debug, Default)]
 pub(super) struct Stop(Option<OwnedFd>);
 
 impl Stop {
-    /// Of a process that a service manager has started.
+    /// Creates the value for a process that a service manager has started.
     pub(super) fn of_service() -> io::Result<Self> {
         Ok(Self(Some(sys::held_signals()?)))
     }
 
-    /// What can be read from then on.
+    /// Returns the descriptor that becomes readable with the request.
     pub(super) fn descriptor(&self) -> Option<&OwnedFd> {
         self.0.as_ref()
     }
 
-    /// Waits for as long, and returns whether it was told.
+    /// Waits for the request for at most `time`. Returns whether it came.
     pub(super) fn is_told_within(&self, time: Duration) -> bool {
         let Some(signals) = &self.0 else {
             std::thread::sleep(time);
@@ -52,7 +52,8 @@ impl Stop {
     }
 }
 
-/// Where another agent hands over its ports. It shows hooks that a service manager keeps the agent, also while none runs.
+/// The socket on which another agent passes on its ports. Its file shows hooks that a service manager runs the agent,
+/// even while none is running.
 #[derive(Debug)]
 pub(super) struct Reception {
     path: PathBuf,
@@ -66,9 +67,9 @@ impl Reception {
         Self { path: wake::service(runtime_dir), socket: None, next: Instant::now(), silent_since: Instant::now() }
     }
 
-    /// Takes the ports that another agent hands over. Asks it for them now and then.
+    /// Receives the ports that another agent passes on, and wakes that agent from time to time.
     pub(super) fn attend(&mut self, runtime_dir: &Path, sockets: &mut Sockets) -> io::Result<()> {
-        // An agent that a hook has started takes it for the one of a service that is gone.
+        // An agent that a hook has started can remove the file, because it takes it for that of a former service.
         if self.socket.is_none() || !self.path.exists() {
             let _ = std::fs::remove_file(&self.path);
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -87,7 +88,7 @@ impl Reception {
         Ok(())
     }
 
-    /// Whether the agent that has the lock does not answer for long.
+    /// Returns whether the agent that has the lock has not responded for too long.
     pub(super) fn is_stuck(&mut self) -> bool {
         let is_stuck = self.silent_since.elapsed() > STUCK;
         if is_stuck {
@@ -96,7 +97,7 @@ impl Reception {
         is_stuck
     }
 
-    /// Takes what was handed over up to now.
+    /// Receives the sockets that were passed on so far.
     pub(super) fn receive(&self, sockets: &mut Sockets) {
         let Some(socket) = &self.socket else { return };
         while let Ok(stream) = accept_with(socket, SocketFlags::CLOEXEC) {
@@ -108,7 +109,7 @@ impl Reception {
     }
 }
 
-/// Hands listening sockets to the agent of a service that waits for them. Returns whether there is one.
+/// Passes listening sockets to the agent of a service that waits for them. Returns whether there is one.
 pub(super) fn hand_over<'a>(
     runtime_dir: &Path,
     sockets: impl Iterator<Item = (u16, std::os::fd::BorrowedFd<'a>)>,
@@ -122,12 +123,12 @@ pub(super) fn hand_over<'a>(
     };
     let Ok(stream) = connected() else { return false };
     let mut sent = sockets.map(|(port, socket)| keep::send(stream.as_fd(), port, Some(socket), SendFlags::NOSIGNAL));
-    // Those that do not arrive are bound anew.
+    // The service binds ports anew whose sockets do not arrive.
     let _ = sent.try_for_each(|sent| sent);
     true
 }
 
-/// The service is no more.
+/// Removes the socket file when the service ends, or after it did not return.
 pub(super) fn forget(runtime_dir: &Path) {
     let _ = std::fs::remove_file(wake::service(runtime_dir));
 }
@@ -137,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ports_are_handed_over_to_a_service_that_is_there() {
+    fn ports_are_passed_to_a_service_if_there_is_one() {
         let directory = gcp_wif_core::testing::directory();
         let listeners: Vec<_> = (0..300).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let theirs = || listeners.iter().map(|one| (one.local_addr().unwrap().port(), one.as_fd()));

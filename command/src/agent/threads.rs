@@ -1,4 +1,4 @@
-//! Runs work that waits for Google, each in a thread of its own: the serving process forks nothing.
+//! Runs work that waits for Google in threads, because the serving process must not fork.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -6,13 +6,13 @@ use std::thread;
 
 use tokio::sync::oneshot;
 
-/// Enough for an exchange with TLS; the default would be four times as much for each.
+/// The stack size, in bytes, which is enough for an exchange with TLS. The default is four times as much.
 const STACK: usize = 512 << 10;
 
-/// Why work did not end.
+/// Why work did not finish.
 #[derive(Debug)]
 pub(super) enum Unfinished {
-    /// No thread can be started at this moment.
+    /// No thread could be started.
     NoThread(io::Error),
     /// It panicked.
     Panicked,
@@ -27,14 +27,14 @@ impl std::fmt::Display for Unfinished {
     }
 }
 
-/// Runs work in a thread of its own and waits for what it returns.
+/// Runs `work` in a new thread and waits for its result.
 ///
 /// # Errors
 /// When no thread can be started, or the work panics.
 pub(super) async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Unfinished> {
     let (tell, told) = oneshot::channel();
     let work = move || {
-        // The receiver may be gone.
+        // The receiver may have been dropped.
         let _ = tell.send(work());
     };
     let name = "gcp-wif-work".to_owned();

@@ -1,5 +1,5 @@
-//! The token endpoint at a job's port: an RFC 8693 exchange of the job's handle, so that `credentials.json` refreshes
-//! in every client library. And the introspection that gcloud asks for.
+//! The token endpoint at a job's port, which exchanges the job's handle (RFC 8693), so that `credentials.json` works in
+//! all client libraries; and the introspection endpoint, which gcloud uses.
 #![forbid(unsafe_code)]
 
 use gcp_wif_core::plan::report::Failure;
@@ -17,10 +17,11 @@ use super::served::{Served, left, same};
 const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 
-/// Exchanges the handle for an access token with the scopes that the client asks for.
+/// Exchanges the handle for an access token with the scopes that the client requests.
 ///
-/// A client of a service account asks for one that it can impersonate with, and then at generateAccessToken for the
-/// scopes that it wants. It gets the job's own: one that stops here has what it needs.
+/// With a service account, a client first requests a token for impersonation here, and then its scopes from
+/// generateAccessToken. The first request gets the job's access token, which also suffices for a client that skips the
+/// second.
 pub(crate) fn exchange(call: &Call, served: &Served, now: UnixSeconds) -> Answer {
     let Some(fields) = call.fields() else {
         return Reply::oauth("invalid_request", "the body is neither a form nor JSON").into();
@@ -55,7 +56,7 @@ fn exchanged(result: Result<Token, Failure>, grant: &Grant, now: UnixSeconds) ->
                 "issued_token_type": ACCESS_TOKEN,
                 "token_type": "Bearer",
                 "expires_in": left(&token, now),
-                // They can differ from those asked for, RFC 8693 section 2.2.1.
+                // They can differ from the requested ones (RFC 8693 section 2.2.1).
                 "scope": scopes.join(" "),
             }))
         }
@@ -72,7 +73,8 @@ fn exchanged(result: Result<Token, Failure>, grant: &Grant, now: UnixSeconds) ->
     }
 }
 
-/// RFC 7662. gcloud caches a federated principal's tokens by this name, so it must differ from job to job.
+/// Answers an introspection request (RFC 7662). gcloud caches a federated principal's tokens by `username`, so it must
+/// differ between jobs.
 pub(crate) fn introspect(call: &Call, served: &Served, now: UnixSeconds) -> Reply {
     let given =
         Secret::new(call.fields().map(|fields| field(&fields, "token", "token").to_owned()).unwrap_or_default());
@@ -87,7 +89,7 @@ pub(crate) fn introspect(call: &Call, served: &Served, now: UnixSeconds) -> Repl
     }))
 }
 
-/// A field by its name in a form or in JSON; empty where it is missing.
+/// Returns a field by its name in a form or in JSON, or an empty string.
 fn field<'a>(fields: &'a Map<String, Value>, name: &str, in_json: &str) -> &'a str {
     fields.get(name).or_else(|| fields.get(in_json)).and_then(Value::as_str).unwrap_or_default()
 }
@@ -117,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_impersonates_with_is_the_jobs_own_token_and_other_scopes_are_looked_for() {
+    fn a_token_for_impersonation_is_the_jobs_and_other_scopes_are_obtained_first() {
         let scope = |names: &str| {
             let url = |name: &str| format!("https://www.googleapis.com/auth/{name}");
             let scopes: Vec<_> = names.split_whitespace().map(url).collect();
@@ -133,7 +135,7 @@ mod tests {
         for other in ["drive", "iam drive"] {
             assert!(matches!(exchange(&scope(other), &served(), 1000), Answer::Later(_)), "{other}");
         }
-        // A federated principal has what it asks for.
+        // A federated principal gets the scopes that it requests.
         let federated = Served { grant: testing::federated(), ..served() };
         assert!(matches!(exchange(&scope("iam"), &federated, 1000), Answer::Later(_)));
         assert!(matches!(exchange(&scope("cloud-platform"), &federated, 1000), Answer::Now(_)));
@@ -145,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn the_handle_gets_the_token_and_nothing_else_does() {
+    fn only_the_handle_gets_the_token() {
         let grant = "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Atoken-exchange&subject_token=";
         let right = now(&post(FORM, &format!("{grant}handle")), 1000);
         let value: Value = serde_json::from_str(&right.body).unwrap();
@@ -168,11 +170,11 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_was_renewed_a_moment_ago_is_still_known() {
+    fn a_token_that_was_just_replaced_is_still_known() {
         let mut served = served();
         let new = Served { token: token_of("ya29.new", 900, 2000), ..served.clone() };
         served.replace(new.clone());
-        // The same again, as for another job's sake.
+        // The same credentials again, as after a reload for another job.
         served.replace(new);
         for (token, now, active) in
             [("ya29.t", 1000, true), ("ya29.t", 1601, false), ("ya29.new", 1601, true), ("ya29.new", 2000, false)]

@@ -1,4 +1,4 @@
-//! One agent for each runtime directory, and the watcher, which starts a new serving process for a dead one.
+//! Starts one agent for each runtime directory. Its watcher restarts the serving process.
 #![forbid(unsafe_code)]
 
 use std::fs::{File, OpenOptions};
@@ -29,26 +29,26 @@ use super::requested::Workplace;
 use super::run::{self, Beginning, End};
 use super::service::{self, Reception, STUCK, Stop};
 
-/// How long it then waits for the lock.
+/// How long a new agent waits for the lock after killing a stuck one.
 const LOCK: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(20);
-/// After a serving process that lived shorter than this there is a pause, which grows each time.
+/// A serving process that ends sooner than this is restarted after a pause, which grows each time.
 const SHORT: Duration = Duration::from_millis(500);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// How long a service waits for a configuration that cannot be used.
+/// The interval at which a service checks an invalid configuration again.
 const NO_CONFIGURATION: Duration = Duration::from_secs(5);
-/// The exit status of a serving process that makes way for another program.
+/// The exit status of a serving process that ends for an upgrade.
 const UPGRADE: i32 = 3;
 
-/// Starts the agent of a runtime directory, which stays in the background until no job needs it. Does nothing if one
-/// runs already. It logs to a socket of syslog as well, where there is one.
+/// Starts the agent of a runtime directory, which stays in the background until no job needs it. Does nothing if one is
+/// already running. The agent also logs to `syslog`, if given.
 ///
 /// # Errors
 /// When it cannot start.
 pub(crate) fn start(config_path: &Path, runtime_dir: Option<&Path>, syslog: Option<&Path>) -> Result<(), Failure> {
-    // slurmstepd or a service may have held them back.
+    // slurmstepd or a service may have blocked them.
     sys::release_signals();
     let mut sockets = keep::inherited();
     let (runtime_dir, journal) = place(config_path, runtime_dir, syslog)?;
@@ -60,10 +60,10 @@ pub(crate) fn start(config_path: &Path, runtime_dir: Option<&Path>, syslog: Opti
             None => return Ok(()),
         },
     };
-    // If a service kept the agent, it did not come back in time.
+    // If a service used to run the agent, it did not return in time.
     service::forget(&runtime_dir);
     if let Some(slurmd) = slurmd(&runtime) {
-        // cgroups cannot be written everywhere, and the agent can serve from within the job's as well.
+        // If the cgroups cannot be changed, the agent can still serve from within the job's.
         let _ = cgroups::join(slurmd).inspect_err(|why| {
             journal.write(LogLevel::Info, format_args!("gcp-wif: agent: it stays in its cgroup: {why}"));
         });
@@ -71,8 +71,8 @@ pub(crate) fn start(config_path: &Path, runtime_dir: Option<&Path>, syslog: Opti
     drop(runtime);
     let config_path = config_path.to_owned();
     let mut watcher = Watcher { config_path, runtime_dir, journal, lock, sockets, known: Known::new(), stop: None };
-    // A process that has just started has most of its program in memory, and a copy of it only what it uses. The copy
-    // shares the lock.
+    // Fork for the memory: a newly started process has most of its program in memory, and the child only what it uses.
+    // The child shares the lock.
     sys::fork_alone(|| {
         sys::leave_session();
         watcher.watch()
@@ -80,8 +80,8 @@ pub(crate) fn start(config_path: &Path, runtime_dir: Option<&Path>, syslog: Opti
     Ok(())
 }
 
-/// Is the agent of a runtime directory, in the foreground, until a service manager ends it. Takes over the ports of an
-/// agent that runs already. Complains of a configuration that cannot be used, and waits for another one.
+/// Runs the agent of a runtime directory in the foreground until a service manager ends it. Takes over the ports of an
+/// agent that is already running. Reports an invalid configuration and waits until it is valid.
 ///
 /// # Errors
 /// When it cannot start.
@@ -137,13 +137,13 @@ pub(crate) fn stay(
     Ok(())
 }
 
-/// The runtime directory and its log.
+/// Determines the runtime directory and the log, and prepares the process.
 fn place(config_path: &Path, runtime_dir: Option<&Path>, syslog: Option<&Path>) -> Result<(PathBuf, Journal), Failure> {
     sys::guard_secrets();
     sys::allow_descriptors();
     let (runtime_dir, level) = match (Site::load(config_path), runtime_dir) {
         (Ok(site), runtime_dir) => (runtime_dir.map_or(site.config.runtime_dir, Path::to_owned), site.config.log_level),
-        // Jobs are served from their records. Each refresh tells why it fails.
+        // Jobs are served from their records even without a configuration. Each refresh reports its failure.
         (Err(_), Some(runtime_dir)) => (runtime_dir.to_owned(), LogLevel::Info),
         (Err(error), None) => return Err(error.into()),
     };
@@ -151,14 +151,14 @@ fn place(config_path: &Path, runtime_dir: Option<&Path>, syslog: Option<&Path>) 
     Ok((runtime_dir, journal))
 }
 
-/// The slurmd that started one of the jobs, if it still runs.
+/// Returns the slurmd that started one of the jobs, if it still runs.
 fn slurmd(runtime: &RuntimeDirectory) -> Option<u32> {
     let records = runtime.jobs().into_iter().filter_map(|job| JobRecord::parse(&runtime.peek_record(job)?));
     let proc = Proc::new(PathBuf::new());
     records.map(|record| record.started_by.slurmd).find(|slurmd| proc.runs(*slurmd)).map(|slurmd| slurmd.pid)
 }
 
-/// Opens the lock of the runtime directory's agent, which it does not take.
+/// Opens the agent's lock file without taking the lock.
 fn open_lock(runtime_dir: &Path) -> Result<File, Failure> {
     let path = runtime_dir.join("agent.lock");
     let mut options = OpenOptions::new();
@@ -166,8 +166,8 @@ fn open_lock(runtime_dir: &Path) -> Result<File, Failure> {
     options.open(&path).map_err(|error| Failure::of_agent(&format!("{}: {error}", path.display())))
 }
 
-/// Takes the lock of the runtime directory's agent. Returns none if another agent has it and answers. Ends one that
-/// does not answer for long.
+/// Takes the agent's lock. Returns `None` if another agent has it and responds. Kills an agent that does not respond
+/// for too long.
 fn only_one(runtime_dir: &Path, journal: &Journal) -> Result<Option<File>, Failure> {
     let mut file = open_lock(runtime_dir)?;
     let mut end = Instant::now() + STUCK;
@@ -190,14 +190,14 @@ fn only_one(runtime_dir: &Path, journal: &Journal) -> Result<Option<File>, Failu
     }
 }
 
-/// Writes into the lock which processes hold it.
+/// Writes the processes that hold the lock into its file.
 fn sign(lock: &mut File, processes: &[ProcessId]) -> std::io::Result<()> {
     lock.rewind()?;
     lock.set_len(0)?;
     processes.iter().try_for_each(|process| writeln!(lock, "{} {}", process.pid, process.start))
 }
 
-/// Ends the processes that a lock names, if they are still the same.
+/// Kills the processes that a lock file names, if they are still the same.
 fn end_stuck(lock: &mut File, journal: &Journal) {
     journal.write(LogLevel::Warn, "gcp-wif: agent: another agent has the lock and does not answer, it is ended");
     let (mut text, proc) = (String::new(), Proc::new(PathBuf::new()));
@@ -220,14 +220,14 @@ struct Watcher {
     lock: File,
     sockets: Sockets,
     known: Known,
-    /// Tells when the service manager wants it to end, if there is one.
+    /// The service manager's request to end, if there is a service manager.
     stop: Option<Stop>,
 }
 
 impl Watcher {
-    /// Starts a new serving process whenever one dies, until one ends by itself or its directory is gone.
+    /// Restarts the serving process whenever it dies, until it ends by itself or the runtime directory is gone.
     fn watch(&mut self) -> i32 {
-        // For ps; both have the same arguments.
+        // Distinguishes the two processes in ps, because both have the same arguments.
         let _ = set_name(c"gcp-wif-watch");
         let proc = Proc::new(PathBuf::new());
         let nobody = Stop::default();
@@ -237,7 +237,7 @@ impl Watcher {
             let Self { config_path, runtime_dir, journal, lock, sockets, known, stop } = self;
             let (is_service, stop) = (stop.is_some(), stop.as_ref().unwrap_or(&nobody));
             let mut started = |serving: u32| {
-                // If this fails, a later agent cannot end these two when they hang.
+                // If this fails, a later agent cannot kill these processes if they hang.
                 let _ = sign(lock, &[proc.this(), proc.process(serving)]);
             };
             let ended = keep::run(sockets, &mut started, stop.descriptor(), |sockets, watcher| {
@@ -267,7 +267,7 @@ impl Watcher {
                 Err(error) => self.journal.write(LogLevel::Error, format_args!("gcp-wif: agent: {error}")),
             }
             if self.lock.metadata().is_ok_and(|metadata| metadata.nlink() == 0) {
-                // The directory was removed, and the lock with it: another agent may have begun in its place.
+                // The directory was removed with the lock, and another agent may have started in its place.
                 return 0;
             }
             if begun.elapsed() < SHORT {
@@ -281,7 +281,7 @@ impl Watcher {
         }
     }
 
-    /// Starts over as the site's command, with lock and sockets. Returns only if that fails.
+    /// Replaces this process with the site's command, which inherits lock and sockets. Returns only if that fails.
     fn upgrade(&mut self) {
         let Ok(site) = Site::load(&self.config_path) else { return };
         let command = site.config.command;

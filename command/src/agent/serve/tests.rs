@@ -16,7 +16,7 @@ fn run(test: impl Future<Output = ()>) {
     tokio::task::LocalSet::new().block_on(&runtime, test);
 }
 
-/// What a job of this process's own user is served.
+/// Builds the credentials of a job of this process's user.
 fn ours() -> Served {
     let uid = rustix::process::geteuid().as_raw();
     of_user(uid, served())
@@ -33,7 +33,7 @@ fn workplace() -> Rc<RefCell<Workplace>> {
     Rc::new(RefCell::new(Workplace { config_path: place(), runtime_dir: place(), journal }))
 }
 
-/// Ports with one, at a port of the kernel's.
+/// Serves one port, chosen by the kernel.
 async fn ports(served: Served) -> (Ports, u16) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -46,7 +46,7 @@ async fn connect(port: u16) -> TcpStream {
     TcpStream::connect(("127.0.0.1", port)).await.unwrap()
 }
 
-/// Sends a request with further headers, and reads what comes before the next one can be sent.
+/// Sends a request with additional headers, and reads the response.
 async fn ask(stream: &mut TcpStream, port: u16, headers: &str) -> String {
     stream.write_all(format!("{GET}Host: 127.0.0.1:{port}\r\n{headers}\r\n").as_bytes()).await.unwrap();
     let mut bytes = [0; 4096];
@@ -61,10 +61,10 @@ async fn rest(mut stream: TcpStream) -> String {
 }
 
 #[test]
-fn the_user_is_answered_and_what_comes_from_a_page_or_a_proxy_is_not() {
+fn the_users_requests_are_answered_unless_they_come_from_a_page_or_a_proxy() {
     run(async {
         let (_ports, port) = ports(ours()).await;
-        // What Node's fetch sends of its own accord.
+        // A header that Node's fetch adds.
         for header in ["", "Sec-Fetch-Mode: cors\r\n", "User-Agent: x\r\nAccept: */*\r\n"] {
             let answer = ask(&mut connect(port).await, port, header).await;
             assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("ya29.t"), "{header:?}: {answer}");
@@ -90,7 +90,7 @@ fn the_user_is_answered_and_what_comes_from_a_page_or_a_proxy_is_not() {
     });
 }
 
-/// A connection of another user's: a thread of this process can be one.
+/// Opens a connection as another user, which a thread of this process can become.
 async fn connect_as_stranger(port: u16) -> TcpStream {
     let stranger = std::thread::spawn(move || {
         gcp_wif_core::world::sys::become_user(61_001, 61_001, &[]).unwrap();
@@ -102,14 +102,14 @@ async fn connect_as_stranger(port: u16) -> TcpStream {
 }
 
 #[test]
-fn a_stranger_is_refused_before_saying_anything() {
+fn another_user_is_refused_before_sending_anything() {
     run(async {
         let (_ports, port) = ports(ours()).await;
         let answer = rest(connect_as_stranger(port).await).await;
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
         assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{head}");
-        // A crowd of them is turned away as well.
+        // Many connections at once are refused too.
         let mut crowd = Vec::new();
         for _ in 0..4 * STRANGERS {
             crowd.push(connect_as_stranger(port).await);
@@ -121,7 +121,7 @@ fn a_stranger_is_refused_before_saying_anything() {
 }
 
 #[test]
-fn root_is_answered_at_every_port() {
+fn root_gets_answers_at_every_port() {
     run(async {
         let (_ports, port) = ports(of_user(61_001, ours())).await;
         assert!(ask(&mut connect(port).await, port, "").await.contains("ya29.t"));
@@ -144,7 +144,7 @@ fn a_connection_that_outlives_its_job_gets_no_token() {
 }
 
 #[test]
-fn a_port_that_passes_to_another_job_takes_no_connection_along() {
+fn a_port_that_passes_to_another_job_drops_its_connections() {
     run(async {
         let (mut ports, port) = ports(ours()).await;
         let mut stream = connect(port).await;
@@ -158,7 +158,7 @@ fn a_port_that_passes_to_another_job_takes_no_connection_along() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_told_once_and_had_when_it_is_free() {
+fn a_taken_port_is_reported_once_and_served_when_it_is_free() {
     run(async {
         let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = other.local_addr().unwrap().port();
@@ -166,7 +166,7 @@ fn a_port_that_is_taken_is_told_once_and_had_when_it_is_free() {
         let mut ports = Ports::default();
         assert_eq!(ports.set(wanted()).await, [(port, Event::Taken)]);
         assert_eq!(ports.set(wanted()).await, []);
-        // Its job's files are kept fresh all the same.
+        // The job's tokens are refreshed nevertheless.
         assert_eq!((ports.served(Served::job).len(), ports.sockets().count()), (1, 0));
         drop(other);
         assert_eq!(ports.set(wanted()).await, [(port, Event::Served)]);
@@ -176,7 +176,7 @@ fn a_port_that_is_taken_is_told_once_and_had_when_it_is_free() {
 }
 
 #[test]
-fn a_users_connections_are_bounded_and_end_when_they_are_idle() {
+fn a_users_connections_are_limited_and_closed_when_idle() {
     run(async {
         let (ports, port) = ports(ours()).await;
         let free = || ports.served[&port].user.connections.available_permits();
@@ -187,14 +187,14 @@ fn a_users_connections_are_bounded_and_end_when_they_are_idle() {
         while free() != CONNECTIONS {
             tokio::task::yield_now().await;
         }
-        // A second job of the same user's shares them.
+        // A second job of the same user shares the limit.
         assert!(Rc::ptr_eq(&ports.user(ours().uid()), &ports.served[&port].user));
         assert!(!Rc::ptr_eq(&ports.user(ours().uid() + 1), &ports.served[&port].user));
     });
 }
 
 #[test]
-fn a_user_with_too_many_connections_waits_for_one_of_them() {
+fn a_user_with_too_many_connections_waits_until_one_ends() {
     run(async {
         let (ports, port) = ports(ours()).await;
         let user = Rc::clone(&ports.served[&port].user);
@@ -210,7 +210,7 @@ fn a_user_with_too_many_connections_waits_for_one_of_them() {
 }
 
 #[test]
-fn malformed_and_oversized_requests_are_refused_and_harm_nobody() {
+fn malformed_and_oversized_requests_are_refused_and_others_still_answered() {
     run(async {
         let (_ports, port) = ports(ours()).await;
         let host = format!("Host: 127.0.0.1:{port}\r\n");
@@ -227,7 +227,7 @@ fn malformed_and_oversized_requests_are_refused_and_harm_nobody() {
                 .to_owned(),
         ] {
             let mut stream = connect(port).await;
-            // It may hang up in the middle of it.
+            // The server may close the connection in the middle of it.
             let _ = stream.write_all(request.as_bytes()).await;
             let _ = stream.shutdown().await;
             let answer = rest(stream).await;
