@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Keeps checkpoints in a bucket, and goes on from the newest one when it is started again.
+"""Saves checkpoints to a bucket, and resumes from the newest one after a restart.
 
     sbatch --gcp-wif --requeue --wrap "python3 checkpoint.py gs://my-bucket/run-1 --steps 100000"
 
-It needs gcsfs. The job may run for days: each checkpoint is written with a token that is valid then.
+It needs gcsfs. The job may run for days, because each checkpoint is written with a token that is valid at that time.
 """
 
 import argparse
@@ -14,12 +14,12 @@ import fsspec
 
 
 class Checkpoints:
-    """The checkpoints of a run, each an object: Cloud Storage shows a new object whole, or not at all."""
+    """The checkpoints of a run. Each is one object, which Cloud Storage shows either completely or not at all."""
 
     KEPT = 3
 
     def __init__(self, url):
-        # By name, or gcsfs would go on as nobody where it finds no credentials.
+        # With an explicit token, gcsfs fails without credentials instead of continuing anonymously.
         self.system, self.path = fsspec.url_to_fs(url, token="google_default", use_listings_cache=False)
 
     def _names(self):
@@ -36,7 +36,7 @@ class Checkpoints:
 
 
 def train(state):
-    """A step of whatever is trained."""
+    """One training step."""
     time.sleep(0.05)
     return {"step": state["step"] + 1, "loss": state["loss"] * 0.99}
 
@@ -45,7 +45,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("url")
     parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--every", type=int, default=10, help="steps from one checkpoint to the next")
+    parser.add_argument("--every", type=int, default=10, help="steps between checkpoints")
     arguments = parser.parse_args()
     checkpoints = Checkpoints(arguments.url)
     state = checkpoints.newest() or {"step": 0, "loss": 1.0}

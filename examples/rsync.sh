@@ -1,11 +1,11 @@
 #!/bin/bash
 #SBATCH --gcp-wif
-# Runs a program in a directory of the job's, and copies what it writes there into a bucket: every minute while it runs,
-# and once more at its end, with its exit status.
+# Runs a program in a temporary directory, and copies the files that it writes there to a bucket: every minute while it
+# runs, and once more at the end. The script ends with the program's exit status.
 #
 #   sbatch rsync.sh gs://my-bucket/results PROGRAM [ARGUMENT]...
 #
-# SECONDS_BETWEEN, if set, is the pause instead of a minute. It needs gcloud.
+# SECONDS_BETWEEN, if set, replaces the pause of one minute. The script needs gcloud.
 set -euo pipefail
 
 bucket=$1
@@ -22,7 +22,7 @@ copy() {
 program=$!
 while kill -0 "$program" 2>/dev/null; do
   sleep "${SECONDS_BETWEEN:-60}"
-  # A copy that fails is tried again with the next one.
+  # The next copy makes up for one that fails.
   copy || echo "not copied yet" >&2
 done
 status=0

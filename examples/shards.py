@@ -3,9 +3,9 @@
 
     srun --gcp-wif python3 shards.py gs://my-bucket/shards --workers 4 --epochs 10
 
-It needs gcsfs, and nothing that has to do with credentials: gcsfs finds the job's, and has a new token for as long as the
-job runs. With PyTorch, derive Shards from torch.utils.data.IterableDataset, take worker and workers in __iter__ from
-torch.utils.data.get_worker_info(), and leave the rest to the DataLoader, with multiprocessing_context="spawn".
+It needs gcsfs, and no code for credentials: gcsfs finds the job's credentials, and refreshes them for as long as the job
+runs. With PyTorch, derive Shards from torch.utils.data.IterableDataset, get worker and workers in __iter__ from
+torch.utils.data.get_worker_info(), and let the DataLoader start the workers with multiprocessing_context="spawn".
 """
 
 import argparse
@@ -15,14 +15,14 @@ import fsspec
 
 
 class Shards:
-    """The records of every shard that is this worker's: one line, one record."""
+    """The records of this worker's shards. Each line is one record."""
 
     def __init__(self, url, worker, workers):
         self.url, self.worker, self.workers = url, worker, workers
 
     def __iter__(self):
-        # In the worker, and not before: a file system does not survive a fork. By name, or gcsfs would go on as nobody
-        # where it finds no credentials.
+        # Opened in the worker, because a file system does not survive a fork. With an explicit token, gcsfs fails
+        # without credentials instead of continuing anonymously.
         system, path = fsspec.url_to_fs(self.url, token="google_default", use_listings_cache=False)
         for shard in sorted(system.find(path))[self.worker :: self.workers]:
             with system.open(shard, "rb") as lines:
@@ -51,7 +51,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=1)
     arguments = parser.parse_args()
     context = multiprocessing.get_context("spawn")
-    # Of one entry: a worker is at most one epoch ahead.
+    # With a size of one, a worker is at most one epoch ahead.
     queues = [context.Queue(1) for _ in range(arguments.workers)]
     for worker, queue in enumerate(queues):
         words = (arguments.url, worker, arguments.workers, arguments.epochs, queue)
