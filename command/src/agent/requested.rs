@@ -84,7 +84,7 @@ async fn run<T: Send + 'static>(
 ) -> Result<T, Failure> {
     let (workplace, served, (grant, audience)) = request.clone();
     let work = move || {
-        let runtime = RuntimeDirectory::existing(&workplace.runtime_dir);
+        let runtime = RuntimeDirectory::existing(&workplace.runtime_dir)?;
         let runtime = runtime.ok_or_else(|| Failure::of_agent("the runtime directory was removed"))?;
         with_node(&workplace.config_path, &workplace.journal, |node, log| {
             let purpose = audience.as_deref().map_or(Purpose::AccessToken, Purpose::IdToken);

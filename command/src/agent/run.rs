@@ -76,7 +76,9 @@ pub(super) enum End {
 /// Serves jobs until none needs the agent.
 pub(super) fn serve(beginning: Beginning) -> std::io::Result<End> {
     let Beginning { workplace, sockets, watcher, known, is_service } = beginning;
-    let Some(directory) = RuntimeDirectory::existing(&workplace.runtime_dir) else { return Ok(End::Over) };
+    // One that cannot be used at this moment is tried again.
+    let directory = RuntimeDirectory::existing(&workplace.runtime_dir).map_err(std::io::Error::other)?;
+    let Some(directory) = directory else { return Ok(End::Over) };
     sys::share_heap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let workplace = Rc::new(RefCell::new(workplace));

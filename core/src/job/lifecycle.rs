@@ -172,8 +172,9 @@ impl Node<'_> {
     /// Removes a step's enroot configuration at the end of the step.
     pub fn step_exit(&self, log: &dyn Log, directory: &StepDirectory) {
         let StepDirectory { runtime_dir, job, step } = directory;
-        let Some(runtime) = RuntimeDirectory::existing(runtime_dir) else { return };
-        if let Err(error) = runtime.remove_step(*job, step) {
+        let removed = RuntimeDirectory::existing(runtime_dir)
+            .and_then(|runtime| runtime.map_or(Ok(()), |runtime| runtime.remove_step(*job, step)));
+        if let Err(error) = removed {
             log.log(&format!("{} (job {job}, step {step})", Failure::from(error)));
         }
     }
@@ -196,7 +197,10 @@ impl Node<'_> {
         let config = Config::load(self.config_path).ok();
         let configured = config.as_ref().map(|config| config.runtime_dir.as_path());
         for runtime in places::with(self.default_dir, configured, job) {
-            self.remove(log, &runtime, job);
+            match runtime {
+                Ok(runtime) => self.remove(log, &runtime, job),
+                Err(error) => log.log(&format!("{} (job {job}, epilog)", Failure::from(error))),
+            }
         }
     }
 

@@ -27,19 +27,24 @@ pub fn knows(default_dir: &Path, configured: Option<&Path>, job: JobId) -> bool 
     paths(default_dir, configured).iter().any(|path| RuntimeDirectory::knows(path, job))
 }
 
-/// Returns the runtime directories that have a record or files of a job.
-pub fn with(default_dir: &Path, configured: Option<&Path>, job: JobId) -> Vec<RuntimeDirectory> {
-    those(default_dir, configured, |path| RuntimeDirectory::knows(path, job))
+/// Returns the runtime directories that have a record or files of a job, or why one of them cannot be used.
+pub fn with(
+    default_dir: &Path,
+    configured: Option<&Path>,
+    job: JobId,
+) -> impl Iterator<Item = Result<RuntimeDirectory, FileError>> {
+    let paths = paths(default_dir, configured).into_iter().filter(move |path| RuntimeDirectory::knows(path, job));
+    paths.filter_map(|path| RuntimeDirectory::existing(&path).transpose())
 }
 
 /// Returns the runtime directory with a job's record, or `None` if no hook has recorded the job.
 pub fn of_job(default_dir: &Path, configured: Option<&Path>, job: JobId) -> Option<RuntimeDirectory> {
-    with(default_dir, configured, job).into_iter().find(|runtime| runtime.has_record(job))
+    with(default_dir, configured, job).flatten().find(|runtime| runtime.has_record(job))
 }
 
 fn those(default_dir: &Path, configured: Option<&Path>, is_one: impl Fn(&Path) -> bool) -> Vec<RuntimeDirectory> {
     let paths = paths(default_dir, configured);
-    paths.iter().filter(|path| is_one(path)).filter_map(|path| RuntimeDirectory::existing(path)).collect()
+    paths.iter().filter(|path| is_one(path)).filter_map(|path| RuntimeDirectory::existing(path).ok()?).collect()
 }
 
 fn paths(default_dir: &Path, configured: Option<&Path>) -> Vec<PathBuf> {
@@ -73,7 +78,7 @@ pub fn open(default_dir: &Path, configured: &Path) -> Result<RuntimeDirectory, F
 pub fn forget_gone(default_dir: &Path) {
     let directory = default_dir.join(ELSEWHERE);
     for (name, target) in fs::links(&directory) {
-        if RuntimeDirectory::existing(&target).is_none() {
+        if matches!(RuntimeDirectory::existing(&target), Ok(None)) {
             fs::forget_link(&directory, &name);
         }
     }

@@ -49,7 +49,7 @@ pub enum Refreshed {
 /// # Errors
 /// The failure, which is also in the job's status file and in the log.
 pub fn refresh(node: &Node<'_>, log: &dyn Log, runtime_dir: &Path, due: &Due) -> Result<Refreshed, Failure> {
-    let Some(runtime) = RuntimeDirectory::existing(runtime_dir) else { return Ok(Refreshed::NotDue) };
+    let Some(runtime) = RuntimeDirectory::existing(runtime_dir)? else { return Ok(Refreshed::NotDue) };
     let _told = TellEnded(log, &runtime);
     let record = runtime.peek_record(due.job).as_deref().and_then(JobRecord::parse);
     let Some(record) = record.filter(|record| record.run == due.run) else { return Ok(Refreshed::NotDue) };

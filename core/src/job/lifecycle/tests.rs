@@ -5,6 +5,7 @@ mod fakes;
 mod idle;
 mod kept;
 mod moved;
+mod over;
 mod pulls;
 mod refresh;
 mod requested;

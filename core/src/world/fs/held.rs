@@ -35,20 +35,16 @@ pub(super) fn make_directory(
     mode: Option<u32>,
     owner: u32,
 ) -> Result<OwnedFd> {
-    let made = rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(mode.unwrap_or(0o700)));
-    match made {
-        Ok(()) | Err(Errno::EXIST) => {}
-        // A read-only file system returns EROFS even if the directory exists. The open below tells.
-        Err(Errno::ROFS) => {}
-        Err(errno) => return Err(FileError::system(path, "make it", errno)),
-    }
-    let directory =
-        rustix::fs::openat(parent, name, directory_flags() | OFlags::NOFOLLOW, Mode::empty()).map_err(|errno| {
-            match errno {
-                Errno::NOENT if made == Err(Errno::ROFS) => FileError::system(path, "make it", Errno::ROFS),
-                errno => FileError::system(path, "open it", errno),
-            }
-        })?;
+    let open = || rustix::fs::openat(parent, name, directory_flags() | OFlags::NOFOLLOW, Mode::empty());
+    // An existing directory is usable even if the disk is full or read-only.
+    let opened = match open() {
+        Err(Errno::NOENT) => match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(mode.unwrap_or(0o700))) {
+            Ok(()) | Err(Errno::EXIST) => open(),
+            Err(errno) => return Err(FileError::system(path, "make it", errno)),
+        },
+        opened => opened,
+    };
+    let directory = opened.map_err(|errno| FileError::system(path, "open it", errno))?;
     let stat = rustix::fs::fstat(&directory).map_err(|e| FileError::system(path, "examine it", e))?;
     if stat.st_uid != owner {
         return Err(FileError::new(path, FileProblem::OwnedBy(stat.st_uid)));

@@ -134,9 +134,12 @@ impl RuntimeDirectory {
         Ok(Self { path: path.to_owned(), jobs, records, tokens, owner, ended: RefCell::default() })
     }
 
-    /// Opens an existing runtime directory. Returns `None` if there is none, or if others than root can change it.
-    pub fn existing(path: &Path) -> Option<Self> {
-        path.join("records").is_dir().then(|| Self::open(path).ok())?
+    /// Opens an existing runtime directory. Returns `None` if there is none.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub fn existing(path: &Path) -> Result<Option<Self>> {
+        path.join("records").is_dir().then(|| Self::open(path)).transpose()
     }
 
     /// Returns whether the runtime directory at `path` has a record or files of a job. Does not open it.

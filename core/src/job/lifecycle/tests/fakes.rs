@@ -293,7 +293,7 @@ impl Machine {
     }
 
     pub(super) fn runtime(&self) -> RuntimeDirectory {
-        RuntimeDirectory::existing(&self.directory.join("run")).unwrap()
+        RuntimeDirectory::existing(&self.directory.join("run")).unwrap().unwrap()
     }
 
     pub(super) fn record(&self) -> JobRecord {

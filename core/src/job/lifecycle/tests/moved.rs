@@ -23,7 +23,8 @@ fn start(machine: &Machine, job: JobId) {
 
 /// Returns the jobs in a runtime directory.
 fn jobs(machine: &Machine, name: &str) -> Vec<JobId> {
-    RuntimeDirectory::existing(&machine.directory.join(name)).map(|runtime| runtime.jobs()).unwrap_or_default()
+    let runtime = RuntimeDirectory::existing(&machine.directory.join(name)).unwrap();
+    runtime.map(|runtime| runtime.jobs()).unwrap_or_default()
 }
 
 /// Returns the directories to which the default one has links.
