@@ -104,6 +104,7 @@ impl Node<'_> {
         places::forget_gone(self.default_dir);
         let record = JobRecord::new(facts, options, self.processes.generation());
         let locked = runtime.lock(job, LOCK)?;
+        runtime.forget(job)?;
         runtime.remove_files(job)?;
         save(&locked, &record)?;
         Ok(record)
@@ -208,6 +209,9 @@ impl Node<'_> {
     fn remove(&self, log: &dyn Log, runtime: &RuntimeDirectory, job: JobId) {
         let _locked = self.last_lock(runtime, job);
         let record = runtime.peek_record(job).as_deref().and_then(JobRecord::parse);
+        // Slurm runs no epilog twice. If this process is killed, the next job's prolog removes what is left. If the record
+        // cannot be removed, it is tried again below.
+        let _ = runtime.forget(job);
         let files = runtime.remove_files(job);
         let removed = runtime.remove_record(job).and(files);
         if record.is_some_and(|record| record.issued.iter().any(|issued| issued.port.is_some())) {

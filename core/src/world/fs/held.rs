@@ -193,20 +193,27 @@ pub(super) fn remove(parent: &OwnedFd, name: &OsStr, path: &Path, depth: u32) ->
         Err(Errno::NOTDIR | Errno::LOOP) => return unlink(parent, name).map_err(error),
         Err(errno) => return Err(error(errno)),
     };
-    for entry in Dir::read_from(&directory).map_err(error)? {
+    empty(&directory, path, depth)?;
+    match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(error(errno)),
+    }
+}
+
+/// Removes what is in a held directory.
+pub(super) fn empty(directory: &OwnedFd, path: &Path, depth: u32) -> Result<()> {
+    let error = |errno| FileError::system(path, "remove it", errno);
+    for entry in Dir::read_from(directory).map_err(error)? {
         let entry = entry.map_err(error)?;
         let name = OsStr::from_bytes(entry.file_name().to_bytes());
         if name == "." || name == ".." {
             continue;
         }
-        match unlink(&directory, name) {
+        match unlink(directory, name) {
             Ok(()) => {}
-            Err(Errno::ISDIR | Errno::PERM) if depth > 0 => remove(&directory, name, &path.join(name), depth - 1)?,
+            Err(Errno::ISDIR | Errno::PERM) if depth > 0 => remove(directory, name, &path.join(name), depth - 1)?,
             Err(errno) => return Err(error(errno)),
         }
     }
-    match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(errno) => Err(error(errno)),
-    }
+    Ok(())
 }

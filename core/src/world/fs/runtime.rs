@@ -45,7 +45,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::FileError;
-use super::held::{directory_flags, lock_within, make_directory, read_file, remove};
+use super::held::{directory_flags, empty, lock_within, make_directory, read_file, remove, unlink};
 use crate::words::google::ServiceAccountEmail;
 use crate::words::names::JobId;
 
@@ -274,6 +274,26 @@ impl RuntimeDirectory {
     pub fn remove_files(&self, job: JobId) -> Result<()> {
         let path = self.path_of_job(job);
         remove(&self.jobs, OsStr::new(&job.to_string()), &path, DEEPEST)
+    }
+
+    /// Removes everything that root remembers of a job, but not the job's lock. Succeeds if it is absent.
+    ///
+    /// The record goes first. If the process is killed afterwards, no other process takes the job for a running one, and
+    /// the next sweep removes the rest.
+    ///
+    /// # Errors
+    /// When something cannot be removed.
+    pub fn forget(&self, job: JobId) -> Result<()> {
+        let path = self.record_path(job);
+        let error = |errno| FileError::system(&path, "remove it", errno);
+        match self.record_directory(job) {
+            Ok(directory) => {
+                unlink(&directory, OsStr::new(RECORD)).map_err(error)?;
+                empty(&directory, &path, 0)
+            }
+            Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(error(errno)),
+        }
     }
 
     /// Removes a job's record and everything else that root remembers of the job. Succeeds if it is absent.

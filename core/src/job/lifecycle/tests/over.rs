@@ -13,6 +13,29 @@ fn names(machine: &Machine, below: &str) -> Vec<String> {
 }
 
 #[test]
+fn a_requeued_job_has_nothing_of_a_step_of_its_earlier_run() {
+    let machine = Machine::new("");
+    machine.prolog(&wanted());
+    assert!(is_issued(&machine.step(&wanted(), &wanted()).0));
+    assert_eq!(names(&machine, "records/7"), ["record", "step-0"]);
+    // Its step and its epilog were killed.
+    machine.prolog(&wanted());
+    assert_eq!(names(&machine, "records/7"), ["record"]);
+}
+
+#[test]
+fn a_job_whose_epilog_was_killed_goes_when_the_next_one_comes() {
+    let machine = Machine::new("");
+    machine.prolog(&wanted());
+    assert!(is_issued(&machine.step(&wanted(), &wanted()).0));
+    machine.runtime().forget(JOB).unwrap();
+    assert_eq!((names(&machine, "jobs").len(), names(&machine, "records/7").len()), (1, 0));
+    let host = FakeHost { options: wanted(), ..FakeHost::default() };
+    machine.serve(|node| run_prolog(node, &host, &JobFacts { job: JobId(8), ..facts() }));
+    assert_eq!((names(&machine, "jobs"), names(&machine, "records")), (vec!["8".to_owned()], vec!["8".to_owned()]));
+}
+
+#[test]
 fn an_epilog_that_cannot_remove_a_job_tells_it() {
     let machine = Machine::new("");
     machine.prolog(&wanted());
