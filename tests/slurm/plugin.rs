@@ -5,7 +5,7 @@ use std::fs;
 
 use object::{Object, ObjectSymbol};
 
-use crate::cluster::plugin_path;
+use crate::cluster::{command_path, plugin_path};
 
 /// Bytes; the release build has about 2.2 million, most of them TLS.
 const LARGEST: usize = 2_500_000;
@@ -32,6 +32,19 @@ fn it_exports_what_slurm_calls_and_nothing_else() {
             assert!(exports.contains(name), "{name}");
         }
     });
+}
+
+#[test]
+fn neither_it_nor_the_command_has_symbols() {
+    for path in [plugin_path().as_os_str(), command_path().as_ref()] {
+        if !path.to_string_lossy().contains("/release/") {
+            crate::skipped::skip("no release build: its symbols");
+            continue;
+        }
+        let bytes = fs::read(path).unwrap();
+        let file = object::File::parse(&*bytes).unwrap();
+        assert_eq!(file.symbols().count(), 0, "{}", path.display());
+    }
 }
 
 #[test]
