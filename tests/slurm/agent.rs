@@ -1,4 +1,4 @@
-//! Delivery by the agent: a subject token that the job never sees, credentials that stay fresh.
+//! Delivery by the agent: the job never sees the subject token, and its credentials stay fresh.
 
 mod callers;
 mod clients;
@@ -30,12 +30,12 @@ use crate::skipped::skip;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A site whose subject tokens only root can read, and whose access tokens live for so long.
+/// A site whose subject tokens only root can read, and whose access tokens have this lifetime.
 pub fn site(keys: Value, life: Option<i64>) -> Site {
     site_with(Settings::default(), keys, life)
 }
 
-/// The same with a cluster of these settings.
+/// The same with these settings of the cluster.
 fn site_with(settings: Settings, keys: Value, life: Option<i64>) -> Site {
     let site = Site::with(settings);
     site.google.configure(|options| options.access_token_life = life);
@@ -135,13 +135,13 @@ fn a_killed_agent_is_back_and_nothing_is_lost() {
     let line = line.replace("PORT", &record["issued"][0]["port"]["number"].to_string());
     for round in 0..4 {
         wait_until(LIMIT, || processes(&node).len() == 2);
-        // The serving process, then the watcher, in turns.
+        // Alternately the serving process and the watcher.
         let victim = processes(&node).into_iter().find(|process| process.serves == (round % 2 == 0)).unwrap();
         node.command(["kill", "-9", &victim.id]).run().ok();
         let run = node.as_user("alice").shell(&line).run().ok();
         assert_eq!(run.stdout, SERVICE_ACCOUNT, "{}", run.stderr);
     }
-    // Both at once: the next step finds none and starts one.
+    // Both at once: the next step finds no agent and starts one.
     kill_agent(&node);
     site.cluster.as_user("bob").command(["srun", "-w", "n1", "--gcp-wif", "true"]).run().ok();
     assert_eq!(node.as_user("alice").shell(&line).run().ok().stdout, SERVICE_ACCOUNT);
@@ -174,7 +174,7 @@ fn an_agent_leaves_the_cgroup_that_it_is_started_in() {
     let node = site.cluster.node(1);
     wait_until(LIMIT, || processes(&node).len() == 2);
     kill_agent(&node);
-    // As a step does that finds none.
+    // A step that finds no agent does the same.
     let command = command_path();
     let name = site.cluster.dir().file_name().unwrap().to_str().unwrap();
     let line = format!(

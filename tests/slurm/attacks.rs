@@ -1,5 +1,5 @@
-//! What a user of a shared node might try. Each test is named after the attack that it repels; docs/security.md says
-//! where the attack is known from.
+//! What a user of a shared node might try. Each test is named after the attack that it repels. docs/security.md says
+//! where each attack is known from.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -42,7 +42,7 @@ fn planted_links() {
     let outside = site.cluster.dir().join("outside");
     fs::create_dir(&outside).unwrap();
     fs::write(outside.join("access_token"), "precious").unwrap();
-    // The next job's number is known to everyone.
+    // Everyone can predict the next job's number.
     symlink(&outside, jobs.join("2")).unwrap();
     site.cluster.as_user("alice").command(["srun", "-w", "n1", "--gcp-wif", "true"]).run().ok();
     assert_eq!(fs::read_to_string(outside.join("access_token")).unwrap(), "precious");
@@ -54,7 +54,7 @@ fn paths_in_names() {
     let site = Site::start();
     site.configure(json!({"rules": [{"allow": [OTHER_ACCOUNT]}]}));
     for email in ["../../../../etc/x@p.iam.gserviceaccount.com", "a@../../x.iam.gserviceaccount.com", ".."] {
-        // By hand, past the checks of srun: what the node receives is a user's text.
+        // Set by hand, which bypasses srun's checks: the node receives text that a user chose.
         let name = "_SLURM_SPANK_OPTION_gcp_wif_gcp_wif_service_account";
         let run = site.cluster.as_user("alice").command(["srun", "-w", "n1", "echo", "ran"]).env(name, email).run();
         assert_eq!((run.status, run.stdout.as_str()), (1, ""), "{email}");
@@ -167,7 +167,7 @@ fn secrets_while_an_exchange_runs() {
         });
         assert!(looks > 3, "the exchange was over too soon to look");
     }
-    // A process of root's that other users may look at: the environment of slurmstepd.
+    // The environment of slurmstepd, a root process that other users may look at.
     let line = "cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n' | grep -c ya29. || true";
     let (job, _) = site.running_job();
     let seen = site.cluster.node(1).as_user("bob").shell(line).run();
@@ -231,7 +231,7 @@ fn forged_account_and_partition() {
 fn two_identities_at_once() {
     let site = Site::start();
     site.configure(json!({"rules": [{"service_account": SERVICE_ACCOUNT, "allow": [OTHER_ACCOUNT]}]}));
-    // Short lines: longer ones of steps that print at the same time come in pieces.
+    // Short lines, because longer lines of steps that print at the same time arrive in pieces.
     let show = "bash -c 'echo $0 $GCP_WIF_SERVICE_ACCOUNT $(printf %s \"$GOOGLE_OAUTH_ACCESS_TOKEN\" | cksum) \
                 $(cksum <$GCP_WIF_ACCESS_TOKEN_FILE)'";
     let line = format!(

@@ -1,7 +1,7 @@
-//! Google's own clients, as jobs that know nothing but what the plugin gave them.
+//! Google's own clients, as jobs that have nothing except what the plugin gave them.
 //!
-//! They are told Google's real host names, as on every site: some clients talk to no others. Behind the proxy of
-//! [`Internet`] these are the embedded Google, and a request to anywhere else fails the test.
+//! They use Google's real host names, as on every site, because some clients accept no others. Behind the proxy of
+//! [`Internet`], these names lead to the embedded Google, and a request to any other host fails the test.
 
 use std::fs;
 use std::path::PathBuf;
@@ -15,14 +15,14 @@ use crate::internet::Internet;
 use crate::site::{BUCKET, OBJECT, Site};
 use crate::skipped::skip;
 
-/// The roots, as the nodes see them.
+/// The root certificates, at their path on the nodes.
 const ROOTS: &str = "/etc/slurm/ca.pem";
-/// google-auth looks up in the background where an identity may be used. Where the network drops such a request it
-/// hangs; here each of them does, for longer than a job may take.
+/// google-auth looks up trust boundaries in the background. If the network drops such a request, the request hangs.
+/// Here each of them hangs for longer than a job may take.
 const HANGS: Duration = Duration::from_secs(300);
 const LIMIT: Duration = Duration::from_secs(100);
 
-/// So many seconds are too few for Python and Node, which then refresh before each request.
+/// A lifetime in seconds that is too short for Python and Node, which then refresh before each request.
 const SHORT_LIFE: i64 = 200;
 /// rclone refreshes ten seconds before the end.
 const SHORTER_LIFE: i64 = 9;
@@ -37,7 +37,7 @@ fn python() {
         let run = world.run(python, identity, 2).ok();
         assert_eq!(run.stdout, format!("project demo-project\n{OBJECT} hello\n"));
     }
-    // Else nothing shows that no job waits for a look-up that hangs.
+    // Otherwise the test would not show that no job waits for a hanging look-up.
     assert!(!world.site.google.requests_to(Endpoint::Unknown).is_empty(), "nothing was looked up");
     world.finish();
 }
@@ -68,7 +68,7 @@ fn rclone() {
         let job = world
             .job(&["bash", "-c", &line])
             .env("RCLONE_CONFIG", "/dev/null")
-            // Debian's 1.60 finds the credentials without being told, later ones must be.
+            // Debian's 1.60 finds the credentials without an option, later releases need one.
             .env("RCLONE_GCS_ENV_AUTH", "true");
         // More than one for each of the two.
         let run = world.run(job, identity, 3).ok();
@@ -94,7 +94,7 @@ fn gcloud() {
         );
         let job = world
             .job(&["bash", "-c", &line])
-            // Neither has to do with credentials, and both call home.
+            // Both features send requests that have nothing to do with credentials.
             .env("CLOUDSDK_CORE_DISABLE_USAGE_REPORTING", "true")
             .env("CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK", "true");
         let run = world.run(job, identity, 1).ok();
@@ -121,7 +121,7 @@ fn curl() {
     world.finish();
 }
 
-/// Whose credentials the job gets.
+/// The identity that the job gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Identity {
     ServiceAccount,
@@ -159,7 +159,7 @@ impl World {
         Self { site, internet }
     }
 
-    /// Lets Google's tokens live only so many seconds.
+    /// Limits the lifetime of Google's tokens to this many seconds.
     fn shorten_lives(&self, seconds: i64) {
         self.site.google.configure(|options| {
             options.federated_life = Some(seconds);
@@ -181,7 +181,7 @@ impl World {
         self.site.write_credential_configuration(&text);
     }
 
-    /// A job of alice's with credentials, and with what a site behind a proxy sets for every job.
+    /// A job of alice's with credentials, and with the variables that a site behind a proxy sets for every job.
     fn job(&self, words: &[&str]) -> CommandLine {
         let proxy = self.internet.url();
         let words = ["srun", "--gcp-wif"].iter().chain(words);
@@ -201,14 +201,14 @@ impl World {
         job
     }
 
-    /// Runs a job and checks, from Google's side, that the client used the job's credentials and no others, and that
-    /// it made at least so many exchanges of its own; none at all for 0.
+    /// Runs a job and checks on Google's side that the client used only the job's credentials, and that it made at
+    /// least this many exchanges itself, or none at all for 0.
     #[track_caller]
     fn run(&self, job: CommandLine, identity: Identity, exchanges: usize) -> Run {
         let before = self.site.google.requests().len();
         let run = job.run();
         let mut requests = self.site.google.requests().split_off(before);
-        // The plugin's own.
+        // The plugin's own exchange.
         requests.retain(|request| !request.header("user-agent").is_some_and(|agent| agent.starts_with("gcp-wif/")));
         let told = || format!("{identity:?}\n{}{}{}", run.stdout, run.stderr, summary(&requests));
         let refused = self.internet.refused();
@@ -257,8 +257,8 @@ fn summary(requests: &[Recorded]) -> String {
     requests.iter().map(line).collect()
 }
 
-/// The path of a part of what `ci/install clients` made. Jobs get the place itself: the checkout, which has a link to
-/// it, may be closed to them.
+/// The path of something that `ci/install clients` installed. Jobs get the real path, because they may not be able to
+/// read the checkout, which has a link to it.
 #[track_caller]
 pub fn library(part: &str) -> String {
     let link = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/clients");

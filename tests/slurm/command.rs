@@ -13,10 +13,10 @@ use crate::google::{SERVICE_ACCOUNT, SUBJECT, Source};
 use crate::readme::commands;
 use crate::site::{OBJECT, OTHER_ACCOUNT, Site, TOKEN_FILE};
 
-/// The command as cargo has built it; nodes see it at the same path.
+/// The command that cargo built. Nodes see it at the same path.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A shell of alice's on n1 that Slurm did not start, as one that came in by ssh.
+/// A shell of alice's on n1 that Slurm did not start, such as one that came in by ssh.
 fn shell(site: &Site, job: Option<&str>, line: &str) -> Run {
     let shell = site.cluster.node(1).as_user("alice").shell(&line.replace("gcp-wif", command_path()));
     match job {
@@ -82,7 +82,7 @@ fn explain_says_which_rule_decides_and_why() {
         run.stdout
     );
 
-    // Nothing but her groups is against her.
+    // Only alice's groups do not match.
     let run = explain(&site, "carol", "--account vision --partition gpu").expect_status(1);
     assert!(run.stdout.contains("\nrule 2     groups: the user is in none of them\n"), "{}", run.stdout);
     let words = "no rule gives user carol (61003) (account vision, partition gpu) a service account";
@@ -92,7 +92,7 @@ fn explain_says_which_rule_decides_and_why() {
     assert_eq!((&object["granted"], &object["uid"]), (&json!(false), &json!(61003)));
     assert!(object["reason"].as_str().unwrap().starts_with(words));
 
-    // What a job is told is what explain says.
+    // A job gets the same message as explain.
     let run = site.cluster.as_user("carol").command(["srun", "--gcp-wif", "true"]).run().expect_status(1);
     assert!(run.stderr.contains("no rule gives user carol (61003) (account none, partition debug)"), "{}", run.stderr);
 
@@ -121,7 +121,7 @@ fn env_gives_a_shell_on_the_node_its_jobs_variables() {
         "{directory}/credentials.json\n{directory}/credentials.json\n{directory}/access_token\n{SERVICE_ACCOUNT}\n\
          demo-project\ndemo-project\ndemo-project\n"
     );
-    // By its number, and by the user's own processes.
+    // Found by its number, and by the user's own processes.
     for number in [Some(id.as_str()), None] {
         let run = shell(&site, number, &line).ok();
         assert!(run.stdout.starts_with(&expected) && run.stdout.contains(OBJECT), "{}{}", run.stdout, run.stderr);
@@ -135,7 +135,7 @@ fn env_gives_a_shell_on_the_node_its_jobs_variables() {
     let object: Value = serde_json::from_str(&shell(&site, None, "gcp-wif env --json").ok().stdout).unwrap();
     assert_eq!(object["job"].to_string(), id);
     assert_eq!(object["environment"]["GCP_WIF_SERVICE_ACCOUNT"], SERVICE_ACCOUNT);
-    // A job that is submitted from there has none of it.
+    // A job that is submitted from there has none of these values.
     let run = shell(&site, Some(&id), "eval \"$(gcp-wif env)\" && env -u SLURM_JOB_ID srun -w n2 env").ok();
     assert!(!run.stdout.contains("GOOGLE_") && !run.stdout.contains("GCP_WIF"), "{}", run.stdout);
     site.cancel(job);
@@ -183,7 +183,7 @@ fn env_refuses_what_it_cannot_know() {
     let (second, two) = site.running_job();
     let run = shell(&site, None, "gcp-wif env").expect_status(1);
     assert!(run.stderr.ends_with(&format!("set SLURM_JOB_ID to one of {one}, {two}\n")), "{}", run.stderr);
-    // Another user's job, and a job that is none.
+    // Another user's job, and a job that does not exist.
     for (job, why) in
         [(one.as_str(), "permission denied"), ("99", "no such file or directory"), ("../1", "not a job's number")]
     {
@@ -200,7 +200,7 @@ fn env_refuses_what_it_cannot_know() {
 fn env_inside_a_job_renews_what_the_step_has() {
     let site = Site::start();
     site.configure(json!({"delivery": "direct", "rules": [{"allow": [OTHER_ACCOUNT]}]}));
-    // The job's one identity, another one of a step's own, and the federated principal.
+    // The job's identity, another identity of a step, and the federated principal.
     let (list, command) = (site.list(), command_path());
     let line = format!(
         "old=$GOOGLE_OAUTH_ACCESS_TOKEN enroot=$ENROOT_CONFIG_PATH; export GOOGLE_OAUTH_ACCESS_TOKEN=stale; \

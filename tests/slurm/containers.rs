@@ -1,5 +1,5 @@
-//! What a step's containers are given, up to the door of enroot: the merged configuration, its lines proved with
-//! curl against the real registry, its mounts with findmnt.
+//! What a step gives to enroot: the merged configuration. The tests check its lines with curl against a real registry,
+//! and its mounts with findmnt.
 
 mod registries;
 mod system;
@@ -21,7 +21,7 @@ use crate::site::{OBJECT, Site, names};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// The step's configuration as the job sees it: each file with the beginnings of its lines, each link with its target.
+/// The step's configuration as the job sees it: each file with the start of each line, and each link with its target.
 const SHOW: &str = "cd $ENROOT_CONFIG_PATH && pwd && find . -printf '%P %y %m %u %l\\n' | sort && \
                     for f in .credentials mounts.d/*.fstab environ.d/*.env; do echo \"== $f\"; cut -c-200 $f; done";
 
@@ -40,7 +40,7 @@ fn give(home: &Path, file: &Path) {
     }
 }
 
-/// The one line of ours in what a user reads.
+/// The plugin's only line in what a user reads.
 #[track_caller]
 fn only_line(stderr: &str) -> String {
     let ours: Vec<&str> = stderr.lines().filter(|line| line.starts_with("gcp-wif: ")).collect();
@@ -59,7 +59,7 @@ fn a_step_has_an_enroot_configuration_of_its_own_and_it_goes_with_the_step() {
     let directory = shown.lines().next().unwrap();
     assert_eq!(directory, "/run/gcp-wif/jobs/1/enroot-0");
     for file in [".credentials", "mounts.d/50-gcp-wif.fstab", "environ.d/50-gcp-wif.env"] {
-        // The last of the mode's digits is what others may.
+        // The last digit of the mode is the permission of others.
         let is_roots = |line: &str| line.starts_with(&format!("{file} f ")) && line.ends_with("0 root ");
         assert!(shown.lines().any(is_roots), "{file}: {shown}");
     }
@@ -71,7 +71,7 @@ fn a_step_has_an_enroot_configuration_of_its_own_and_it_goes_with_the_step() {
     assert!(shown.contains(&format!("GCP_WIF_SERVICE_ACCOUNT={SERVICE_ACCOUNT}\n")), "{shown}");
     assert!(shown.contains("GOOGLE_APPLICATION_CREDENTIALS=/run/gcp-wif/jobs/1/credentials.json\n"), "{shown}");
 
-    // Of two steps of one job each has its own while it runs, and none is left of the first one after it.
+    // Each of a job's two steps has its own configuration while it runs. The first one's is removed at its end.
     let list = "srun --gcp-wif bash -c 'ls /run/gcp-wif/jobs/$SLURM_JOB_ID'";
     let line = format!("{list}; {list}");
     let run = site.cluster.as_user("alice").command(["salloc", "-Q", "-w", "n1", "bash", "-c", &line]).run().ok();
@@ -172,7 +172,8 @@ fn curl_pulls_with_the_merged_lines_and_the_users_own_login_works_beside_them() 
         "{}/token?service={HOST}&scope=repository:team/tiny:pull",
         site.google.http_url().replace("127.0.0.1", HOST)
     );
-    // As enroot does it: the realm by netrc, then the registry with the realm's token; the other one by netrc itself.
+    // As enroot does it: it asks the realm with netrc, then the registry with the realm's token. The other registry
+    // takes netrc itself.
     let line = format!(
         "n=\"--netrc-file $ENROOT_CONFIG_PATH/.credentials\"\n\
          t=$(curl -sS $n '{token}' | sed 's/.*\"token\": *\"\\([^\"]*\\)\".*/\\1/')\n\
@@ -299,7 +300,7 @@ fn hooks_by_the_hundred_dangling_links_and_links_to_what_is_roots_are_only_links
 fn a_home_that_hangs_costs_some_seconds_and_a_line() {
     let site = Site::start();
     let node = site.cluster.node(1);
-    // A FUSE file system that nobody serves: whoever looks at it waits until he is killed.
+    // A FUSE file system that nobody serves. A process that accesses it waits until it is killed.
     let hang = "import ctypes, os, sys, time\n\
                 fd = os.open('/dev/fuse', os.O_RDWR)\n\
                 os.makedirs('/run/hanging', exist_ok=True)\n\

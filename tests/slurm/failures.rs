@@ -1,6 +1,6 @@
-//! Each fault, on both sides of the contract's failure table: an explicit request ends the tasks with status 1
-//! and one line, under `auto` the job runs with one warning; the node stays idle either way, whether Slurm
-//! loads the plugin as `optional` or as `required`.
+//! Each fault with both kinds of request. An explicit request ends the tasks with status 1 and one line. Under `auto`,
+//! the job runs with one warning. The node stays idle in both cases, whether Slurm loads the plugin as `optional` or as
+//! `required`.
 
 mod google;
 mod node;
@@ -17,24 +17,24 @@ use crate::site::{Site, accounts, credential_path};
 
 type Sabotage = Box<dyn Fn(&Site)>;
 
-/// A name for the golden file, and what is done to the site.
+/// A name for the golden file, and the change of the site.
 struct Case(&'static str, Sabotage);
 
 fn case(name: &'static str, sabotage: impl Fn(&Site) + 'static) -> Case {
     Case(name, Box::new(sabotage))
 }
 
-/// Seconds that an exchange gets here, and where the fault is that Google hangs.
+/// The time limit of an exchange in seconds, in general and if Google hangs.
 const BUDGET: u64 = 30;
 const SHORT_BUDGET: u64 = 1;
-/// As much as the shortest pause of a throttled client, which therefore does not wait.
+/// The shortest pause of a throttled client, which therefore does not wait.
 const SHORTER_THAN_PAUSES: u64 = 2;
 
-/// Under auto these are no failures: a site configuration that is not there cannot say auto, and whom no rule matches is
-/// left alone.
+/// Under auto these are not failures: a missing site configuration cannot say auto, and a user whom no rule matches
+/// gets no credentials and no message.
 const SILENT: [&str; 3] = ["no site configuration", "no rule matches", "no account"];
 
-/// Runs every case under both requirements and both kinds of request.
+/// Runs every case with both requirements and both kinds of request.
 #[track_caller]
 fn check(name: &'static str, cases: &[Case]) {
     for plugin in [Plugin::Optional, Plugin::Required] {
@@ -76,7 +76,7 @@ fn check(name: &'static str, cases: &[Case]) {
     }
 }
 
-/// Puts everything in order again.
+/// Repairs everything.
 pub fn reset(site: &Site, keys: Value) {
     site.forget();
     site.google.clear_faults();
@@ -105,10 +105,10 @@ pub fn reset(site: &Site, keys: Value) {
     site.configure(config);
 }
 
-/// The one line of ours; besides it srun says only that the task ended.
+/// The plugin's only line. Otherwise srun says only that the task ended.
 #[track_caller]
 pub fn only_line(case: &str, stderr: &str) -> String {
-    // A job that waits for the one before it says so.
+    // srun says so if a job waits for the previous one.
     let waits = |line: &&str| line.starts_with("srun: job ");
     let (ours, others): (Vec<&str>, Vec<&str>) =
         stderr.lines().filter(|line| !waits(line)).partition(|line| line.starts_with("gcp-wif: "));
@@ -125,7 +125,7 @@ fn steady(line: &str) -> String {
     line.chars().filter(|c| !c.is_ascii_digit()).collect()
 }
 
-/// The site configuration as it is, changed as text.
+/// The current site configuration, changed as text.
 pub fn edit_config(site: &Site, edit: impl Fn(String) -> String) {
     for node in site.cluster.nodes() {
         let text = fs::read_to_string(node.config_path()).unwrap();

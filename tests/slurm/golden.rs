@@ -1,4 +1,4 @@
-//! Lines that users read, held against files below `tests/golden`. `BLESS=1` writes the files anew.
+//! Compares lines that users read with the files in `tests/golden`. `BLESS=1` rewrites the files.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::site::Site;
 
-/// Collects what was seen, then compares.
+/// Collects lines, then compares them.
 pub struct Golden {
     name: &'static str,
     seen: String,
@@ -18,12 +18,12 @@ impl Golden {
         Self { name, seen: String::new() }
     }
 
-    /// Adds a case with the line that the user read, without what differs from run to run.
+    /// Adds a case with the line that the user read, without the parts that differ between runs.
     pub fn add(&mut self, case: &str, line: &str, site: &Site) {
         writeln!(self.seen, "{case}\n    {}", stable(line, site)).expect("a string can be written to");
     }
 
-    /// Panics, naming the first difference, unless the file says the same.
+    /// Panics with the first difference unless the file has the same lines.
     #[track_caller]
     pub fn check(self) {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{}.txt", self.name));
@@ -45,7 +45,7 @@ impl Golden {
     }
 }
 
-/// Puts names in place of what differs from run to run: ports, numbers of projects, times, and the release of Slurm.
+/// Replaces what differs between runs by names: ports, project numbers, times, and the release of Slurm.
 fn stable(line: &str, site: &Site) -> String {
     let line = line.replace(&site.cluster.dir().display().to_string(), "CLUSTER");
     let line = line.replace(site.google.audience().trim_start_matches('/'), "iam.googleapis.com/PROVIDER");
@@ -64,7 +64,7 @@ fn stable(line: &str, site: &Site) -> String {
         rest = after;
     }
     stable.push_str(rest);
-    // The Slurm that the tests run with may be any.
+    // The tests can run with any release of Slurm.
     for before in ["this node has ", "the headers of "] {
         stable = without_release(&stable, before);
     }

@@ -1,5 +1,5 @@
-//! What jobs take for the internet: an HTTP proxy behind which Google's host names lead to the embedded Google,
-//! and where there is nothing else.
+//! The internet as jobs see it: an HTTP proxy behind which Google's host names lead to the embedded Google, and no
+//! other host exists.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -9,12 +9,12 @@ use std::thread::{self, JoinHandle};
 
 use crate::google::Google;
 
-/// Where the embedded Google's certificate is valid.
+/// The host names in the embedded Google's certificate.
 const HOSTS: [&str; 5] = [
     "CONNECT sts.googleapis.com:443 ",
     "CONNECT iamcredentials.googleapis.com:443 ",
     "CONNECT storage.googleapis.com:443 ",
-    // Where TensorFlow asks for Cloud Storage.
+    // TensorFlow's host name for Cloud Storage.
     "CONNECT www.googleapis.com:443 ",
     "CONNECT bigquery.googleapis.com:443 ",
 ];
@@ -46,7 +46,7 @@ impl Internet {
                         return;
                     }
                     let shared = Arc::clone(&shared);
-                    // A client that leaves in the middle is none of the proxy's business.
+                    // It does not matter to the proxy if a client disconnects early.
                     thread::spawn(move || shared.serve(stream));
                 }
             }
@@ -59,7 +59,7 @@ impl Internet {
         format!("http://{}", self.address)
     }
 
-    /// The request lines for what is not there.
+    /// The request lines for hosts that do not exist.
     pub(super) fn refused(&self) -> Vec<String> {
         self.shared.refused.lock().expect("no thread panics").clone()
     }
@@ -85,7 +85,7 @@ impl Shared {
             header.clear();
         }
         if request.is_empty() {
-            // A client that ends while its library connects asks nothing.
+            // A client that ends while its library connects sends no request.
             return Ok(());
         }
         if !HOSTS.iter().any(|host| request.starts_with(host)) {

@@ -1,4 +1,4 @@
-//! Every way to run a job: in each the job itself uses its token.
+//! Every way to run a job. In each of them, the job itself uses its token.
 
 use std::fs;
 use std::time::Duration;
@@ -18,7 +18,7 @@ fn srun_lists_a_bucket_on_both_nodes() {
         site.cluster.as_user("alice").command(["srun", "-N2", "--gcp-wif", "bash", "-c", &site.list()]).run().ok();
     assert_eq!(run.stdout.matches(OBJECT).count(), 2, "{}", run.stdout);
     assert_eq!(run.stderr, "");
-    // One exchange for each node, by its prolog; the step took what that left.
+    // Each node's prolog makes one exchange, and the step uses its result.
     assert_eq!(site.google.requests_to(Endpoint::Sts).len(), 2);
     assert_eq!(site.google.requests_to(Endpoint::Impersonation).len(), 2);
     site.finish();
@@ -145,7 +145,7 @@ fn rules_decide_whose_jobs_have_credentials_without_asking_and_others_see_no_lin
     assert!(bob.stdout.is_empty() && !bob.stderr.contains("gcp-wif"), "{}", bob.stderr);
     assert_eq!(env("bob", Some("--gcp-wif")).ok().stdout.trim(), SERVICE_ACCOUNT);
 
-    // Automatic for everyone but where a rule says otherwise; whom no rule names is left alone.
+    // Automatic for everyone unless a rule says otherwise. A user whom no rule names gets nothing.
     site.configure(json!({"auto": true, "rules": [{"users": ["alice"], "auto": false}]}));
     for user in ["alice", "bob"] {
         let run = env(user, None);
@@ -204,7 +204,7 @@ fn without_a_project_of_the_sites_a_job_has_its_service_accounts() {
         site.cluster.as_user("alice").shell(&line).run().stdout
     };
     assert_eq!(projects(""), "demo-project demo-project demo-project\n3\n");
-    // Of the identity that the rules give, and not of the site's own.
+    // With the identity from the rules, not with the site's own.
     site.configure(json!({"rules": [{"service_account": DOMAIN_SCOPED, "allow": [SERVICE_ACCOUNT]}]}));
     assert_eq!(projects(""), "example.com:vision example.com:vision example.com:vision\n3\n");
     let option = format!("--gcp-wif-service-account={SERVICE_ACCOUNT}");
@@ -305,7 +305,7 @@ fn a_rotated_subject_token_is_read_anew() {
 #[test]
 fn many_steps_at_once_make_one_exchange() {
     let site = Site::start();
-    // Slow enough that all of them wait for the first one.
+    // So slow that all others wait for the first one.
     site.google.inject(Endpoint::Sts, Fault::Delay(Duration::from_secs(1)), Times::Forever);
     let line = "for i in $(seq 20); do srun -n1 --overlap --gcp-wif sh -c 'test -n \"$GOOGLE_OAUTH_ACCESS_TOKEN\" && echo served' & done; wait";
     let run = site.cluster.as_user("alice").command(["salloc", "-N1", "bash", "-c", line]).run().ok();
@@ -347,7 +347,7 @@ fn the_same_under_required() {
     site.finish();
 }
 
-/// A word for the shell.
+/// A word, quoted for the shell.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
 }
@@ -355,7 +355,7 @@ fn quoted(text: &str) -> String {
 #[test]
 fn a_job_that_asks_for_nothing_leaves_nothing_on_its_node() {
     let site = Site::start();
-    // With a credential configuration that cannot be used nothing changes: it is not read.
+    // An unusable credential configuration changes nothing, because it is not read.
     site.write_credential_configuration("{");
     let script = "#!/bin/bash\n#SBATCH -w n1\nsrun true && salloc -Q -w n1 --overlap true; srun hostname\n";
     for line in [script.to_owned(), script.replace("#SBATCH -w n1", "#SBATCH -w n1 --no-gcp-wif")] {

@@ -1,4 +1,4 @@
-//! One exchange for a user and identity on a node: who shares a token, who never does, and what is kept for that.
+//! One exchange for a user and identity on a node: which jobs share a token, which never do, and what the node keeps.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,22 +13,22 @@ use crate::google::{Endpoint, Fault, SERVICE_ACCOUNT, Times};
 use crate::site::{OBJECT, OTHER_ACCOUNT, Site, names};
 
 const LIMIT: Duration = Duration::from_secs(60);
-/// As many jobs of one user as start at once here.
+/// How many jobs of one user start at once here.
 const JOBS: usize = 50;
-/// What a job prints of its token.
+/// What a job prints about its token.
 const TOKEN: &str = "echo token=$GOOGLE_OAUTH_ACCESS_TOKEN";
 
-/// A site whose nodes have so many processors, in Slurm's eyes.
+/// A site whose nodes have this many processors, as Slurm counts them.
 fn site_of(cpus: u32) -> Site {
     Site::with(Settings { cpus: Some(cpus), ..Settings::default() })
 }
 
-/// How often Google was asked for a token.
+/// The number of requests to Google for a token.
 fn exchanges(site: &Site) -> usize {
     site.google.requests_to(Endpoint::Sts).len()
 }
 
-/// The token of a job of this user's on the first node.
+/// The token of one of this user's jobs on the first node.
 #[track_caller]
 fn token_of(site: &Site, user: &str, options: &[&str]) -> String {
     let words = ["srun", "-w", "n1"].into_iter().chain(options.iter().copied()).chain(["bash", "-c", TOKEN]);
@@ -38,13 +38,13 @@ fn token_of(site: &Site, user: &str, options: &[&str]) -> String {
     token
 }
 
-/// What is kept on a node, each in a directory of its own.
+/// The tokens that a node keeps, each in its own directory.
 fn kept(node: &Node) -> Vec<PathBuf> {
     let directory = node.run_dir().join("gcp-wif/tokens");
     names(&directory).into_iter().map(|name| directory.join(name)).collect()
 }
 
-/// Changes what is kept.
+/// Changes a kept token.
 #[track_caller]
 fn change(path: &Path, change: impl FnOnce(&mut Value)) {
     let path = path.join("token");
@@ -67,7 +67,7 @@ fn a_users_second_job_asks_google_nothing() {
     let sources: Vec<usize> =
         ["source=google", "source=kept"].map(|source| lines.iter().filter(|line| line.contains(source)).count()).into();
     assert_eq!((lines.len(), sources), (3, vec![1, 2]), "{lines:#?}");
-    // Another node has its own.
+    // Another node has its own token.
     let run = site.cluster.as_user("alice").command(["srun", "-w", "n2", "--gcp-wif", "true"]).run().ok();
     assert_eq!((run.stderr.as_str(), exchanges(&site)), ("", 2));
     site.finish();
@@ -117,7 +117,7 @@ fn two_users_never_hold_the_same_token() {
     assert_eq!((alices.len(), bobs.len(), exchanges(&site)), (1, 1, 2));
     assert!(alices.is_disjoint(&bobs));
 
-    // Not even if what is kept for one of them lies where the other's is looked for.
+    // Not even if one user's kept token is at the path of the other's.
     let places = kept(&site.cluster.node(1));
     let of = |uid: u32| {
         places.iter().find(|path| path.file_name().unwrap().to_string_lossy().starts_with(&uid.to_string())).unwrap()
@@ -140,7 +140,7 @@ fn identities_of_one_user_keep_apart() {
         }
     }
     assert_eq!(exchanges(&site), 2);
-    // Neither do scopes mix.
+    // Scopes do not mix either.
     site.configure(json!({"scopes": ["https://www.googleapis.com/auth/devstorage.read_only"]}));
     token_of(&site, "alice", &["--gcp-wif"]);
     assert_eq!(exchanges(&site), 3);
@@ -154,11 +154,11 @@ fn a_failure_holds_for_the_users_other_jobs_and_for_nobody_else() {
     let failed = || site.cluster.as_user("alice").command(["srun", "-w", "n1", "--gcp-wif", "true"]).run();
     let first = failed().expect_status(1);
     assert!(first.stderr.contains("gcp-wif: impersonation: "), "{}", first.stderr);
-    // It would succeed now.
+    // An exchange would succeed now.
     token_of(&site, "bob", &["--gcp-wif"]);
     let before = exchanges(&site);
     let second = failed();
-    // On a machine so slow that ten seconds are over nothing is tried here.
+    // Skipped on a machine so slow that ten seconds have passed already.
     if second.status != 0 {
         assert_eq!((second.stderr.contains("gcp-wif: impersonation: "), exchanges(&site)), (true, before));
     }
@@ -173,7 +173,7 @@ fn a_job_begins_with_half_of_a_tokens_life_under_the_agent_and_nine_tenths_witho
         let site = Site::start();
         site.configure(json!({"delivery": delivery, "command": command_path()}));
         token_of(&site, "alice", &["--gcp-wif"]);
-        // As if it had come that much earlier.
+        // As if it had arrived that much earlier.
         let kept = kept(&site.cluster.node(1));
         change(&kept[0], |kept| {
             let passed = ((1.0 - left) * 3600.0) as i64;
@@ -200,7 +200,7 @@ fn what_is_kept_and_cannot_be_read_is_as_nothing() {
         assert!(site.google.state.token(&token).is_some());
         assert_eq!(exchanges(&site), number + 2);
     }
-    // What a newer release has written besides is nobody's trouble.
+    // Additional data from a newer release does no harm.
     change(&place, |kept| kept["of_a_newer_release"] = json!(1));
     let before = exchanges(&site);
     token_of(&site, "alice", &["--gcp-wif"]);
@@ -214,7 +214,7 @@ fn a_clock_that_was_set_makes_what_is_kept_unknown() {
     for minutes in [-2, 2] {
         let token = token_of(&site, "alice", &["--gcp-wif"]);
         let (kept, before) = (kept(&site.cluster.node(1)), exchanges(&site));
-        // The wall clock was that much off when it came, and the machine's own was not.
+        // The wall clock was off by that much when the token arrived, and the monotonic clock was not.
         change(&kept[0], |kept| {
             for key in ["issued_at", "expires_at"] {
                 let time = &mut kept["token"]["token"][key];
@@ -273,7 +273,7 @@ fn what_is_kept_goes_when_it_has_ended() {
     assert_eq!(alices.len(), 1);
     let end = site.google.state.now() + 4;
     wait_until(LIMIT, || site.google.state.now() > end);
-    // The next prolog of anybody's that has something to do sweeps it.
+    // The next prolog of any user that has something to do removes it.
     token_of(&site, "bob", &["--gcp-wif"]);
     assert!(!alices[0].exists());
     let run =

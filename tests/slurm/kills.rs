@@ -1,4 +1,4 @@
-//! Processes that die, hang or are cancelled at the wrong moment. No node is lost, and nothing stays behind.
+//! Processes that die, hang or are cancelled at the wrong moment. No node is drained, and nothing stays behind.
 
 use std::fs;
 use std::path::Path;
@@ -15,7 +15,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// Long enough to find the process that waits for it.
 const SLOW: Duration = Duration::from_secs(2);
 
-/// The numbers of processes whose arguments contain `words`, but for those that run a prolog or epilog.
+/// The pids of processes whose arguments contain `words`, except those that run a prolog or epilog.
 fn processes(node: &Node, words: &str) -> Vec<String> {
     let line = format!("ps -eo pid=,args= | grep -F -- '{words}' | grep -v grep || true");
     let run = node.command(["sh", "-c", &line]).run().ok();
@@ -24,7 +24,7 @@ fn processes(node: &Node, words: &str) -> Vec<String> {
 
 fn signal(node: &Node, name: &str, processes: &[String]) {
     for process in processes {
-        // One that is gone by now has died of the one before.
+        // A process that is gone by now ended together with the previous one.
         node.command(["kill", "-s", name, process]).run();
     }
 }
@@ -42,7 +42,7 @@ fn slurms_own_prolog_process_does_not_wait_for_google() {
     let run =
         site.cluster.as_user("alice").command(["srun", "-w", "n1", "--gcp-wif", "bash", "-c", &site.list()]).spawn();
     assert!(site.google.wait_for_requests(1, LIMIT));
-    // Killing it would drain the node, whatever plugin is loaded: slurmd takes that for a failed prolog.
+    // Killing it would drain the node with any plugin, because slurmd treats that as a failed prolog.
     let line = "for pid in $(pgrep -x slurmd); do pgrep -P $pid -f 'spank prolog'; done; true";
     let node = site.cluster.node(1);
     wait_until(LIMIT, || node.command(["sh", "-c", line]).run().ok().stdout.is_empty());
@@ -99,7 +99,7 @@ fn a_job_cancelled_while_its_step_waits_leaves_nothing() {
 
 #[test]
 fn a_job_cancelled_before_its_first_step_ends_its_worker() {
-    // The prolog runs with the allocation, and the epilog with its end: no step is between them.
+    // The prolog runs at the start of the allocation, and the epilog at its end. There is no step between them.
     let site = Site::with(Settings::default().conf("PrologFlags=Alloc"));
     site.google.inject(Endpoint::Sts, Fault::Delay(SLOW * 4), Times::Forever);
     let job = site.cluster.as_user("alice").command(["salloc", "-w", "n1", "--gcp-wif", "sleep", "300"]).spawn();
@@ -120,7 +120,7 @@ fn a_steps_exchange_that_is_killed_is_told() {
     let run = site.cluster.as_user("alice").command(["salloc", "-Q", "-w", "n1", "bash", "-c", line]).spawn();
     assert!(site.google.wait_for_requests(1, LIMIT));
     let node = site.cluster.node(1);
-    // Of the two slurmstepd of this step the younger one talks to Google.
+    // The younger of this step's two slurmstepd processes talks to Google.
     let youngest = processes(&node, "slurmstepd").into_iter().max_by_key(|pid| pid.parse().unwrap_or(0));
     signal(&node, "KILL", youngest.as_slice());
     let run = run.wait(LIMIT).ok();
@@ -138,7 +138,7 @@ fn a_slurmstepd_that_is_killed_at_any_moment_leaves_nothing() {
         site.google.inject(Endpoint::Sts, Fault::Delay(Duration::from_millis(200)), Times::Once);
         let mut run = site.cluster.as_user("alice").command(["srun", "-w", "n1", "--gcp-wif", "sleep", "300"]).spawn();
         let mut waited = 0;
-        // The moment is a number of looks at the processes, so that a slow machine shifts but does not miss it.
+        // The moment is a number of looks at the processes, so that a slow machine delays it but does not miss it.
         wait_until(LIMIT, || {
             let steps = steps(&node);
             waited += usize::from(!steps.is_empty());
@@ -147,7 +147,7 @@ fn a_slurmstepd_that_is_killed_at_any_moment_leaves_nothing() {
             }
             waited > moment || !run.is_running()
         });
-        // Slurm 22.05 does not notice by itself that a slurmstepd is gone.
+        // Slurm 22.05 does not notice by itself that a slurmstepd has ended.
         site.cluster.as_user("root").command(["scancel", "-u", "alice"]).run().ok();
         drop(run);
         site.cluster.assert_healthy();
@@ -156,7 +156,7 @@ fn a_slurmstepd_that_is_killed_at_any_moment_leaves_nothing() {
     site.finish();
 }
 
-/// The slurmstepd of steps, and not those that run a prolog or an epilog.
+/// The slurmstepd processes of steps, without those that run a prolog or an epilog.
 fn steps(node: &Node) -> Vec<String> {
     let hooks = processes(node, "slurmstepd spank");
     processes(node, "slurmstepd").into_iter().filter(|pid| !hooks.contains(pid)).collect()
@@ -172,7 +172,7 @@ fn a_restart_of_slurmd_disturbs_no_running_job() {
     let run = site.cluster.as_user("alice").command(["srun", "-w", "n1", "--gcp-wif", "bash", "-c", &line]).spawn();
     wait_until(LIMIT, || site.cluster.home("alice").join("ready").exists());
     site.cluster.node(1).restart_slurmd();
-    // Another job's prolog sweeps now, on behalf of another slurmd.
+    // Another job's prolog sweeps now, started by another slurmd.
     site.cluster.as_user("bob").command(["srun", "-w", "n1", "--gcp-wif", "true"]).run().ok();
     fs::write(site.cluster.home("alice").join("go"), "").unwrap();
     let run = run.wait(LIMIT).ok();
@@ -190,7 +190,7 @@ fn what_a_crash_left_is_swept_by_the_next_prolog() {
     node.command(["bash", "-c", line, "copy", &id]).run().ok();
     assert_eq!(left(&node.run_dir()), 4);
     site.cluster.as_user("bob").command(["srun", "-w", "n1", "true"]).run().ok();
-    // Until bob's epilog has run there is his record as well.
+    // Bob's record also exists until his epilog has run.
     wait_until(LIMIT, || left(&node.run_dir()) == 2);
     assert!(node.job_dir(&id).join("access_token").exists(), "a running job's files were swept");
     site.cancel(job);

@@ -1,5 +1,5 @@
-//! The subject token as the kubelet keeps it: a projected volume that it rotates, that may be mounted late, and whose
-//! tokens have many claims.
+//! The subject token as the kubelet provides it: in a projected volume that it rotates and may mount late, with tokens
+//! that have many claims.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,12 +12,12 @@ use crate::google::{Claims, Endpoint};
 use crate::site::{OBJECT, Site, names};
 
 const LIMIT: Duration = Duration::from_secs(60);
-/// How much later than the job a volume is there.
+/// How long after the job's start the volume appears.
 const LATE: Duration = Duration::from_secs(1);
 /// How often the volume is rotated in all, at least.
 const ROTATIONS: usize = 200;
 
-/// A site whose subject token is root's alone, as with `defaultMode: 0400`.
+/// A site whose subject token only root can read, as with `defaultMode: 0400`.
 fn site(keys: Value) -> Site {
     let mut site = Site::start();
     let mut config = json!({"delivery": "agent", "command": command_path()});
@@ -51,10 +51,10 @@ fn a_token_that_is_rotated_all_the_time_fails_no_job_and_no_refresh() {
     let rotations = std::thread::scope(|scope| {
         let rotating = scope.spawn(|| {
             let all = tokens.iter().cycle().take_while(|_| !is_done.load(Ordering::Relaxed));
-            // Others want to run as well.
+            // Lets other processes run.
             all.inspect(|_| std::thread::sleep(Duration::from_millis(2))).map(|token| site.rotate(token)).count()
         });
-        // A job whose tokens the agent renews meanwhile, and others that exchange for themselves.
+        // A job whose tokens the agent renews meanwhile, and jobs that exchange tokens themselves.
         let (job, id) = site.running_job();
         for _ in 0..10 {
             site.forget();
@@ -83,7 +83,7 @@ fn a_volume_that_is_mounted_while_a_job_starts_is_waited_for() {
     site.unmount_tokens();
     let script = format!("#!/bin/bash\n{}\n", site.list());
     let job = site.cluster.batch("alice", &script, &["-w", "n1", "--gcp-wif"]);
-    // Somebody looks for the token.
+    // A process waits for the token.
     let kept = site.cluster.node(1).run_dir().join("gcp-wif/tokens");
     wait_until(LIMIT, || !names(&kept).is_empty());
     std::thread::sleep(LATE);

@@ -1,17 +1,16 @@
-//! A loopback interface of a test's own: all clusters of these tests share the machine's.
+//! A separate loopback interface for a test, because all clusters of these tests share the machine's.
 
 use std::fs;
 use std::process::Command;
 
 use crate::skipped::skip;
 
-/// Set for a test that has one.
+/// Set for a test with a separate loopback interface.
 const OWN: &str = "GCP_WIF_OWN_LOOPBACK";
-/// Ports from here on are for everyone.
+/// Everyone can take ports from here on.
 const FIRST_FREE: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
 
-/// Whether this process has a network of its own. Where it has none, the test of this name is run once more in one, by
-/// this call.
+/// Whether this process has its own network. If not, this call runs the test of this name again in a new network.
 #[track_caller]
 pub fn is_own(test: &str) -> bool {
     if std::env::var_os(OWN).is_some() {
@@ -21,7 +20,7 @@ pub fn is_own(test: &str) -> bool {
         skip("no network namespace can be made here");
         return false;
     }
-    // The names of libtest are those of modules, without the crate's.
+    // libtest's names consist of the module path without the crate.
     let (_, name) = test.split_once("::").unwrap();
     let run = Command::new("unshare")
         .args(["--net", "python3", "-c", include_str!("../clients/loopback.py")])
@@ -36,7 +35,7 @@ pub fn is_own(test: &str) -> bool {
     false
 }
 
-/// The first port that users may take, in this process's network.
+/// The first port that users can take in this process's network.
 pub fn first_free_port() -> u16 {
     fs::read_to_string(FIRST_FREE).unwrap().trim().parse().unwrap()
 }

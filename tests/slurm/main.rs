@@ -1,63 +1,63 @@
 //! The plugin in a real Slurm, with the embedded Google.
 //!
 //! ```text
-//! plugin.rs    the file that every srun loads: its size, what it exports
-//! site.rs      a cluster and a Google that trust each other; what every test ends with
-//! search.rs    a secret that leaked would be found by that
+//! plugin.rs    the file that every srun loads: its size, its exports
+//! site.rs      a cluster and a Google that trust each other, and the checks at the end of every test
+//! search.rs    the search for leaked secrets finds them
 //! jobs.rs      srun, sbatch, salloc, arrays, heterogeneous jobs, requeue: each uses its token
 //! requests.rs  options, inheritance, refusals at submission, environment, nested jobs
-//! failures.rs  each fault: the user's line is the golden one, and no node is lost
-//!   google.rs    faults of Google and of the way there
+//! failures.rs  each fault: the user's line is the golden one, and no node is drained
+//!   google.rs    faults at Google and on the network path to it
 //!   node.rs      faults of configuration, subject token, rules, runtime directory
 //! kept.rs      one exchange for a user and identity on a node
-//! kubelet.rs   the subject token as the kubelet keeps it: rotated, late, long
+//! kubelet.rs   the subject token as the kubelet provides it: rotated, late, long
 //! kills.rs     processes that die, hang or are cancelled; nothing stays behind
 //! agent.rs     delivery by the agent: refresh, metadata, killed agents
-//!   callers.rs   who is answered: other users, namespaces, pages, crowds; files and processes
+//!   callers.rs   access for other users, namespaces, web pages, crowds; files and processes
 //!   clients.rs   clients past three expiries, each with a row in docs/clients.md: one file for each language
 //!   examples.rs  the README's examples as jobs
 //!   federated.rs the same without a service account
 //!   metadata.rs  the same without GOOGLE_APPLICATION_CREDENTIALS
 //!   proxies.rs   jobs whose environment names a proxy
-//!   trouble.rs   stopped, without threads, without its directory
-//!   hanging.rs   an exchange that hangs, and what goes on beside it
+//!   trouble.rs   an agent that is stopped, gets no threads, or loses its directory
+//!   hanging.rs   an exchange that hangs, and what continues meanwhile
 //!   moved.rs     another runtime directory while jobs run
 //!   ports.rs     ports that users take
-//!   service.rs   under a service manager, and after an upgrade
-//!   load.rs      killed under load, memory and descriptors with many jobs
+//!   service.rs   the agent under a service manager, and after an upgrade
+//!   load.rs      the agent killed under load; memory and descriptors with many jobs
 //!   processes.rs the agent's processes
 //!   world.rs     a site with short-lived tokens, and clients as its jobs
-//! refresh.rs   after a job's first hour: what it has stays its own, and fresh
+//! refresh.rs   a running job after its first tokens have expired
 //!   job.rs       what a running job has
 //!   identity.rs  rules and configuration that change while it runs
-//!   refused.rs   refreshes that fail are told as they are
+//!   refused.rs   refreshes that fail are reported as failures
 //!   slow.rs      a slow Google, and a job that ends, is requeued or starts a step meanwhile
-//!   pulls.rs     pull credentials of steps that run on
+//!   pulls.rs     pull credentials of running steps
 //!   clock.rs     a clock that was set back
-//!   steps.rs     steps that come without the job's environment
+//!   steps.rs     steps that start without the job's environment
 //! observed.rs  metrics, as Prometheus reads them; the audit log
 //! pages.rs     the documents: links, the picture, the blocks of commands
-//! published.rs a job's files: whose they are, what becomes of those that their user lets grow
+//! published.rs a job's files: their owners, and files that their user lets grow
 //! attacks.rs   what a user of a shared node might try
-//! readme.rs    the README's commands are run, its troubleshooting holds
-//! containers.rs what enroot is given: merged configuration, pull credentials, mounts
-//!   users.rs     files of users that hurt: too many, too long, of the kernel, of a file system that does not respond
+//! readme.rs    the README's commands run, and its troubleshooting quotes real lines
+//! containers.rs what a step gives to enroot: merged configuration, pull credentials, mounts
+//!   users.rs     dangerous files of users: too many, too long, from the kernel, on a file system that does not respond
 //!   registries.rs Google's registries: regional endpoints, long tokens
 //!   system.rs    enroot.conf of the node, expanded without a shell
-//! pyxis.rs     containers to the end, where pyxis and enroot are installed
-//!   apart.rs     containers with a network of their own
-//!   attached.rs  containers that several jobs see
+//! pyxis.rs     whole containers, if pyxis and enroot are installed
+//!   apart.rs     containers with their own network
+//!   attached.rs  containers that several jobs use
 //!   left.rs      what stays in named containers, saved images and bundles
 //! command.rs   the companion command: doctor, explain, env, status
 //!   doctor.rs    each check of the doctor, and faults whose fix is followed (planted.rs and below)
 //!   status.rs    a node's jobs with credentials
 //! registry.rs  the registries of these tests
-//! clients.rs   Google's own clients as jobs under direct delivery: Python, Node, rclone, gcloud, curl
-//! loopback.rs  a loopback interface of a test's own
-//! golden.rs    lines that users read, held against tests/golden
-//! tried.rs     what became of each client, for the table in docs/clients.md
+//! clients.rs   Google's own clients as jobs with direct delivery: Python, Node, rclone, gcloud, curl
+//! loopback.rs  a separate loopback interface for a test
+//! golden.rs    lines that users read, compared with tests/golden
+//! tried.rs     the results of clients, for the table in docs/clients.md
 //! skipped.rs   what cannot be tested on this machine
-//! internet.rs  the internet as jobs know it: Google's host names lead to the embedded one
+//! internet.rs  the internet as jobs see it: Google's host names lead to the embedded one
 //! ```
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::print_stderr, clippy::unwrap_used)]

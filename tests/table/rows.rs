@@ -19,7 +19,10 @@ const NOT_TRIED: [(&str, &str); 6] = [
         "DuckDB: httpfs",
         "the extension is not available to the tests; it accepts HMAC keys, or a token that it does not refresh. Use it with gcsfs",
     ),
-    ("Java: google-auth-library from 1.0 on", "not available to the tests; refuses a `token_url` with plain http. Use metadata"),
+    (
+        "Java: google-auth-library from 1.0 on",
+        "not available to the tests; refuses a `token_url` with plain http. Use metadata",
+    ),
     ("gcsfuse", "not available to the tests; uses Go's library, and passes the variables on to its background process"),
     ("Nextflow", "not available to the tests; uses Java's library. Use metadata"),
     ("PyTorch", "has no client of its own: loaders use gcsfs or google-cloud-storage"),

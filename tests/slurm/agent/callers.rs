@@ -1,4 +1,4 @@
-//! Who gets an answer from a node's agent, and who does not: by its ports, its files and its processes.
+//! Access to a node's agent through its ports, its files and its processes: who has it, and who does not.
 
 use std::fs;
 
@@ -10,9 +10,9 @@ use crate::cluster::{BOB, Background, Node, Run, wait_until};
 use crate::google::SERVICE_ACCOUNT;
 use crate::site::{OTHER_ACCOUNT, Site};
 
-/// The agent's ports: those that users cannot take, where it has some of them, and those that everyone can.
+/// The agent's ports: those that only root can take, if there are any, and those that everyone can take.
 const PORTS: [&str; 4] = ["1", "664", "20000", "29499"];
-/// A user whom no cluster of these tests knows: all of them share the loopback interface.
+/// A user that no cluster of these tests knows, because all clusters share the loopback interface.
 pub const NOBODY: [&str; 6] = ["setpriv", "--reuid=61999", "--regid=61999", "--clear-groups", "--reset-env", "--"];
 const FLAVOR: &str = "-H 'Metadata-Flavor: Google'";
 
@@ -75,14 +75,14 @@ fn another_user_is_not_answered() {
 
     assert_answered(&door.token(&node, "alice", ""));
     assert_answered(&door.exchange(&node, "alice"));
-    // Root can become whom he likes.
+    // Root can become any user.
     assert_answered(&door.token(&node, "root", ""));
     for user in ["bob", "carol"] {
         assert_refused(&door.token(&node, user, ""));
         assert_refused(&door.exchange(&node, user));
     }
 
-    // Inside a user namespace everyone can be whom he likes.
+    // Inside a user namespace, everyone can be any user.
     let inside = |user: &str, who: &str| {
         door.ask_with(&node, user, &format!("unshare --user {who} curl"), "token", FLAVOR).ok().stdout
     };
@@ -105,7 +105,7 @@ fn another_user_is_not_answered() {
     assert_refused(&door.ask(&node, "alice", "token", preflight));
     assert_refused(&door.ask(&node, "alice", "token", ""));
 
-    // No other loopback address, for nobody. By this one a program that speaks IPv6 alone gets there.
+    // The agent listens on no other loopback address. An IPv6-only program would use this one.
     for (address, reached) in
         [("127.0.0.2", "no"), ("127.255.255.254", "no"), ("::1", "no"), ("::ffff:127.0.0.1", "yes")]
     {
@@ -152,18 +152,18 @@ fn files_and_processes_are_closed_to_users() {
     let site = site(json!({}), None);
     let (job, id) = site.running_job();
     let node = site.cluster.node(1);
-    // A death, for the log to have a line.
+    // The agent dies, so that the log has a line about it.
     let serving = processes(&node).into_iter().find(|process| process.serves).unwrap();
     node.command(["kill", "-KILL", &serving.id]).run().ok();
     wait_until(LIMIT, || processes(&node).iter().any(|process| process.serves && process.id != serving.id));
     assert_answered(&Door::of(&node, &id).token(&node, "alice", ""));
     wait_until(LIMIT, || processes(&node).len() == 2);
     let agent: Vec<String> = processes(&node).into_iter().map(|process| process.id).collect();
-    // The job's own, and the slurmstepd that started them.
+    // The job's own processes, and the slurmstepd that started them.
     let list = format!("pgrep -u alice; pgrep -f '^slurmstepd: .{id}[.]'");
     let jobs = node.command(["bash", "-c", &list]).run().ok().stdout;
     assert!(jobs.lines().count() >= 2, "{jobs}");
-    // The metrics are everyone's: they tell of no user.
+    // Everyone may read the metrics, because they name no user.
     let find = ["find", "/run/gcp-wif", "-not", "-name", "metrics.prom"];
     let all = node.command(find).run().ok().stdout;
     for name in [
@@ -185,7 +185,7 @@ fn files_and_processes_are_closed_to_users() {
     };
     let everything: Vec<&str> = agent.iter().map(String::as_str).chain(jobs.lines()).collect();
     assert_eq!(look("bob", &everything, &all), "done\n");
-    // The agent holds other users' tokens, too.
+    // The agent also holds other users' tokens.
     let agent: Vec<&str> = agent.iter().map(String::as_str).collect();
     let own = format!("/run/gcp-wif/jobs/{id}");
     let others: String = all.lines().filter(|path| !path.starts_with(&own)).map(|path| format!("{path}\n")).collect();
@@ -212,10 +212,10 @@ fn a_users_jobs_have_identities_and_ports_of_their_own() {
     let doors = jobs.each_ref().map(|job| Door::of(&node, job.stdout().lines().next().unwrap()));
     assert_ne!(doors[0].port, doors[1].port);
     for (door, account) in doors.iter().zip([SERVICE_ACCOUNT, OTHER_ACCOUNT]) {
-        // A process of hers outside of any job, as one that came by ssh.
+        // One of alice's processes outside of any job, such as a shell that came in by ssh.
         assert!(door.ask(&node, "alice", "email", FLAVOR).ends_with(account));
     }
-    // The one job's handle is nothing at the other's port.
+    // One job's handle is useless at the other job's port.
     let mixed = Door { port: doors[0].port, handle: doors[1].handle.clone() };
     assert!(mixed.exchange(&node, "alice").contains("invalid_grant"));
 
@@ -225,7 +225,7 @@ fn a_users_jobs_have_identities_and_ports_of_their_own() {
         assert!(!told(word), "{word}: {without}");
     }
     for door in &doors {
-        // Slurm's own variables have ports as well, which may begin with the same digits.
+        // Slurm's own variables also contain ports, which may begin with the same digits.
         let address = format!("127.0.0.1:{}", door.port);
         let named = without.lines().any(|line| line.split(['=', ',', '/']).any(|part| part == address));
         assert!(!told(&door.handle) && !named, "{without}");
@@ -245,7 +245,7 @@ fn a_dead_agents_port_is_kept_or_of_no_use() {
     let port = door.port.to_string();
     wait_until(LIMIT, || processes(&node).len() == 2);
 
-    // The serving process dies, and nobody brings it back: the watcher has the socket.
+    // The serving process dies and nobody restarts it, because the watcher, which has the socket, is stopped.
     let (serving, watching): (Vec<_>, Vec<_>) = processes(&node).into_iter().partition(|process| process.serves);
     node.command(["kill", "-STOP", &watching[0].id]).run().ok();
     node.command(["kill", "-KILL", &serving[0].id]).run().ok();
@@ -254,16 +254,16 @@ fn a_dead_agents_port_is_kept_or_of_no_use() {
     node.command(["kill", "-CONT", &watching[0].id]).run().ok();
     assert_answered(&door.token(&node, "alice", ""));
 
-    // Both die, which only root can bring about, and bob is faster than the next step.
+    // Both die, which only root can cause, and bob is faster than the next step.
     wait_until(LIMIT, || processes(&node).len() == 2);
     kill_agent(&node);
     let squatter = squat(&node, door.port);
     wait_until(LIMIT, || squatter.stdout().starts_with("taken\n"));
-    // Now he learns the handle, but gets no token for it.
+    // Bob now learns the handle, but gets no token for it.
     assert!(door.exchange(&node, "alice").contains("of-bob"));
     wait_until(LIMIT, || squatter.stdout().contains(&door.handle));
 
-    // The next step starts an agent. It cannot have the port, says so once, and keeps alice's files fresh all the same.
+    // The next step starts an agent. It cannot get the port, says so once, and still keeps alice's files fresh.
     site.cluster.as_user("bob").command(["srun", "-w", "n1", "--gcp-wif", "true"]).run().ok();
     let token = || fs::read_to_string(node.job_dir(&id).join("access_token")).unwrap();
     for _ in 0..2 {
@@ -271,7 +271,7 @@ fn a_dead_agents_port_is_kept_or_of_no_use() {
         wait_until(LIMIT, || token() != before);
     }
     drop(squatter);
-    // For a minute the kernel may still have a connection of his at that port (TIME_WAIT), and so keep it.
+    // For a minute, the kernel may still have one of bob's connections at that port (TIME_WAIT), and so reserve it.
     wait_until(2 * LIMIT, || door.token(&node, "alice", "").starts_with("HTTP/1.1 200 "));
     assert_refused(&door.token(&node, "bob", ""));
     assert_refused(&door.exchange(&node, "bob"));
@@ -296,13 +296,13 @@ fn a_step_does_not_begin_with_another_users_port() {
                 http://$GCE_METADATA_HOST/computeMetadata/v1/instance/service-accounts/default/email";
     let words = ["srun", "--overlap", &format!("--jobid={id}"), "--gcp-wif", "bash", "-c", line];
     assert_eq!(site.cluster.as_user("alice").command(words).run().ok().stdout, SERVICE_ACCOUNT);
-    // What has run for longer finds the new port in the job's file, and a new handle.
+    // Processes that were already running find the new port and a new handle in the job's file.
     let door = Door::of(&node, &id);
     assert!(door.port != before.port && door.handle != before.handle);
     let credentials = fs::read_to_string(node.job_dir(&id).join("credentials.json")).unwrap();
     assert!(credentials.contains(&format!("127.0.0.1:{}/v1/token", door.port)), "{credentials}");
     assert_answered(&door.exchange(&node, "alice"));
-    // Another test, which tries every port, may have come by.
+    // Another test, which tries every port, may have connected meanwhile.
     let seen = squatter.stdout();
     assert!(!seen.contains(&before.handle) && !seen.contains(&door.handle), "{seen}");
     drop(squatter);
@@ -310,7 +310,7 @@ fn a_step_does_not_begin_with_another_users_port() {
     site.finish();
 }
 
-/// Bob takes a port, and answers. He may have one of those that users cannot take, as where the site allows that.
+/// Bob takes a port and answers on it. The test lets bob take a privileged port, as a site might.
 fn squat(node: &Node, port: u64) -> Background {
     let script = include_str!("../../clients/squatter.py");
     let bob = [&format!("--reuid={BOB}"), &format!("--regid={BOB}"), "--clear-groups"];
@@ -336,17 +336,17 @@ fn a_crowd_does_not_keep_a_job_from_its_token() {
     };
     let descriptors = || processes(&node).iter().map(|process| process.descriptors).max().unwrap();
 
-    // Strangers: they are gone as soon as they are there.
+    // Other users: the agent closes their connections at once.
     let strangers = crowd("bob", "3000");
     assert_answered(&door.token(&node, "alice", ""));
     assert!(descriptors() < 100, "{} descriptors", descriptors());
     drop(strangers);
 
-    // The user himself: his share ends somewhere, others have theirs.
+    // The job's own user: the share of each user is limited, so that others keep theirs.
     let own = crowd("alice", "700");
     assert_answered(&bobs.token(&node, "bob", ""));
     assert!(descriptors() < 600, "{} descriptors", descriptors());
-    // Who says nothing is shown out, so that she is served again.
+    // The agent closes silent connections, so that alice is served again.
     assert_answered(&door.token(&node, "alice", ""));
     drop(own);
     assert_eq!(agent(), before);

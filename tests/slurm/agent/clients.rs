@@ -1,8 +1,8 @@
-//! Clients that outlive their tokens: each goes on, in one job, past three expiries, because the node's agent has a new
-//! token for it, at the token endpoint that `credentials.json` names and at the metadata endpoint. A client that refuses
-//! one of these ways does so before it asks anybody.
+//! Clients that outlive their tokens. Each runs as one job past three expiries, because the node's agent has new tokens
+//! for it at the token endpoint that `credentials.json` names, and at the metadata endpoint. A client that refuses one
+//! of these ways does so before it sends a request.
 //!
-//! Each client uses a bucket of its own, by which Google's record tells it from the others, and has a row in docs/clients.md.
+//! Each client uses its own bucket, which identifies it in Google's record, and has a row in docs/clients.md.
 
 mod crates;
 mod data;

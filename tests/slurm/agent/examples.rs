@@ -13,7 +13,7 @@ use crate::pyxis;
 use crate::registry::HOST;
 use crate::skipped::skip;
 
-/// Where Python has gcsfs, for jobs; none where it is not installed.
+/// The Python with gcsfs for jobs; none if it is not installed.
 fn python() -> Option<String> {
     let python = library("data/bin/python");
     if Path::new(&python).exists() {
@@ -23,7 +23,7 @@ fn python() -> Option<String> {
     None
 }
 
-/// Copies an example to where alice's jobs start, and gives its text.
+/// Copies an example to the directory where alice's jobs start, and returns its text.
 fn copy(world: &World, name: &str) -> String {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name)).unwrap();
     let own = world.site.cluster.home("alice").join(name);
@@ -32,7 +32,7 @@ fn copy(world: &World, name: &str) -> String {
     text
 }
 
-/// A job with what a user need not set: where the embedded Cloud Storage is.
+/// A job with the address of the embedded Cloud Storage, which a user of the real one need not set.
 fn job(world: &World, words: &[&str]) -> CommandLine {
     world
         .behind_the_proxy(world.job(Way::Given, words))
@@ -40,7 +40,7 @@ fn job(world: &World, words: &[&str]) -> CommandLine {
         .env("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 }
 
-/// Waits until a job has outlived three tokens and done something then.
+/// Waits until a job has outlived three tokens and has done something after that.
 fn wait(world: &World, running: Background, bucket: &str, is_enough: impl Fn(&Background) -> bool) -> Background {
     let mut running = [running];
     world.wait_for(&mut running, |world| world.has_outlived(bucket));
@@ -84,7 +84,7 @@ fn a_checkpoint_is_gone_on_from() {
     let running = wait(&world, running, "run", |job| job.stdout().contains("checkpoint at step 20\n"));
     assert!(running.stdout().starts_with("begins at step 0\n"), "{}", running.stdout());
     world.site.cancel(running);
-    // A second job goes on from where the first one was ended.
+    // A second job resumes where the first one was ended.
     let run = job(&world, &words("20")).run().ok();
     let first = run.stdout.lines().next().and_then(|line| line.strip_prefix("begins at step ")).unwrap();
     let step: u32 = first.parse().unwrap();
@@ -102,7 +102,7 @@ fn a_checkpoint_is_written_in_a_container() {
     copy(&world, "checkpoint.py");
     world.make_bucket("container");
     let image = format!("--container-image={}#team/tiny:1", registries.artifact());
-    // The image has no Python: the node's is mounted, with all that it needs.
+    // The image has no Python, so the node's Python is mounted with everything that it needs.
     let mounts =
         ["/usr", "/lib", "/lib64", "/etc/slurm", "/var/cache"].map(|path| format!("{path}:{path}:ro")).join(",");
     let mounts = format!("--container-mounts={mounts}");
@@ -127,7 +127,7 @@ fn rsync() {
     }
     copy(&world, "rsync.sh");
     world.make_bucket("results");
-    // srun takes the script as sbatch does, apart from its #SBATCH lines.
+    // srun runs the script as sbatch does, except for its #SBATCH lines.
     let program =
         format!("n=0; until [ -e ~/{STOP} ]; do n=$((n + 1)); echo $n >part-$n; sleep 0.5; done; echo end >last");
     let words = ["bash", "rsync.sh", "gs://results/of-a-job", "bash", "-c", &program];
@@ -159,7 +159,7 @@ fn a_session_stays_open() {
     let text = copy(&world, "session.py").replace("my-bucket", "session");
     world.make_bucket("session");
     let last = text.lines().last().unwrap();
-    // A person types a line now and then. The session is one process, which python -i is.
+    // A person types a line now and then. The session is a single process, python -i.
     let typed = format!(
         "(cat; until [ -e {STOP} ]; do echo '{last}'; sleep 0.5; done) | {python} -i -q 2>session.log; \
          grep -v '^>>> ' session.log | grep . && exit 1; exit 0"

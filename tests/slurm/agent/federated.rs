@@ -25,9 +25,9 @@ fn gcloud() {
         skip("gcloud is not installed");
         return world.finish();
     }
-    // It asks at the job's own port whose the token is.
+    // The client asks at the job's own port which principal the token belongs to.
     let file = world.gcloud("gcloud-file", Way::File, &[]);
-    // There it remembers for ten minutes that it found no metadata server.
+    // gcloud remembers there for ten minutes that it found no metadata server.
     let metadata = world.gcloud("gcloud-metadata", Way::Metadata, &[]).env("CLOUDSDK_CONFIG", "another");
     assert_eq!(world.outlive([("gcloud-file", file), ("gcloud-metadata", metadata)]), ["read\n"; 2]);
     world.finish();

@@ -1,4 +1,4 @@
-//! An exchange that hangs, and what goes on beside it.
+//! An exchange that hangs, and what continues meanwhile.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,18 +11,18 @@ use super::{LIMIT, site_with};
 use crate::cluster::{Settings, command_path, wait_until};
 use crate::google::{Endpoint, Fault, SUBJECT, ServiceAccount, Times};
 
-/// Each of them has an identity of its own, and so a token of its own.
+/// Each job has its own identity, and therefore its own token.
 const JOBS: usize = 8;
-/// Seconds that an access token lives.
+/// An access token's lifetime in seconds.
 const LIFE: i64 = 24;
 /// How long some refreshes take.
 const SLOW: Duration = Duration::from_secs(2);
-/// How long one of them hangs: less than an exchange may take, so that it succeeds in the end.
+/// How long one of them hangs: less than the time limit of an exchange, so that it succeeds in the end.
 const HANGS: Duration = Duration::from_secs(18);
 
 #[test]
 fn an_exchange_that_begins_among_others_and_hangs_delays_none_of_them() {
-    // Three are under way and a fourth is done when it begins.
+    // Three are in progress and a fourth one is done when it begins.
     delays_nobody(&[(SLOW, 3), (Duration::ZERO, 1)]);
 }
 
@@ -31,7 +31,8 @@ fn an_exchange_that_begins_together_with_others_and_hangs_delays_none_of_them() 
     delays_nobody(&[(Duration::ZERO, 2)]);
 }
 
-/// Many refreshes are due at once, of which one hangs after `first`: delays of others, and how many have them.
+/// Many refreshes are due at once, and one of them hangs after `first`. Returns the delays of the others, and how many
+/// are delayed.
 fn delays_nobody(first: &[(Duration, usize)]) {
     let emails: Vec<String> = (0..JOBS).map(|n| format!("reader-{n}@demo-project.iam.gserviceaccount.com")).collect();
     let rules = json!({"rules": [{"service_account": emails[0], "allow": emails}]});
@@ -49,7 +50,7 @@ fn delays_nobody(first: &[(Duration, usize)]) {
     let token = |job: &String| fs::read_to_string(node.job_dir(job).join("access_token")).unwrap();
     wait_until(LIMIT, || jobs.keys().all(|job| site.cluster.home("alice").join(format!("ready-{job}")).exists()));
 
-    // Nobody refreshes until all are due. Then they are at once.
+    // Nothing is refreshed until all are due. Then they are due at once.
     kill_agent(&node);
     let due = site.google.state.now() + LIFE / 2;
     wait_until(LIMIT, || site.google.state.now() > due);
@@ -63,7 +64,7 @@ fn delays_nobody(first: &[(Duration, usize)]) {
     wait_until(LIMIT, || old().len() <= 1);
     let hanging = *old().first().expect("the others' new tokens come before that of the one that hangs");
 
-    // Steps of the other jobs start while it hangs.
+    // Steps of the other jobs start while the exchange hangs.
     let step = |(job, email): (&String, &String)| {
         let words = ["srun", "--overlap", &format!("--jobid={job}"), "-n1", &option(email), "true"];
         site.cluster.as_user("alice").command(words).spawn()

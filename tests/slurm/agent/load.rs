@@ -1,4 +1,4 @@
-//! The agent under load: killed again and again, and with as many jobs as a node ever has.
+//! The agent under load: killed repeatedly, and with as many jobs as a node ever has.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -16,16 +16,16 @@ use crate::skipped::skip;
 
 /// As many jobs as a node ever has.
 const JOBS: u32 = 200;
-/// What both processes of the agent may have in memory together, in kB.
+/// The limit for the memory of both processes of the agent together, in kB.
 const MEMORY_OF_ONE: u64 = 4 << 10;
 const MEMORY_OF_ALL: u64 = 8 << 10;
-/// The same for one job after a refresh: the pages of the program that an exchange over TLS needs are in memory then.
+/// The same for one job after a refresh, when the program's pages for an exchange over TLS are in memory.
 const MEMORY_AFTER_REFRESH: u64 = 11 << 9;
-/// How long Slurm may take with them.
+/// How long Slurm may take for all jobs.
 const LONG: Duration = Duration::from_secs(300);
-/// Seconds that an access token lives: long enough for a refresh that is killed a few times.
+/// An access token's lifetime in seconds: long enough for a refresh that is killed a few times.
 const LONGER_LIFE: i64 = 16;
-/// The same, where a token is to be refreshed soon.
+/// The same, for a token that is refreshed soon.
 const LIFE_OF_SECONDS: i64 = 8;
 /// How often the agent is killed, and how fast.
 const KILLS: u32 = 8;
@@ -61,7 +61,7 @@ fn no_client_fails_while_the_agent_is_killed_again_and_again() {
 
 #[test]
 fn two_hundred_jobs_at_once_have_one_agent() {
-    // As it is installed, if it is built: other builds take what they like.
+    // The release build, if there is one, because other builds use more memory.
     let installed = plugin_path().with_file_name("gcp-wif");
     let command = if installed.exists() { json!({"command": installed}) } else { json!({}) };
     let site = site_with(Settings { cpus: Some(JOBS + 2), ..Settings::default() }, command, None);
@@ -69,7 +69,7 @@ fn two_hundred_jobs_at_once_have_one_agent() {
     let (first, _) = site.running_job();
     let one = settled(&node, "one job");
 
-    // Each ends when it has this lock, too. All of them wait for it without a look at the clock.
+    // Each job ends when it also gets this lock. All of them wait for it without polling.
     let home = site.cluster.home("alice");
     let gate = File::create(home.join("gate")).unwrap();
     gate.lock().unwrap();
@@ -111,7 +111,7 @@ fn two_hundred_jobs_at_once_have_one_agent() {
     let descriptors = [&one, &many].map(|when| sum(when, |process| process.descriptors));
     assert!(descriptors[0] < 40 && descriptors[1] < 2 * u64::from(JOBS) + 40, "{descriptors:?}");
     if installed.exists() {
-        // Each page once: what the watcher shares it shares with the serving process, whose copy it is.
+        // Counts each page once, because the serving process is a fork of the watcher and shares its pages.
         let resident = [&one, &many].map(|[serving, watching]| serving.resident + watching.private);
         assert!(resident[0] <= MEMORY_OF_ONE && resident[1] <= MEMORY_OF_ALL, "{resident:?} kB");
     } else {
@@ -123,7 +123,7 @@ fn two_hundred_jobs_at_once_have_one_agent() {
     wait_until(LONG, || site.cluster.job_states(&array).iter().all(JobState::is_end));
     eprintln!("they are over after {:.1?}", begun.elapsed());
     assert!(site.cluster.job_states(&array).iter().all(|state| *state == JobState::Completed));
-    // Their sockets go with them.
+    // The sockets are closed with the jobs.
     wait_until(LIMIT, || {
         processes(&node).iter().all(|now| one.iter().any(|old| now.id == old.id && now.descriptors == old.descriptors))
     });
@@ -137,7 +137,7 @@ fn an_agent_that_has_refreshed_is_small_again() {
     let roots = "/etc/slurm/ca.pem";
     let keys = json!({"ca_certificates": roots});
     let site = site_with(Settings::default(), keys, Some(LIFE_OF_SECONDS));
-    // As at Google: over TLS, with all the authorities of the system.
+    // As with the real Google: over TLS, with all certificate authorities of the system.
     let mut pem = fs::read("/etc/ssl/certs/ca-certificates.crt").unwrap();
     pem.extend(site.google.ca_certificate().as_bytes());
     for node in site.cluster.nodes() {
@@ -156,7 +156,7 @@ fn an_agent_that_has_refreshed_is_small_again() {
     let [serving, watching] = settled(&node, "after three refreshes");
     let resident = serving.resident + watching.private;
     assert!(resident <= MEMORY_AFTER_REFRESH, "{resident} kB");
-    // The refreshes after the first one resume its TLS session, and leave no connection open.
+    // The later refreshes resume the first one's TLS session, and leave no connection open.
     let resumed = site.google.connections().iter().filter(|kind| **kind == Some(HandshakeKind::Resumed)).count();
     assert!(resumed >= 2, "{resumed}");
     assert!(site.google.wait_until_closed(LIMIT));

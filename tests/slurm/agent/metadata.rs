@@ -1,4 +1,4 @@
-//! A site that leaves GOOGLE_APPLICATION_CREDENTIALS out: clients find the metadata endpoint by themselves.
+//! A site that leaves GOOGLE_APPLICATION_CREDENTIALS out. Clients find the metadata endpoint by themselves.
 
 use std::fs;
 
@@ -87,14 +87,14 @@ fn credentials_of_the_users_own_that_clients_would_take_are_told() {
     let told = |variables: &[(&str, &str)]| {
         let job = site.cluster.as_user("alice").command(["srun", "-w", "n1", "--gcp-wif", "true"]);
         let stderr = variables.iter().fold(job, |job, (name, value)| job.env(name, value)).run().ok().stderr;
-        // A job that waits for the one before it says so.
+        // srun says so if a job waits for the previous one.
         stderr.lines().filter(|line| line.starts_with("gcp-wif: ")).collect::<Vec<_>>().join("\n")
     };
     let home = site.cluster.home("alice");
     let write = |directory: &str| {
         let directory = home.join(directory);
         fs::create_dir_all(&directory).unwrap();
-        // It is not read, and could be of any content.
+        // The plugin does not read the file, so any content will do.
         let file = directory.join("application_default_credentials.json");
         fs::write(&file, "").unwrap();
         set_mode(&file, 0o000);
@@ -113,7 +113,7 @@ fn credentials_of_the_users_own_that_clients_would_take_are_told() {
     golden.add("in the home", &only_line("home", &told(&[])), &site);
     golden.add("CLOUDSDK_CONFIG without one", &only_line("none", &told(&[("CLOUDSDK_CONFIG", "/nowhere")])), &site);
     golden.check();
-    // The user has decided, or the site.
+    // The user or the site has decided this.
     assert_eq!(told(&[("GOOGLE_APPLICATION_CREDENTIALS", "/home/alice/key.json")]), "");
     site.configure(json!({"delivery": "agent", "command": command_path()}));
     assert_eq!(told(&[]), "");

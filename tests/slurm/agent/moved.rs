@@ -1,4 +1,4 @@
-//! `runtime_dir` is edited while jobs run: what a job has stays where it is, and new jobs use the new directory.
+//! `runtime_dir` changes while jobs run: a running job's files stay where they are, and new jobs use the new directory.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -11,24 +11,24 @@ use super::{LIMIT, site};
 use crate::cluster::{Node, command_path, wait_until};
 use crate::site::{OBJECT, Site, names};
 
-/// Seconds that an access token lives.
+/// An access token's lifetime in seconds.
 const LIFE: i64 = 8;
-/// The agent's processor time is measured for so long. It works for milliseconds then, unless it spins.
+/// How long the agent's processor time is measured. The agent works for milliseconds then, unless it spins.
 const MEASURED: Duration = Duration::from_secs(4);
 const OTHER: &str = "/run/other";
 
-/// Has the site use [`OTHER`] from now on.
+/// Makes the site use [`OTHER`] from now on.
 fn move_to_other(site: &Site) {
     site.configure(json!({"delivery": "agent", "command": command_path(), "runtime_dir": OTHER}));
 }
 
-/// The jobs that have files or a record below a runtime directory.
+/// The jobs with files or a record below a runtime directory.
 fn jobs(directory: &str, node: &Node) -> Vec<String> {
     let path = node.run_dir().join(directory);
     ["jobs", "records"].iter().flat_map(|part| names(&path.join(part))).collect()
 }
 
-/// Seconds of the processor that the agent's processes have used, those included that have ended.
+/// Processor seconds that the agent's processes have used, including those that have ended.
 fn processor_time(node: &Node) -> f64 {
     let ticks = |process: &str| {
         let stat = node.command(["cat", &format!("/proc/{process}/stat")]).run().stdout;
@@ -58,7 +58,7 @@ fn a_running_job_keeps_its_runtime_directory_when_the_sites_is_changed() {
     let (new_id, file) = printed.trim().split_once(' ').unwrap();
     assert_eq!(file, format!("{OTHER}/jobs/{new_id}/access_token"));
 
-    // What runs stays fresh where it is, and is served at its port.
+    // The running job's files stay fresh where they are, and the agent serves its port.
     let renewed = |token: &dyn Fn() -> String| {
         let before = token();
         let end = Instant::now() + LIMIT;
@@ -69,7 +69,7 @@ fn a_running_job_keeps_its_runtime_directory_when_the_sites_is_changed() {
     };
     let new_file = node.run_dir().join("other/jobs").join(new_id).join("access_token");
     let fresh = [&token as &dyn Fn() -> String, &|| fs::read_to_string(&new_file).unwrap()].map(renewed);
-    // The agent has next to nothing to do. A fifth of the time is far more than that on any machine.
+    // The agent has almost nothing to do. A fifth of the time is far more than it needs on any machine.
     let (begun, before) = (Instant::now(), processor_time(&node));
     std::thread::sleep(MEASURED);
     let used = (processor_time(&node) - before) / begun.elapsed().as_secs_f64();
@@ -82,7 +82,7 @@ fn a_running_job_keeps_its_runtime_directory_when_the_sites_is_changed() {
     );
     assert_answered(&door.token(&node, "alice", ""));
 
-    // Its later steps have it, too, with all that belongs to a step.
+    // Its later steps also use the old directory, with everything that belongs to a step.
     let line =
         format!("echo $GCP_WIF_ACCESS_TOKEN_FILE $GOOGLE_APPLICATION_CREDENTIALS $ENROOT_CONFIG_PATH; {}", site.list());
     let words = ["srun", "--overlap", &format!("--jobid={id}"), "--gcp-wif", "bash", "-c", &line];
@@ -111,7 +111,7 @@ fn nothing_of_a_job_is_left_in_the_directory_that_it_began_with() {
     site.cancel(job);
     site.cluster.assert_healthy();
     assert_eq!(jobs("gcp-wif", &node), [""; 0]);
-    // A job without credentials leaves as little.
+    // A job without credentials also leaves nothing.
     site.cluster.as_user("bob").command(["srun", "-w", "n1", "true"]).run().ok();
     site.cluster.assert_healthy();
     assert_eq!(jobs("other", &node), [""; 0]);

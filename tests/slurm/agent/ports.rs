@@ -1,4 +1,4 @@
-//! Which loopback ports jobs get when users take ports, too.
+//! Which loopback ports jobs get if users also take ports.
 
 use serde_json::json;
 
@@ -10,12 +10,12 @@ use crate::loopback;
 use crate::site::OBJECT;
 use crate::skipped::skip;
 
-/// The ports that users may take, of those that the agent serves at.
+/// Those of the agent's ports that users can take.
 const USERS: [&str; 2] = ["20000", "31999"];
 
 #[test]
 fn a_user_who_takes_all_ports_keeps_nobody_from_credentials() {
-    // Other tests would find no port, either.
+    // Other tests would not find a port either, so this test has its own network.
     if !loopback::is_own(concat!(module_path!(), "::a_user_who_takes_all_ports_keeps_nobody_from_credentials")) {
         return;
     }
@@ -28,7 +28,7 @@ fn a_user_who_takes_all_ports_keeps_nobody_from_credentials() {
     let words = ["prlimit", "--nofile=16384:16384"].into_iter().chain(NOBODY).chain(["python3", "-"]).chain(USERS);
     let hoarder = node.command(words).stdin(include_str!("../../clients/hoarder.py")).spawn();
     wait_until(LIMIT, || hoarder.stdout().ends_with('\n'));
-    // Slurm's own daemons have a few.
+    // Slurm's own daemons use a few.
     let held = hoarder.stdout().trim().parse::<u32>().unwrap();
     assert!(held > 11_900, "{held}");
 

@@ -8,13 +8,13 @@ use crate::cluster::{Node, wait_until};
 /// A process of a node's agent.
 pub struct Process {
     pub id: String,
-    /// The one that serves; else the one that watches.
+    /// Whether this is the serving process; otherwise it is the watcher.
     pub serves: bool,
-    /// VmRSS: what it has in memory, pages that it shares with others included.
+    /// VmRSS: its resident memory, including pages that it shares with others.
     pub resident: u64,
     /// Pss: its share of those.
     pub proportional: u64,
-    /// What it has for itself.
+    /// Its private memory.
     pub private: u64,
     pub descriptors: u64,
     threads: u64,
@@ -46,9 +46,9 @@ pub fn processes(node: &Node) -> Vec<Process> {
     run.stdout.lines().filter_map(process).collect()
 }
 
-/// The serving process and the watching one when they have nothing to do, printed.
+/// The serving process and the watcher when they are idle, printed.
 pub fn settled(node: &Node, when: &str) -> [Process; 2] {
-    // The threads of its work go after a second without any.
+    // Its worker threads end after a second without work.
     let mut found = Vec::new();
     wait_until(LIMIT, || {
         found = processes(node);
@@ -61,7 +61,7 @@ pub fn settled(node: &Node, when: &str) -> [Process; 2] {
     found.try_into().unwrap_or_else(|_| panic!("the agent is two processes"))
 }
 
-/// Ends both processes of the agent, and what they have started.
+/// Ends both processes of the agent, and the processes that they started.
 pub fn kill_agent(node: &Node) {
     wait_until(LIMIT, || {
         let ids: Vec<String> = processes(node).into_iter().map(|process| process.id).collect();

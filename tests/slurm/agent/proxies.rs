@@ -1,4 +1,4 @@
-//! Jobs whose environment names a proxy: what is for their port of the agent does not go there.
+//! Jobs whose environment names a proxy: requests to their port of the agent do not go to the proxy.
 
 use std::fs;
 
@@ -18,7 +18,7 @@ fn python_and_node_with_a_proxy_of_the_sites_ask_the_agent_and_not_the_proxy() {
         world.node("node-file", Way::File),
         world.node("node-metadata", Way::Metadata),
     ];
-    // Whoever asks the proxy for 127.0.0.1 is refused, which the end of the test finds.
+    // The proxy refuses requests for 127.0.0.1, and the end of the test finds them.
     world.outlive(jobs.map(behind));
     world.finish();
 }
@@ -59,7 +59,7 @@ fn the_users_own_exceptions_stay_and_come_back_where_a_job_has_no_port() {
     );
     let run = site.cluster.as_user("alice").command(["srun", "-w", "n1", "--gcp-wif", "env"]).run().ok();
     assert!(!run.stdout.to_lowercase().contains("no_proxy"), "without a proxy: {}", run.stdout);
-    // Under direct delivery nothing of the job's is on 127.0.0.1.
+    // With direct delivery, the job has nothing on 127.0.0.1.
     site.configure(json!({}));
     let run = site.cluster.as_user("alice").command(["srun", "-w", "n1", "--gcp-wif", "env"]);
     let run = run.env("http_proxy", "http://127.0.0.1:9").run().ok();

@@ -1,4 +1,4 @@
-//! What clients ask for by themselves at a job's port: scopes, OpenID tokens, the name of their service account.
+//! What clients request at a job's port: scopes, OpenID tokens, the name of their service account.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use crate::google::{Endpoint, Fault, Recorded, SERVICE_ACCOUNT, Times};
 use crate::refresh::job::{Job, is_ok};
 use crate::skipped::skip;
 
-/// Longer than a test.
+/// A lifetime longer than a test.
 const HOUR: i64 = 3600;
 const READ_ONLY: &str = "https://www.googleapis.com/auth/devstorage.read_only";
 const DRIVE: &str = "https://www.googleapis.com/auth/drive.readonly";
-/// As many as the ranks of a job on a large node.
+/// As many as a job has ranks on a large node.
 const RANKS: usize = 64;
 
 fn python<'a>(world: &World, bucket: &'a str, way: Way, scopes: &[&str]) -> (&'a str, CommandLine) {
@@ -33,7 +33,7 @@ fn node<'a>(world: &World, bucket: &'a str, way: Way, scopes: &[&str]) -> (&'a s
     (bucket, job.stdin(include_str!("../../clients/scopes.js")))
 }
 
-/// The scopes with which Google was asked for access tokens.
+/// The scopes of the requests to Google for access tokens.
 fn asked(world: &World) -> Vec<Vec<String>> {
     let scopes = |request: &Recorded| {
         let body: Value = serde_json::from_str(&request.body).unwrap();
@@ -43,7 +43,7 @@ fn asked(world: &World) -> Vec<Vec<String>> {
     world.site.google.requests_to(Endpoint::Impersonation).iter().map(scopes).collect()
 }
 
-/// The scopes of the token with which a bucket was read.
+/// The scopes of the token that a client used for a bucket.
 fn used(world: &World, bucket: &str) -> Vec<String> {
     let requests = world.requests(bucket);
     let bearer = requests.last().and_then(|request| request.header("authorization")?.strip_prefix("Bearer "));
@@ -65,7 +65,7 @@ fn clients_learn_their_service_account_and_have_the_scopes_that_they_ask_for() {
     for bucket in buckets {
         assert_eq!(used(&world, bucket), [READ_ONLY], "{bucket}");
     }
-    // The jobs' own token, and one for all four clients.
+    // The jobs' own token, and one more for all four clients.
     let mut asked = asked(&world);
     asked.sort();
     assert_eq!(asked, [vec!["https://www.googleapis.com/auth/cloud-platform"], vec![READ_ONLY]]);
@@ -113,7 +113,7 @@ fn an_open_id_token_is_asked_for_once_for_all_ranks_and_jobs_of_a_user() {
     let site = site(json!({}), None);
     let job = Job::start(&site);
     let asked = || site.google.requests_to(Endpoint::IdToken).len();
-    // So that all of them have come when the answer does.
+    // Delays the answer until all requests have arrived.
     site.google.inject(Endpoint::IdToken, Fault::Delay(Duration::from_millis(500)), Times::Once);
     let url = "identity?audience=https://example.org";
     let path = format!("http://127.0.0.1:{}/computeMetadata/v1/instance/service-accounts/default/{url}", job.port());
@@ -124,7 +124,7 @@ fn an_open_id_token_is_asked_for_once_for_all_ranks_and_jobs_of_a_user() {
     let run = job.node.as_user("alice").shell(&line).run().ok();
     let (length, token) = run.stdout.split_once('\n').unwrap();
     assert_eq!((asked(), length.trim()), (1, &*(token.len() * RANKS).to_string()), "{}", run.stderr);
-    // The method of IAM Credentials has the same, and so does another agent.
+    // The method of IAM Credentials returns the same token, and so does a new agent.
     kill_agent(&job.node);
     job.step(&site, &["--gcp-wif", "true"]).run().ok();
     let generated =
@@ -189,7 +189,7 @@ fn a_client_has_the_old_token_while_google_hangs() {
         first.split('"').find(|part| part.starts_with("ya29.")).unwrap_or_else(|| panic!("{first}")).to_owned();
     let token = site.google.state.token(&secret).unwrap();
     site.google.inject(Endpoint::Impersonation, Fault::Delay(LIMIT), Times::Forever);
-    // From half of its life on a new one is asked for.
+    // After half of its lifetime, the agent requests a new one.
     wait_until(LIMIT, || site.google.state.now() > token.issued + life / 2);
     let second = ask();
     assert!(is_ok(&second) && second.contains(&secret), "{second}");

@@ -13,10 +13,10 @@ use crate::cluster::{Background, Node, command_path, set_mode, wait_until};
 use crate::site::Site;
 use crate::skipped::skip;
 
-/// A service manager of one line: it starts the agent whenever its first process ends.
+/// A service manager in one line: it restarts the agent whenever the main process ends.
 const MANAGER: &str = "trap 'kill $!; wait; exit' TERM; while :; do \
     \"$1\" agent --config /etc/slurm/gcp-wif.json --foreground & wait $!; echo ended $?; sleep 0.3; done";
-/// More than a hook waits for a service.
+/// Longer than a hook waits for a service.
 const ALONE: Duration = Duration::from_secs(30);
 
 fn manager(node: &Node) -> Background {
@@ -43,7 +43,7 @@ fn watching(node: &Node) -> Option<String> {
     processes(node).into_iter().find(|process| !process.serves).map(|process| process.id)
 }
 
-/// The agent's two processes once none of these is among them.
+/// The agent's two processes, as soon as none of these is among them.
 fn replaced(node: &Node, old: &[String]) -> Vec<String> {
     let new = || Some(ids(node)).filter(|ids| ids.len() == 2 && ids.iter().all(|id| !old.contains(id)));
     wait_until(LIMIT, || new().is_some());
@@ -55,7 +55,7 @@ fn is_service(node: &Node, id: &str) -> bool {
     node.as_user("root").shell(&line).run().stdout.contains("--foreground")
 }
 
-/// Waits for the two processes of a service's agent that serves.
+/// Waits until a service's agent serves, and returns its two processes.
 fn serves(node: &Node) -> Vec<String> {
     wait_until(LIMIT, || {
         let ids = ids(node);
@@ -66,7 +66,7 @@ fn serves(node: &Node) -> Vec<String> {
     ids(node)
 }
 
-/// A client of alice's that asks again and again, and ends at the first request that is not answered.
+/// A client of alice's that asks repeatedly, and ends at the first request without an answer.
 struct Client {
     stop: PathBuf,
     run: Background,
@@ -112,7 +112,7 @@ fn a_service_takes_over_from_the_agent_that_a_hook_has_started() {
     replaced(&node, &first);
     serves(&node);
     client.end();
-    // It ends when it is told to, and with it what shows hooks that there is one.
+    // The service ends on request, and with it the mark that tells hooks about it.
     assert!(mark(&node).exists());
     service.signal("TERM");
     let run = service.wait(LIMIT).ok();
@@ -135,13 +135,13 @@ fn a_service_that_is_killed_is_back_and_hooks_wait_for_it() {
     let (job, id) = site.running_job();
     let door = Door::of(&node, &id);
     assert_eq!(serves(&node), first);
-    // The first process alone: the other one serves until the service is back.
+    // The main process alone: the other one serves until the service is back.
     let client = Client::start(&site, &node, &door);
     node.command(["kill", "-9", &watching(&node).unwrap()]).run().ok();
     let second = replaced(&node, &first);
     client.end();
     assert_eq!(serves(&node), second);
-    // Both at once. No hook starts an agent of its own.
+    // Both at once. No hook starts another agent.
     let words = ["kill", "-9"].into_iter().chain(second.iter().map(String::as_str));
     node.command(words).run().ok();
     site.cluster.as_user("bob").command(["srun", "-w", "n1", "--gcp-wif", "true"]).run().ok();
@@ -161,7 +161,7 @@ fn s6_keeps_the_agent() {
     let node = site.cluster.node(1);
     let directory = site.cluster.dir().join("s6/gcp-wif-agent");
     fs::create_dir_all(&directory).unwrap();
-    // As the package has it, with the command that is tested.
+    // The package's unit, with the command under test.
     let run = include_str!("../../../deploy/packages/s6/gcp-wif-agent/run").replace("/usr/bin/gcp-wif", command_path());
     fs::write(directory.join("run"), run.replace("agent --", "agent --config /etc/slurm/gcp-wif.json --")).unwrap();
     set_mode(directory.join("run"), 0o755);
@@ -192,7 +192,7 @@ fn s6_keeps_the_agent() {
 
 #[test]
 fn the_unit_of_systemd_keeps_the_agent() {
-    // Short enough for a refresh, which writes files of the user's.
+    // Short enough for a refresh, which writes files that belong to the user.
     let site = site(json!({}), Some(20));
     let node = site.cluster.node(1);
     let here = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/slurm/agent/systemd.sh");
@@ -220,7 +220,7 @@ fn the_unit_of_systemd_keeps_the_agent() {
     let token = || fs::read_to_string(node.job_dir(&id).join("access_token")).unwrap();
     let before = token();
     wait_until(LIMIT, || token() != before);
-    // What it may not do would be in its log.
+    // Its log would show what the unit does not permit.
     let log = fs::read_to_string(node.run_dir().join("gcp-wif/agent.log")).unwrap();
     assert!(!log.contains(" error "), "{log}");
     site.cancel(job);
@@ -242,7 +242,7 @@ fn a_service_that_does_not_come_back_costs_no_job_its_credentials() {
     assert!(mark(&node).exists());
     site.cluster.as_user("bob").command(["srun", "-w", "n1", "--gcp-wif", "true"]).limit(ALONE).run().ok();
     assert_answered(&Door::of(&node, &id).token(&node, "alice", ""));
-    // The step after that does not wait.
+    // The next step does not wait.
     assert!(!mark(&node).exists());
     site.cancel(job);
     site.finish();
@@ -278,7 +278,7 @@ fn a_service_waits_for_a_configuration_and_ends_at_once_when_told() {
     site.finish();
 }
 
-/// Puts a program where the site's command is, as a package does.
+/// Replaces the site's command by a program, as a package does.
 fn put(command: &PathBuf, mode: u32) {
     let new = command.with_extension("new");
     fs::copy(command_path(), &new).unwrap();
@@ -297,7 +297,7 @@ fn an_agent_whose_program_changed_starts_over_as_the_new_one() {
     let first = replaced(&node, &[]);
     let client = Client::start(&site, &node, &Door::of(&node, &id));
     let step = || site.cluster.as_user("bob").command(["srun", "-w", "n1", "--gcp-wif", "true"]).run().ok();
-    // One that others can change, and one that is none.
+    // A program that others can change, and a file that is not a program.
     put(&command, 0o777);
     step();
     fs::write(&command, "#!/bin/sh\nexit 1\n").unwrap();
@@ -313,7 +313,7 @@ fn an_agent_whose_program_changed_starts_over_as_the_new_one() {
     let second = replaced(&node, &before);
     client.goes_on();
 
-    // The same under a service manager, whose process it stays.
+    // The same under a service manager; the agent keeps its process.
     let service = service_of(&node, &command.display().to_string());
     replaced(&node, &second);
     let third = serves(&node);

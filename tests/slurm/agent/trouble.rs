@@ -1,4 +1,4 @@
-//! The agent hindered: stopped, without threads, without its directory.
+//! Trouble for the agent: it is stopped, gets no threads, or loses its directory.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -11,16 +11,16 @@ use super::{LIMIT, site};
 use crate::cluster::{Node, wait_until};
 use crate::site::Site;
 
-/// A stopped serving process is to be replaced within 10 seconds. Twice that, for a machine with other work.
+/// The watcher must replace a stopped serving process within 10 seconds. Twice that, for a busy machine.
 const REPLACED: Duration = Duration::from_secs(20);
-/// More than an idle cluster starts in 5 seconds. A watcher that hardly pauses starts 50 serving processes.
+/// More processes than an idle cluster starts in 5 seconds. A watcher without a pause would start 50 serving processes.
 const FEW: u64 = 25;
 
 fn access_token(node: &Node, job: &str) -> String {
     fs::read_to_string(node.job_dir(job).join("access_token")).unwrap()
 }
 
-/// Waits for an agent of two processes; the one that serves.
+/// Waits until the agent has two processes, and returns the serving one.
 fn serving(node: &Node) -> Process {
     wait_until(LIMIT, || processes(node).len() == 2);
     processes(node).into_iter().find(|process| process.serves).unwrap()
@@ -40,8 +40,8 @@ fn a_refresh_that_gets_no_thread_is_told_and_tried_again() {
     let node = site.cluster.node(1);
     let before = access_token(&node, &id);
     let agent = serving(&node).id;
-    // Room for small things, and none for the stack of a thread. The first refresh is due later, and no thread has
-    // left a stack yet that another one could have.
+    // Memory for small things, but not for the stack of a thread. The first refresh is due later, and no ended thread
+    // has left a stack that another one could reuse.
     let line = format!(
         "size=$(sed -n 's/^VmSize:[^0-9]*\\([0-9]*\\).*/\\1/p' /proc/{agent}/status); \
          prlimit --pid {agent} --as=$(((size + 256) * 1024)):unlimited"
@@ -54,7 +54,7 @@ fn a_refresh_that_gets_no_thread_is_told_and_tried_again() {
                 && (line.contains(&format!("job {id}")) || line.contains(&format!("job={id} ")))
         })
     };
-    // It is due at half of the token's life. At the end of it nothing more is to come.
+    // The refresh is due at half of the token's lifetime. After its expiry, nothing more happens.
     let end = begun + Duration::from_secs(LIFE.unsigned_abs());
     wait_until(LIMIT, || told() || Instant::now() > end);
     assert_eq!(access_token(&node, &id), before, "a thread was found");
@@ -138,7 +138,7 @@ fn an_agent_without_a_directory_does_not_start_over_again_and_again() {
     node.command(["rm", "-rf", "/run/site"]).run().ok();
     // It may have ended by itself.
     node.command(["kill", "-KILL", &first]).run();
-    // Processes and threads of the cluster are numbered in order: this is how many were started meanwhile.
+    // The cluster numbers its processes and threads in order, so this is how many started meanwhile.
     let line = "sh -c 'echo $$'; sleep 5; sh -c 'echo $$'";
     let run = node.command(["sh", "-c", line]).run().ok();
     let numbers: Vec<u64> = run.stdout.lines().map(|line| line.parse().unwrap()).collect();

@@ -14,12 +14,12 @@ use crate::google::{Bucket, Endpoint, Recorded, SERVICE_ACCOUNT, SUBJECT};
 use crate::internet::Internet;
 use crate::site::{OBJECT, OTHER_ACCOUNT, Site};
 
-/// Seconds that an access token lives: less than any client's margin, so that each asks the agent again and again.
+/// An access token's lifetime in seconds: shorter than any client's margin, so that each client asks the agent often.
 pub const LIFE: i64 = 5;
 pub const LIMIT: Duration = Duration::from_secs(100);
 /// The file in alice's home that ends the clients.
 pub const STOP: &str = "stop";
-/// How many of the tokens that a client used must be dead in the end.
+/// How many of the tokens that a client used must have expired in the end.
 const EXPIRIES: usize = 3;
 
 /// How a client finds its credentials.
@@ -27,14 +27,14 @@ const EXPIRIES: usize = 3;
 pub enum Way {
     /// By GOOGLE_APPLICATION_CREDENTIALS alone.
     File,
-    /// By GCE_METADATA_HOST and its like alone.
+    /// By GCE_METADATA_HOST and the related variables alone.
     Metadata,
-    /// By all that the job has.
+    /// By everything that the job has.
     Given,
 }
 
 impl Way {
-    /// The variables that lead elsewhere.
+    /// The variables that lead to the other ways.
     const fn others(self) -> &'static [&'static str] {
         match self {
             Self::File => &["GCE_METADATA_HOST", "GCE_METADATA_ROOT", "GCE_METADATA_IP"],
@@ -48,7 +48,7 @@ impl Way {
 pub struct World {
     pub site: Site,
     internet: Internet,
-    /// Whose tokens the clients have unless a job asks for others.
+    /// The identity of the clients, unless a job asks for another one.
     identity: String,
 }
 
@@ -64,7 +64,7 @@ impl World {
         Self::federated_with(life, json!({}))
     }
 
-    /// The same with these keys in its configuration besides.
+    /// The same with these additional keys in its configuration.
     #[track_caller]
     pub fn federated_with(life: i64, keys: Value) -> Self {
         let mut world = Self::with(life, keys);
@@ -73,13 +73,13 @@ impl World {
         world
     }
 
-    /// A site with these keys in its configuration besides.
+    /// A site with these additional keys in its configuration.
     #[track_caller]
     pub fn with(life: i64, keys: Value) -> Self {
         Self::on(Site::start(), life, keys)
     }
 
-    /// The same on a site that is there already.
+    /// The same on an existing site.
     #[track_caller]
     pub fn on(site: Site, life: i64, keys: Value) -> Self {
         let internet = Internet::start(&site.google);
@@ -111,15 +111,15 @@ impl World {
         self.site.cluster.as_user("alice").command(words).limit(LIMIT)
     }
 
-    /// google-auth looks up where an identity may be used, at a host name of Google's; some clients have no other place for
-    /// Cloud Storage.
+    /// The proxy settings of a job. google-auth looks up trust boundaries at one of Google's host names, and some
+    /// clients cannot use another address for Cloud Storage.
     pub fn behind_the_proxy(&self, job: CommandLine) -> CommandLine {
         let roots = ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE"];
         let job = roots.iter().fold(job, |job, name| job.env(name, "/etc/slurm/ca.pem"));
         job.env("HTTPS_PROXY", &self.internet.url())
     }
 
-    /// The same with these variables alone, and no exception of the user's.
+    /// The same with only these variables, and without the user's exceptions.
     pub fn with_proxies(&self, job: CommandLine, names: &[&str]) -> CommandLine {
         let job = job.env("REQUESTS_CA_BUNDLE", "/etc/slurm/ca.pem");
         names.iter().fold(job, |job, name| job.env(name, &self.internet.url()))
@@ -135,7 +135,7 @@ impl World {
         self.node_with("google-auth-library", bucket, way)
     }
 
-    /// A client of Node with one of the versions of its library.
+    /// A Node client with one of the versions of its library.
     pub fn node_with<'a>(&self, package: &str, bucket: &'a str, way: Way) -> (&'a str, CommandLine) {
         let (node, url) = (library("bin/node"), self.site.google.http_url());
         let job = self.job(way, &[&node, "-", package, &url, bucket, STOP]);
@@ -143,14 +143,14 @@ impl World {
         (bucket, job.env("NODE_PATH", &modules).stdin(include_str!("../../clients/loop.js")))
     }
 
-    /// A client of Rust with one of its libraries; none where they are not installed.
+    /// A Rust client with one of its libraries; none if they are not installed.
     pub fn rust<'a>(&self, client: &str, bucket: &'a str, way: Way) -> Option<(&'a str, CommandLine)> {
         let (program, url) = (library("rust"), self.site.google.http_url());
         let words = [&*program, client, &url, bucket, OBJECT, STOP];
         Path::new(&program).exists().then(|| (bucket, self.job(way, &words)))
     }
 
-    /// None where the library is not installed.
+    /// None if the library is not installed.
     pub fn java<'a>(&self, bucket: &'a str, way: Way) -> Option<(&'a str, CommandLine)> {
         let (java, classes, url) = (library("bin/java"), library("java"), self.site.google.http_url());
         let path = format!("{classes}:{classes}/*");
@@ -163,7 +163,7 @@ impl World {
         self.site.cluster.as_user("alice").shell("command -v gcloud").run().status == 0
     }
 
-    /// A job that asks gcloud for a token again and again.
+    /// A job that asks gcloud for a token repeatedly.
     pub fn gcloud(&self, bucket: &str, way: Way, options: &[&str]) -> CommandLine {
         let round = format!(
             "token=$(gcloud auth print-access-token) && printf 'Authorization: Bearer %s' $token | \
@@ -173,7 +173,7 @@ impl World {
         self.gcloud_rounds(&round, way, options)
     }
 
-    /// A job that copies an object out of a bucket, and back under another name, again and again.
+    /// A job that repeatedly copies an object out of a bucket, and back under another name.
     pub fn gcloud_storage(&self, bucket: &str, way: Way, options: &[&str]) -> CommandLine {
         let round = format!(
             "gcloud storage cp gs://{bucket}/{OBJECT} {bucket}.txt 2>>{bucket}.log && grep -qx hello {bucket}.txt && \
@@ -182,14 +182,14 @@ impl World {
         self.gcloud_rounds(&round, way, options)
     }
 
-    /// A job that runs a line again and again, until [`STOP`] is there.
+    /// A job that runs a line repeatedly until [`STOP`] exists.
     pub fn gcloud_rounds(&self, round: &str, way: Way, options: &[&str]) -> CommandLine {
         let line = format!("until [ -e {STOP} ]; do {round} || exit 1; done; echo read");
         let words: Vec<&str> = options.iter().copied().chain(["bash", "-c", &line]).collect();
         self.gcloud_job(way, &words)
     }
 
-    /// A job whose gcloud calls nobody but Google's endpoints.
+    /// A job whose gcloud calls only Google's endpoints.
     pub fn gcloud_job(&self, way: Way, words: &[&str]) -> CommandLine {
         self.job(way, words)
             .env("CLOUDSDK_CORE_DISABLE_USAGE_REPORTING", "true")
@@ -211,7 +211,7 @@ impl World {
         self.site.google.configure(|options| options.buckets.push(bucket.writable()));
     }
 
-    /// Waits for Google to see something; a client that ends before it failed.
+    /// Waits until Google has seen something. A client that ends before that has failed.
     #[track_caller]
     pub fn wait_for(&self, running: &mut [Background], condition: impl Fn(&Self) -> bool) {
         let end = Instant::now() + LIMIT;
@@ -224,7 +224,7 @@ impl World {
         }
     }
 
-    /// What the token of a request means.
+    /// The identity that the token of a request stands for.
     pub fn token_of(&self, request: &Recorded) -> Option<AccessToken> {
         bearer(request).and_then(|secret| self.site.google.state.token(secret))
     }
@@ -234,7 +234,7 @@ impl World {
         fs::remove_file(self.site.cluster.home("alice").join(STOP)).unwrap();
     }
 
-    /// Ends the clients; none of them failed.
+    /// Ends the clients, and checks that none of them failed.
     #[track_caller]
     pub fn stop(&self, running: impl IntoIterator<Item = Background>) -> Vec<String> {
         let stop = self.site.cluster.home("alice").join(STOP);
@@ -242,7 +242,7 @@ impl World {
         running.into_iter().map(|job| job.wait(LIMIT).ok()).map(|Run { stdout, .. }| stdout).collect()
     }
 
-    /// Runs clients until each has used a token after [`EXPIRIES`] others that are dead by then; what they print.
+    /// Runs clients until each has used a token after [`EXPIRIES`] expired ones. Returns what they print.
     #[track_caller]
     pub fn outlive<const N: usize>(&self, jobs: [(&str, CommandLine); N]) -> [String; N] {
         self.outlive_all(jobs.into()).try_into().unwrap()
@@ -261,20 +261,20 @@ impl World {
         printed
     }
 
-    /// All that was asked of a bucket was asked with tokens of the right identity, and nothing was refused.
+    /// Checks that every request for a bucket had a token of the right identity, and that none was refused.
     #[track_caller]
     pub fn assert_identity(&self, bucket: &str) {
         let identity = if bucket.ends_with("-other") { OTHER_ACCOUNT } else { &self.identity };
         for request in self.requests(bucket) {
             let told = format!("{bucket}: {:?} {} {}", request.status, request.method, request.target);
-            // Who writes looks first whether something is there. A cut connection has no status, and is the client's to
-            // end.
+            // A client that writes first checks whether the object exists. A cut connection has no status, and the
+            // client may cut it.
             let is_right = matches!(request.status, Some(200..=299 | 308 | 404));
-            // gsutil uses a token to its end, and asks for another one when it is refused. A copy of gcloud's that takes
-            // longer than its token lives is tried again by its script.
+            // gsutil uses a token until it is refused, and then asks for another one. The script of gcloud's copies
+            // retries a copy that takes longer than its token's lifetime.
             let may_be_late = ["gsutil", "results"].iter().any(|late| bucket.starts_with(late));
             assert!(is_right || request.status == Some(401) && may_be_late, "{told}");
-            // The address of an upload is its permission.
+            // The address of an upload is sufficient permission.
             if bearer(&request).is_none() && request.target.contains("upload_id=") {
                 continue;
             }
@@ -283,7 +283,7 @@ impl World {
         }
     }
 
-    /// Runs a client that refuses this way, and says so with these words. It asked Google for nothing.
+    /// Runs a client that refuses this way with these words, and checks that it sent no request to Google.
     #[track_caller]
     pub fn refuses(&self, (bucket, job): (&str, CommandLine), words: &str) {
         let run = job.run();
@@ -291,25 +291,25 @@ impl World {
         assert!(self.requests(bucket).is_empty(), "{bucket}: {:#?}", self.summary());
     }
 
-    /// What a client asked Cloud Storage.
+    /// The requests of a client to Cloud Storage.
     pub fn requests(&self, bucket: &str) -> Vec<Recorded> {
         let is_it = |part: &str| percent_decode_str(part).decode_utf8_lossy() == bucket;
         let named = |request: &Recorded| request.target.split(['/', '?']).any(is_it);
         self.site.google.requests_to(Endpoint::Storage).into_iter().filter(named).collect()
     }
 
-    /// What Google was asked, without secrets.
+    /// The requests to Google, without secrets.
     fn summary(&self) -> Vec<String> {
         let requests = self.site.google.requests();
         requests.iter().map(|request| format!("{:?} {} {}", request.status, request.method, request.target)).collect()
     }
 
-    /// Whether a client has used a token after [`EXPIRIES`] others that are dead by now.
+    /// Whether a client has used a token after [`EXPIRIES`] expired ones.
     pub fn has_outlived(&self, bucket: &str) -> bool {
         self.expiries(bucket) >= EXPIRIES
     }
 
-    /// How many dead tokens a client has used before the one that it uses now.
+    /// How many expired tokens a client used before its current one.
     fn expiries(&self, bucket: &str) -> usize {
         let now = self.site.google.state.now();
         let requests = self.requests(bucket);
@@ -320,7 +320,7 @@ impl World {
         if alive { tokens.len() } else { 0 }
     }
 
-    /// What every test ends with. Nobody but the agent and the plugin exchanged anything at Google.
+    /// The end of every test: checks that only the agent and the plugin exchanged tokens at Google.
     #[track_caller]
     pub fn finish(self) {
         for endpoint in [Endpoint::Sts, Endpoint::Impersonation] {

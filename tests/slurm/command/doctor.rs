@@ -1,4 +1,4 @@
-//! Each check of the doctor, as it should be and as it should not.
+//! Each check of the doctor, on a good node and on a bad one.
 
 mod planted;
 
@@ -13,7 +13,7 @@ use crate::golden::Golden;
 use crate::google::{Body, Claims, Endpoint, Fault, Times};
 use crate::site::{OTHER_ACCOUNT, Site, credential_path};
 
-/// What is checked, in this order.
+/// The checks, in this order.
 const CHECKS: [&str; 29] = [
     "site configuration",
     "credential configuration",
@@ -51,7 +51,7 @@ struct Case {
     sabotage: Box<dyn Fn(&Site)>,
     /// An option with its value.
     options: Vec<&'static str>,
-    /// A variable and a directory of the case's own, below the cluster's.
+    /// A variable, and a directory for this case below the cluster's.
     variable: Option<(&'static str, &'static str)>,
     status: i32,
 }
@@ -61,7 +61,7 @@ fn case(name: &'static str, sabotage: impl Fn(&Site) + 'static) -> Case {
 }
 
 impl Case {
-    /// Jobs get their credentials all the same.
+    /// Whether jobs still get their credentials.
     fn warns(self) -> Self {
         Self { status: 0, ..self }
     }
@@ -85,7 +85,7 @@ pub fn doctor(site: &Site, options: &[&str]) -> Run {
     site.cluster.node(1).command([command_path(), "doctor"].iter().chain(options).copied()).run()
 }
 
-/// The lines that say neither ok nor hint, without those of this machine's enroot.
+/// The lines that are neither ok nor hint, without those about this machine's enroot.
 pub fn complaints(run: &Run) -> Vec<&str> {
     let verdicts = ["warning ", "failed ", "skipped "];
     let told = run.stdout.lines().filter(|line| verdicts.iter().any(|verdict| line.starts_with(verdict)));
@@ -114,7 +114,7 @@ fn a_good_node_passes_each_check() {
         (format!(" {}, until 2", crate::google::SERVICE_ACCOUNT), format!(" {OTHER_ACCOUNT}, until 2"));
     assert!(run.stdout.contains(&account), "{}", run.stdout);
     assert!(doctor(&site, &["--service-account", OTHER_ACCOUNT]).ok().stdout.contains(&other));
-    // It leaves no trace on the node, and no token on the screen.
+    // The doctor leaves no trace on the node, and prints no token.
     assert!(!site.cluster.node(1).run_dir().join("gcp-wif").exists());
     let object: Value = serde_json::from_str(&doctor(&site, &["--json"]).ok().stdout).unwrap();
     assert_eq!((&object["ok"], object["checks"].as_array().unwrap().len()), (&json!(true), CHECKS.len()));
@@ -181,7 +181,7 @@ fn each_check_says_what_is_wrong_and_the_fix() {
     site.finish();
 }
 
-/// What is skipped, on one line.
+/// The skipped checks, on one line.
 fn summary(lines: &[&str]) -> Vec<String> {
     let (skipped, told): (Vec<&str>, Vec<&str>) = lines.iter().partition(|line| line.starts_with("skipped "));
     let mut summary: Vec<String> = told.into_iter().map(str::to_owned).collect();
@@ -215,7 +215,7 @@ fn a_runtime_directory_on_a_disk_is_told() {
     site.finish();
 }
 
-/// Other files of Slurm's than the node's own, for `SLURM_CONF`.
+/// Slurm's configuration files in another directory, for `SLURM_CONF`.
 fn prepare(site: &Site) {
     let directory = |name: &str, plugstack: &str| {
         let directory = site.cluster.dir().join(name);
@@ -233,7 +233,7 @@ fn prepare(site: &Site) {
     fs::write(newer, patched("plugin_version", &0x0063_0b00_u32.to_ne_bytes())).unwrap();
 }
 
-/// The plugin's file with other bytes at the beginning of what this symbol holds.
+/// The plugin's file with other bytes at the start of this symbol's data.
 pub fn patched(symbol: &str, bytes: &[u8]) -> Vec<u8> {
     let mut file = fs::read(plugin_path()).unwrap();
     let at = {

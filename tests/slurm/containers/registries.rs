@@ -1,4 +1,4 @@
-//! Google's registries: the regional endpoints, and the few that fit where a token is long.
+//! Google's registries: the regional endpoints, and the few that fit if a token is long.
 
 use std::fmt::Write as _;
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::google::SUBJECT;
 use crate::registry::REGIONAL;
 
-/// The longest federated token that Google hands out, in bytes.
+/// The longest federated token that Google issues, in bytes.
 const LONGEST_TOKEN: usize = 12_288;
 
 /// A line of shell that pulls a manifest as enroot does: the realm by netrc, then the registry with the realm's token.
@@ -45,7 +45,7 @@ fn with_long_tokens_the_busiest_registries_have_their_lines_and_the_log_counts_t
     assert_eq!(lines.next(), Some("200"), "{}\n{}", run.stderr, registries.logs());
     let bytes: usize = lines.next().unwrap().parse().unwrap();
     let hosts: Vec<&str> = lines.collect();
-    // curl reads no longer file.
+    // curl does not read a longer file.
     assert!(bytes < 128 << 10 && hosts.len() == 32, "{bytes} {hosts:?}");
     for host in ["us-docker.pkg.dev", "asia-docker.pkg.dev", "europe-west12-docker.pkg.dev", "gcr.io"] {
         assert!(hosts.contains(&host), "{host}: {hosts:?}");
@@ -54,7 +54,7 @@ fn with_long_tokens_the_busiest_registries_have_their_lines_and_the_log_counts_t
     site.finish();
 }
 
-/// A longer word is an error in the whole file to newer releases of curl, and older ones skip its line.
+/// Newer releases of curl treat a longer word as an error in the whole file, and older ones skip its line.
 #[test]
 fn a_token_that_is_too_long_for_curl_leaves_the_users_own_logins_as_they_are() {
     let site = federated(LONGEST_TOKEN);
@@ -77,7 +77,7 @@ fn a_token_that_is_too_long_for_curl_leaves_the_users_own_logins_as_they_are() {
     site.finish();
 }
 
-/// A site of direct federation, whose tokens have so many bytes.
+/// A site with direct federation, whose tokens have this many bytes.
 fn federated(token_bytes: usize) -> Site {
     let site = Site::start();
     site.trust(&site.source().direct());

@@ -1,4 +1,5 @@
-//! ENROOT_CONFIG_PATH in the node's own enroot.conf. enroot lets bash expand its values; nothing here may be a shell.
+//! ENROOT_CONFIG_PATH in the node's own enroot.conf. enroot lets bash expand its values; the plugin must not run a
+//! shell.
 
 use serde_json::json;
 
@@ -7,7 +8,7 @@ use crate::cluster::{Node, command_path};
 use crate::registry::HOST;
 use crate::site::{OBJECT, Site};
 
-/// Gives a node an `/etc/enroot` with nothing but this `enroot.conf`, over the machine's own `/etc`.
+/// Gives a node an `/etc/enroot` with only this `enroot.conf`, over the machine's own `/etc`.
 #[track_caller]
 fn configure(node: &Node, text: &str) {
     let line = "set -e; cat >/run/enroot.conf; t=/run/etc; \
@@ -19,7 +20,7 @@ fn configure(node: &Node, text: &str) {
     node.command(["sh", "-c", line]).stdin(text).run().ok();
 }
 
-/// A configuration of alice's below her home that can be told from others.
+/// One of alice's configurations below her home, different from the others.
 fn write_own(site: &Site, place: &str) {
     write(site, &format!("{place}/.credentials"), &format!("machine nvcr.io login $oauthtoken password in-{place}\n"));
     write(site, &format!("{place}/hooks.d/10-mine.sh"), "#!/bin/sh\n");
@@ -51,7 +52,7 @@ fn the_users_directory_is_found_where_enroot_conf_puts_it() {
         ("\"${XDG_CONFIG_HOME:-/etc/x}/e\"", Some(&xdg), "xdg/e"),
         ("${XDG_CONFIG_HOME:-~/.config}/e", None, ".config/e"),
         ("${XDG_CONFIG_HOME:-${HOME}/.config}/e", None, ".config/e"),
-        // A value of the user's is no text to expand.
+        // A value of the user's is not expanded.
         ("\"${XDG_CONFIG_HOME}\"", Some("$(touch ran)`touch ran`"), ""),
         ("\"${XDG_CONFIG_HOME:-/etc/x}/a b\"", Some(&home), "a b"),
     ] {
@@ -74,7 +75,7 @@ fn the_users_directory_is_found_where_enroot_conf_puts_it() {
 
 #[test]
 fn no_function_of_the_users_runs_at_a_steps_start_and_none_leaves_a_process() {
-    /// Seconds that nothing else sleeps for.
+    /// A number of seconds for which no other process sleeps.
     const SLEEP: &str = "31557";
     let site = Site::start();
     let node = site.cluster.node(1);
@@ -85,7 +86,7 @@ fn no_function_of_the_users_runs_at_a_steps_start_and_none_leaves_a_process() {
                         builtin \"${{FUNCNAME[0]}}\" \"$@\"; }}"
     );
     let functions = ["echo", "eval", "set", "command", "printf"].map(|name| format!("BASH_FUNC_{name}%%"));
-    // What the job itself runs is not meant.
+    // The job's own processes do not count.
     let unset = functions.iter().flat_map(|name| ["-u", name]);
     let words = ["srun", "-w", "n1", "--gcp-wif", "env", "-u", "SHELLOPTS", "-u", "PS4"].into_iter().chain(unset);
     let mut command = site.cluster.as_user("alice").command(words.chain(["bash", "-c", SHOW]));
@@ -133,7 +134,7 @@ fn what_only_a_shell_can_expand_is_left_alone_and_said() {
     let doctor = node.command([command_path(), "doctor"]).run();
     let is_told = |line: &str| line.starts_with("warning ") && line.contains("which only a shell can expand");
     assert!(doctor.stdout.lines().any(is_told), "{}", doctor.stdout);
-    // A value of the job's own is none of enroot.conf.
+    // A value of the job's own does not come from enroot.conf.
     write_own(&site, "mine");
     let words = ["srun", "-w", "n1", "--gcp-wif", "bash", "-c", SHOW];
     let own = site.cluster.home("alice").join("mine").display().to_string();

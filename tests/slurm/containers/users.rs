@@ -1,5 +1,5 @@
-//! Files of users that hurt whoever reads or copies them: too many, too long, of the kernel, of a file system that
-//! does not answer.
+//! Files of users that are dangerous to read or to copy: too many, too long, from the kernel, or on a file system that
+//! does not respond.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -12,11 +12,11 @@ use crate::cluster::{Node, wait_until};
 use crate::registry::HOST;
 use crate::site::{OBJECT, Site};
 
-/// What is taken over at most: bytes of `.credentials`, and names in each directory.
+/// The limits of what is taken over: bytes of `.credentials`, and names in each directory.
 const LONGEST: usize = 64 << 10;
 const MOST: usize = 100;
 
-/// Writes a configuration of alice's with so many names, each of so many bytes, and such long credentials.
+/// Writes a configuration of alice's with this many names of this many bytes, and credentials of this length.
 fn write_own(site: &Site, place: &str, names: [usize; 3], length: usize, credentials: usize) -> String {
     let home = site.cluster.home("alice");
     let directory = home.join(place);
@@ -73,7 +73,7 @@ fn a_configuration_as_large_as_is_taken_over_works_and_one_that_is_larger_is_sai
     site.finish();
 }
 
-/// What is used of the file system of the runtime directory: KiB and inodes.
+/// How much of the runtime directory's file system is used: KiB and inodes.
 fn used(node: &Node) -> [u64; 2] {
     let run = node.command(["df", "-k", "--output=used,iused", "/run"]).run().ok();
     let fields = run.stdout.lines().last().unwrap().split_whitespace().map(|field| field.parse().unwrap());
@@ -137,7 +137,7 @@ fn what_is_of_the_kernel_and_of_no_file_system_is_not_copied() {
         }
         let _ = fs::remove_file(&credentials);
         symlink(target, &credentials).unwrap();
-        // All of a step's configuration, and whether it has one.
+        // The step's whole configuration, and whether it exists.
         let line = format!(
             "echo path=$ENROOT_CONFIG_PATH; {}; cat /run/gcp-wif/jobs/$SLURM_JOB_ID/enroot*/.cred*",
             site.list()
@@ -146,7 +146,7 @@ fn what_is_of_the_kernel_and_of_no_file_system_is_not_copied() {
         let run = site.cluster.as_user("alice").command(words).env("ENROOT_CONFIG_PATH", &path).run();
         assert!(leaks.is_empty() || !run.stdout.contains(leaks), "{target} is in a copy");
         if target == "/proc/self/environ" {
-            // Root's alone in a process that has changed its user; then it is as good as none.
+            // Readable only by root in a process that has changed its user. Then it counts as missing.
             continue;
         }
         assert!(
@@ -161,8 +161,8 @@ fn what_is_of_the_kernel_and_of_no_file_system_is_not_copied() {
     site.finish();
 }
 
-/// A FUSE file system that takes each request and answers none but the first, which sets it up: who asks cannot even
-/// be killed as long as it runs.
+/// A FUSE file system that accepts each request and answers only the first one, which sets it up. A process that uses
+/// it cannot even be killed while it runs.
 const SILENT: &str = "import ctypes, os, struct\n\
     fd = os.open('/dev/fuse', os.O_RDWR)\n\
     os.makedirs('/run/silent', exist_ok=True)\n\
@@ -188,7 +188,7 @@ fn a_home_that_never_answers_keeps_no_job_from_its_refresh_and_its_next_step() {
     wait_until(LIMIT, || job.stdout().ends_with('\n'));
     assert!(only_line(&job.stderr()).contains("cannot be read in time"), "{}", job.stderr());
     let id = job.stdout().trim().to_owned();
-    // The process that still asks for the home must not have the job's lock.
+    // The process that still waits for the home must not have the job's lock.
     let token = node.job_dir(&id).join("access_token");
     let first = fs::read(&token).unwrap();
     let words = ["srun", "--jobid", &id, "--overlap", "--gcp-wif", "bash", "-c", &site.list()];

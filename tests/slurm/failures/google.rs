@@ -1,4 +1,4 @@
-//! Faults of Google and of the way there.
+//! Faults at Google and on the network path to it.
 
 use std::fs;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use super::{BUDGET, Case, SHORT_BUDGET, SHORTER_THAN_PAUSES, case, check, edit_c
 use crate::google::{Body, Certificate, Endpoint, Fault, Format, Google, Options, Source, Times};
 use crate::site::{Site, TOKEN_FILE};
 
-/// What both of Google's endpoints can do wrong.
+/// Faults that both of Google's endpoints can have.
 fn faults_of(endpoint: Endpoint) -> Vec<Case> {
     let style = if endpoint == Endpoint::Sts { Body::OAuth } else { Body::Status };
     let fault = move |fault: Fault| move |site: &Site| site.google.inject(endpoint, fault.clone(), Times::Forever);
@@ -38,12 +38,12 @@ fn faults_of(endpoint: Endpoint) -> Vec<Case> {
     ]
 }
 
-/// A fault that keeps the client waiting, and a budget that is soon used up.
+/// A fault that makes the client wait, with a short time limit.
 fn hangs(endpoint: Endpoint, fault: Fault) -> impl Fn(&Site) {
     within(SHORT_BUDGET, endpoint, fault)
 }
 
-/// A fault after which the client would wait longer than it may.
+/// A fault after which the client would wait longer than the time limit.
 fn throttled(endpoint: Endpoint, fault: Fault) -> impl Fn(&Site) {
     within(SHORTER_THAN_PAUSES, endpoint, fault)
 }
@@ -60,7 +60,7 @@ fn shorten(site: &Site, budget: u64) {
     edit_config(site, |text| text.replace(&long, &short));
 }
 
-/// A Google where something is not as it should be.
+/// A Google with a fault in its setup.
 fn configured(change: fn(&mut Options)) -> impl Fn(&Site) {
     move |site| site.google.configure(change)
 }
@@ -69,7 +69,7 @@ fn configured(change: fn(&mut Options)) -> impl Fn(&Site) {
 fn token_exchange() {
     let mut cases = faults_of(Endpoint::Sts);
     cases.push(case("throttled", throttled(Endpoint::Sts, Fault::throttled(None))));
-    // Within the whole budget, because the answer itself says that no pause would do.
+    // With the normal time limit, because the answer itself says that no pause would help.
     cases.push(case("throttled for an hour", |site| {
         site.google.inject(Endpoint::Sts, Fault::throttled(Some("3600")), Times::Forever)
     }));
@@ -164,7 +164,7 @@ fn a_fault_that_passes_is_not_noticed() {
 
 #[test]
 fn tls() {
-    // A Google that shows this certificate, with the authority that the site trusts.
+    // A Google with this certificate, from the authority that the site trusts.
     let certificate = |certificate: Certificate| {
         let google = Google::start(Options { certificate, ..Options::default() });
         move |site: &Site| {

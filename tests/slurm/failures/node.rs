@@ -1,4 +1,4 @@
-//! Faults of the node: configuration, subject token, rules, runtime directory.
+//! Faults on the node: configuration, subject token, rules, runtime directory.
 
 use std::fs;
 
@@ -91,7 +91,7 @@ fn arguments_of_the_plugin() {
             let run = alice.command(["srun", "-w", "n1", "--gcp-wif", "echo", "ran"]).run();
             assert_eq!((run.status, run.stdout.as_str()), (1, ""), "{case}: {}", run.stderr);
             golden.add(case, &only_line(case, &run.stderr), &site);
-            // Whether the site says auto cannot be known then.
+            // In this case, nobody can know whether the site says auto.
             let run = alice.command(["srun", "-w", "n1", "echo", "ran"]).run().ok();
             assert_eq!(run.stdout, "ran\n", "{case}: {}", run.stderr);
             site.finish();

@@ -6,8 +6,8 @@ use crate::clients::library;
 use crate::table::Row;
 use crate::tried::{absent, record, version};
 
-/// google-cloud-auth uses a token to its end and looks for a new one every ten seconds: a new one, at half of this, has
-/// to live longer.
+/// google-cloud-auth uses a token until its expiry and looks for a new one every ten seconds, so half of this lifetime
+/// must be longer than that.
 const LONGER_LIFE: i64 = 26;
 
 #[test]
@@ -32,6 +32,7 @@ fn object_store() {
     world.refuses(job("object-store-file", Way::File), "external_account");
     assert_eq!(world.outlive([job("object-store-metadata", Way::Metadata)]), ["read\n"]);
     world.finish();
-    let remark = "delta-rs, lance and icechunk use it: `env -u GOOGLE_APPLICATION_CREDENTIALS`, or `\"adc\": \"metadata\"`";
+    let remark =
+        "delta-rs, lance and icechunk use it: `env -u GOOGLE_APPLICATION_CREDENTIALS`, or `\"adc\": \"metadata\"`";
     record(&Row::new(client, &found, METADATA, remark));
 }

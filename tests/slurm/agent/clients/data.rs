@@ -1,4 +1,4 @@
-//! What data pipelines read and write with.
+//! Clients of data pipelines.
 
 use std::path::Path;
 
@@ -19,7 +19,7 @@ struct Client {
     name: &'static str,
     library: &'static str,
     outcomes: [Outcome; 2],
-    /// How it comes to the metadata endpoint: alone, or although the job has a file.
+    /// How the client reaches the metadata endpoint: only without the file, or even with it.
     metadata: Way,
     remark: &'static str,
 }
@@ -102,7 +102,7 @@ fn training() {
     outlive(TRAINING);
 }
 
-/// Runs clients in each way that works, all in one cluster.
+/// Runs clients in each way that works, in a single cluster.
 fn outlive<const N: usize>(clients: [Client; N]) {
     let python = library("data/bin/python");
     if !Path::new(&python).exists() {

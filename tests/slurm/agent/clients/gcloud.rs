@@ -1,5 +1,5 @@
-//! gcloud, and the tools that it starts with its credentials. It keeps tokens in the user's directory, by the account's
-//! name: jobs of one user share them.
+//! gcloud, and the tools that it starts with its credentials. gcloud keeps tokens in the user's directory under the
+//! account's name, so one user's jobs share them.
 
 use serde_json::json;
 
@@ -14,10 +14,10 @@ use crate::table::Row;
 use crate::tried::{absent, record, version_in};
 
 const CLIENT: &str = "gcloud";
-/// Seconds that a token lives where many commands run at once, each of which takes a second or two.
+/// A token's lifetime in seconds for many simultaneous commands, each of which takes a second or two.
 const LONGER_LIFE: i64 = 10;
 
-/// The version that a tool tells alice: it writes into the home of whoever asks.
+/// The version that a tool prints for alice, because it writes into the caller's home directory.
 fn told(world: &World, line: &str) -> String {
     let run = world.site.cluster.as_user("alice").shell(line).env("CLOUDSDK_CONFIG", "versions").run().ok();
     version_in(&run.stdout).unwrap()
@@ -30,7 +30,7 @@ fn gcloud() {
         absent(CLIENT);
         return world.finish();
     }
-    // Those that have no metadata server remember it for ten minutes.
+    // A gcloud that finds no metadata server remembers that for ten minutes.
     let apart = |job: CommandLine| job.env("CLOUDSDK_CONFIG", "another");
     let jobs = [
         ("gcloud-file", world.gcloud("gcloud-file", Way::File, &[])),
@@ -53,7 +53,8 @@ fn gcloud_of_jobs_with_one_configuration_directory() {
         return world.finish();
     }
     let option = format!("--gcp-wif-service-account={OTHER_ACCOUNT}");
-    // The same identity twice, which is one account for gcloud, and another one beside them. Who has both goes by file.
+    // The same identity twice, which is one account for gcloud, and another identity. With both ways, gcloud uses the
+    // file.
     let jobs = [
         ("file-first", world.gcloud("file-first", Way::Given, &[])),
         ("file-second", world.gcloud_storage("file-second", Way::Given, &[])),
@@ -65,7 +66,7 @@ fn gcloud_of_jobs_with_one_configuration_directory() {
     world.finish();
 }
 
-/// An hour's token is kept for the next command, whichever job that is of: of the same account.
+/// gcloud keeps a token of one hour for the next command of the same account, whichever job that belongs to.
 #[test]
 fn gcloud_keeps_the_tokens_of_two_identities_apart() {
     let world = World::start(3600);
@@ -104,7 +105,7 @@ fn gsutil() {
              -o Boto:ca_certificates_file=/etc/slurm/ca.pem cat gs://{bucket}/{OBJECT} | grep -qx hello"
         )
     };
-    // It asks the metadata endpoint although the job has a file.
+    // It asks the metadata endpoint even though the job has a file.
     let jobs = [("gsutil-given", Way::Given), ("gsutil-metadata", Way::Metadata)];
     let jobs = jobs.map(|(bucket, way)| (bucket, world.gcloud_rounds(&round(bucket), way, &[])));
     assert_eq!(world.outlive(jobs), ["read\n"; 2]);
@@ -146,7 +147,7 @@ fn gcloud_goes_on_without_an_open_id_token() {
     let world = World::start(LIFE);
     let url = "http://$GCE_METADATA_HOST/computeMetadata/v1/instance/service-accounts/default/identity?audience";
     for (status, told) in [(503, "503"), (403, "404")] {
-        // A failure holds for its audience.
+        // A failure applies to its audience only.
         let line = format!("curl -sS -o /dev/null -w '%{{http_code}}' -H 'Metadata-Flavor: Google' {url}=a-{status}");
         world.site.google.clear_faults();
         world.site.google.inject(Endpoint::IdToken, Fault::status(status), Times::Forever);
@@ -161,7 +162,7 @@ fn gcloud_goes_on_without_an_open_id_token() {
     world.finish();
 }
 
-/// gcloud asks for the project in nearly every command, and ends with an error where the metadata server has none.
+/// gcloud asks for the project in nearly every command, and fails if the metadata server has none.
 #[test]
 fn gcloud_by_metadata_knows_the_project_of_the_service_account() {
     let world = World::with(LIFE, json!({"project": null}));

@@ -20,6 +20,7 @@ fn java() {
     world.finish();
     let found = version(&["dpkg-query", "-W", "-f", "${Version}", "libgoogle-auth-java"]).unwrap();
     let found = found.split('-').next().unwrap();
-    let remark = "does not support external_account files. `env -u GOOGLE_APPLICATION_CREDENTIALS`, or `\"adc\": \"metadata\"`";
+    let remark =
+        "does not support external_account files. `env -u GOOGLE_APPLICATION_CREDENTIALS`, or `\"adc\": \"metadata\"`";
     record(&Row::new(client, found, METADATA, remark));
 }

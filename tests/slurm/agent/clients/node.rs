@@ -1,4 +1,4 @@
-//! google-auth-library for Node, of today and of 2023.
+//! google-auth-library for Node, the current release and one from 2023.
 
 use super::super::world::{LIFE, Way, World};
 use super::BOTH;

@@ -1,4 +1,4 @@
-//! google-auth, of today and as Debian has it.
+//! google-auth, the current release and Debian's.
 
 use super::super::world::{LIFE, STOP, Way, World};
 use super::{BOTH, METADATA};
@@ -8,7 +8,7 @@ use crate::tried::{absent, record, version};
 
 const CLIENT: &str = "Python: google-auth";
 const VERSION: [&str; 2] = ["-c", "import pkg_resources; print(pkg_resources.require('google-auth')[0].version)"];
-/// Debian's own, which has Debian's packages.
+/// Debian's Python, which has Debian's packages.
 const DEBIANS: &str = "/usr/bin/python3";
 
 #[test]
@@ -43,6 +43,7 @@ fn of_debian() {
     let metadata = job(Way::Metadata, "debian-metadata");
     assert_eq!(world.outlive([("debian-metadata", metadata)]), ["google.auth.compute_engine.credentials\n"]);
     world.finish();
-    let remark = "does not support external_account files; versions from 1.27 do. `env -u GOOGLE_APPLICATION_CREDENTIALS`";
+    let remark =
+        "does not support external_account files; versions from 1.27 do. `env -u GOOGLE_APPLICATION_CREDENTIALS`";
     record(&Row::new(&format!("{CLIENT}, Debian's"), &found, METADATA, remark));
 }

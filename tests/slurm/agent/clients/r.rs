@@ -1,4 +1,4 @@
-//! gargle for R, as Debian has it: bigrquery, googleCloudStorageR and their like have their tokens from it.
+//! gargle for R, Debian's. bigrquery, googleCloudStorageR and similar packages get their tokens from it.
 
 use super::super::world::{LIFE, STOP, Way, World};
 use super::METADATA;

@@ -1,5 +1,5 @@
-//! Faults that are planted on a node: the doctor names each with its stage and a fix, offline too where no network is
-//! needed, and is content when its fix was followed. A command in the line is run as it stands there.
+//! Faults that the tests plant on a node. The doctor names each with its stage and a fix, also offline if that needs no
+//! network, and reports no fault after the fix. The tests run a command in the line exactly as it is.
 
 mod google;
 mod later;
@@ -18,13 +18,13 @@ struct Fault {
     name: &'static str,
     /// The stage and the check that name it.
     told_by: (&'static str, &'static str),
-    /// What makes it.
+    /// Plants the fault.
     plant: fn(&Site),
-    /// Follows the fix that the line names.
+    /// Follows the fix in the line.
     follow: fn(&Site, &str),
-    /// The status of the form that asks nobody, if that can see it.
+    /// The exit status of `--offline`, if that can see the fault.
     offline: Option<i32>,
-    /// The status: 0 if jobs get their credentials all the same.
+    /// The exit status: 0 if jobs still get their credentials.
     status: i32,
 }
 
@@ -33,7 +33,7 @@ impl Fault {
         Self { name, told_by, plant, follow: run_command, offline: Some(1), status: 1 }
     }
 
-    /// Not by a command.
+    /// Uses this function to follow the fix, instead of a command in the line.
     const fn by(self, follow: fn(&Site, &str)) -> Self {
         Self { follow, ..self }
     }
@@ -47,7 +47,7 @@ impl Fault {
     }
 }
 
-/// Plants each, one after the other, on the same node.
+/// Plants each fault, one after the other, on the same node.
 #[track_caller]
 fn heal(golden: &'static str, site: &Site, faults: &[Fault]) {
     let mut lines = Golden::new(golden);
@@ -58,7 +58,7 @@ fn heal(golden: &'static str, site: &Site, faults: &[Fault]) {
         lines.add(fault.name, &line, site);
         let quiet = run(site, &["--offline"]);
         assert_eq!(quiet.status, fault.offline.unwrap_or(0), "{}: {}", fault.name, quiet.stdout);
-        // Ages go on between two runs.
+        // Ages increase between two runs.
         let ageless = |line: &str| line.replace(|c: char| c.is_ascii_digit(), "");
         let is_told = quiet.stdout.lines().any(|told| ageless(told) == ageless(&line));
         assert_eq!(is_told, fault.offline.is_some(), "{} offline: {}", fault.name, quiet.stdout);
@@ -73,7 +73,7 @@ fn heal(golden: &'static str, site: &Site, faults: &[Fault]) {
     lines.check();
 }
 
-/// The doctor on node 1, with its own slurm.conf where the test has one.
+/// The doctor on node 1, with the test's own slurm.conf if there is one.
 fn run(site: &Site, options: &[&str]) -> Run {
     let conf = site.cluster.dir().join("planted/slurm.conf");
     let words = [command_path(), "doctor"].into_iter().chain(options.iter().copied());
@@ -91,7 +91,7 @@ fn told(run: &Run, fault: &Fault) -> String {
     line.unwrap_or_else(|| panic!("{}: not told by {check}: {}", fault.name, run.stdout)).to_owned()
 }
 
-/// Runs the command behind `run `, up to the next semicolon, on the node.
+/// Runs the command after `run `, up to the next semicolon, on the node.
 #[track_caller]
 fn run_command(site: &Site, line: &str) {
     let command = line.split("run ").last().filter(|rest| rest.len() < line.len()).expect("a command");
@@ -99,7 +99,7 @@ fn run_command(site: &Site, line: &str) {
     site.cluster.node(1).command(["bash", "-c", command]).run().ok();
 }
 
-/// The number behind these words.
+/// The number after these words.
 fn number(line: &str, words: &str) -> u64 {
     let rest = line.split_once(words).unwrap_or_else(|| panic!("no {words:?} in {line}")).1;
     rest.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default().parse().unwrap()

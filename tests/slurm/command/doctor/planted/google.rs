@@ -1,4 +1,4 @@
-//! At Google: what the node cannot know by itself, but for the audience.
+//! Faults at Google, which the node cannot see by itself, except for the audience.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Faults that need a cluster of their own: what was installed while something runs, and registries.
+//! Faults that need separate clusters: upgrades while something runs, and registries.
 
 use std::fs;
 use std::io::Write;
@@ -23,7 +23,7 @@ fn a_slurmd_that_has_not_loaded_the_plugin() {
     fs::copy(plugin_path(), &plugin).unwrap();
     let mut file = fs::File::options().append(true).open(site.cluster.dir().join("plugstack.conf")).unwrap();
     writeln!(file, "optional {}", plugin.display()).unwrap();
-    // Nobody asks Google.
+    // No request goes to Google.
     site.google.inject(Endpoint::Sts, Fault::status_with(403, Body::OAuth), Times::Forever);
     let told = run(&site, &["--offline"]).expect_status(1);
     let expected = "failed   configuration   slurmd                    it has not loaded the plugin that ";
@@ -52,7 +52,7 @@ fn an_agent_that_is_older_than_its_program() {
     let (job, id) = site.running_job();
     let good = run(&site, &[]).ok();
     assert!(complaints(&good).is_empty(), "{}", good.stdout);
-    // One that hangs does not see that its program is another one.
+    // An agent that hangs does not see that its program was replaced.
     let pids = good.stdout.split_once(" running agent             process ").unwrap().1.split_once(',').unwrap().0;
     node.command(["bash", "-c", &format!("kill -STOP {pids}")]).run().ok();
     install();
@@ -64,7 +64,7 @@ fn an_agent_that_is_older_than_its_program() {
     assert!(line.starts_with(&expected) && line.lines().count() == 1, "{line}");
     run_command(&site, line);
     assert_eq!(run(&site, &["--offline"]).ok().stdout, "");
-    // The job goes on.
+    // The job continues.
     let credentials = fs::read_to_string(node.job_dir(&id).join("credentials.json")).unwrap();
     let token_url = credentials.split("http://").nth(1).unwrap().split('/').next().unwrap().to_owned();
     let url = format!("http://{token_url}/computeMetadata/v1/instance/service-accounts/default/email");
@@ -99,7 +99,7 @@ fn a_registry_that_refuses() {
     let (status, lines) = checks(&address);
     assert!(status == 0 && lines[1].starts_with("ok ") && lines[1].contains("takes the token"), "{lines:?}");
 
-    // The registry of the site's list is another.
+    // The site's list has another registry.
     configure(&["us-docker.pkg.dev"]);
     let (status, lines) = checks(&image);
     let fix = "127.0.0.1 gets no credentials of jobs; add it to registries in the site configuration";
@@ -161,7 +161,7 @@ fn where_slurm_has_no_configuration_files_slurmds_copies_are_read() {
     let expected =
         "failed   configuration   plugstack.conf            it does not name spank_gcp_wif.so; add the line: ";
     assert!(told.stdout.starts_with(expected) && told.stdout.lines().count() == 1, "{}", told.stdout);
-    // slurmd has its own plugins from Slurm's folder, so that it is known where a bare name is looked for.
+    // slurmd loads its own plugins from Slurm's folder, which shows where it looks for a bare name.
     let line = |plugin: &str| {
         fs::write(copies.join("plugstack.conf.d/10-gcp-wif.conf"), format!("optional {plugin}\n")).unwrap();
     };

@@ -1,4 +1,4 @@
-//! In the node's files.
+//! Faults in the node's files.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -115,7 +115,7 @@ pub(super) const FAULTS: [Fault; 17] = [
         fs::copy(command_path(), &path).unwrap();
     }),
     Fault::new("a file that a pod has mounted by subPath", ("configuration", "mounts"), |site| {
-        // As the kubelet lays a ConfigMap out, binds one file of it, and later replaces it.
+        // Lays a ConfigMap out as the kubelet does, binds one of its files, and replaces the ConfigMap later.
         let line = "d=/run/volume; mkdir -p $d/..2026_11_24; cp /etc/slurm/gcp-wif.json $d/..2026_11_24/; \
                     mount --bind $d/..2026_11_24/gcp-wif.json /etc/slurm/gcp-wif.json; \
                     cp -a $d/..2026_11_24 $d/..2026_11_25; rm -r $d/..2026_11_24";
@@ -124,7 +124,7 @@ pub(super) const FAULTS: [Fault; 17] = [
     .warns()
     .by(|site, line| {
         assert!(line.ends_with("restart the pod, and mount the whole directory instead of a subPath"), "{line}");
-        // What a pod sees that was started anew.
+        // A restarted pod sees this.
         let line = "umount /etc/slurm/gcp-wif.json && rm -r /run/volume";
         site.cluster.node(1).command(["bash", "-c", line]).run().ok();
     }),

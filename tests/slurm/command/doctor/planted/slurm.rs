@@ -1,4 +1,4 @@
-//! In Slurm's files, and in what slurmd has loaded.
+//! Faults in Slurm's files, and in what slurmd has loaded.
 
 use std::fs;
 use std::path::PathBuf;
@@ -16,7 +16,8 @@ const PLUGSTACK: (&str, &str) = ("configuration", "plugstack.conf");
 pub(super) const FAULTS: [Fault; 10] = [
     Fault::new("plugstack.conf without the plugin", PLUGSTACK, |site| write(site, "plugstack.conf", "")).by(
         |site, line| {
-            // The line that it says, word by word. Slurm's own folder has the plugin: slurm.conf names it as PluginDir.
+            // The line exactly as the doctor prints it. Slurm's own folder has the plugin, because slurm.conf has it in
+            // PluginDir.
             let line = line.split_once("add the line: ").unwrap().1;
             write(site, "plugstack.conf", &format!("{line}\n"));
         },
@@ -71,7 +72,7 @@ pub(super) const FAULTS: [Fault; 10] = [
         conf(site, "MessageTimeout=60\nPrologFlags=Alloc\n");
     }),
     Fault::new("a plugin that was installed while slurmd runs", ("configuration", "slurmd"), |site| {
-        // As `install` does it, at the place that slurmd has it from.
+        // Installed as by `install`, at the path from which slurmd loaded it.
         let path = site.cluster.dir().join("lib/spank_gcp_wif.so");
         let status = Command::new("install").args(["-m", "0644"]).arg(plugin_path()).arg(path).status().unwrap();
         assert!(status.success());
@@ -83,7 +84,7 @@ pub(super) const FAULTS: [Fault; 10] = [
     }),
 ];
 
-/// Gives node 1 a slurm.conf of its own, with a folder for plugins.
+/// Gives node 1 its own slurm.conf, with a folder for plugins.
 pub(super) fn prepare(site: &Site) {
     let folder = site.cluster.dir().join("planted");
     fs::create_dir(&folder).unwrap();
