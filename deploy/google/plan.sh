@@ -1,13 +1,13 @@
-# What there is at Google, what is missing, and what the nodes need. A part of setup, which sources it.
-# Its variables are setup's, too. Long messages go on in the next line, where a word begins with a quote.
+# What exists at Google, what is missing, and what the nodes need. setup sources this file, and shares its variables.
+# Long messages continue on the next line, where a word begins with a quote.
 # shellcheck shell=bash disable=SC2034,SC2140,SC2154
 
-# Asks Google in the background: look NAME COMMAND... The answers of a round are waited for together.
+# Asks Google in the background: look NAME COMMAND... The caller waits for all answers of a round together.
 look() {
   { "${@:2}" >"$round/$1" 2>"$round/$1.error" || : >"$round/$1.failed"; } &
 }
 
-# Whether what was looked at is there. An answer that does not say so ends all.
+# Whether the thing that `look` asked for exists. An answer that does not tell ends the script.
 found() {
   [[ -e $round/$1.failed ]] || return 0
   grep -qE "$absent|$disabled" "$round/$1.error" || fail "cannot look at the $2: $(squash "$round/$1.error")"
@@ -19,7 +19,7 @@ step() {
   commands+=("$(printf '%q ' "${@:2}")")
 }
 
-# Whether a policy that was looked at has a role for a member, without a condition.
+# Whether a policy that `look` fetched has a role for a member, without a condition.
 has() {
   grep -qxF "$2 $3 " "$round/$1"
 }
@@ -29,7 +29,7 @@ within=(--location=global --project="$project")
 of_pool=(--workload-identity-pool="$pool" "${within[@]}")
 policy=(--flatten='bindings[].members'
   --format='value[separator=" "](bindings.role,bindings.members,bindings.condition.expression)')
-# Conditional bindings in the same policy are left alone.
+# Leaves conditional bindings in the same policy alone.
 quiet=(--condition=None --format=none)
 
 email() {
@@ -48,7 +48,7 @@ role_of() {
 
 look_at_provider() {
   local fields='state,disabled,description,oidc.issuerUri,oidc.allowedAudiences.list(separator=" "),attributeCondition'
-  # The keys have lines of their own, and are last.
+  # The keys come last, because they have several lines.
   fields+=',attributeMapping.list(separator=" "),oidc.jwksJson'
   look provider "${pools[@]}" providers describe "$provider" "${of_pool[@]}" --format="value[separator='\n']($fields)"
 }
@@ -80,17 +80,17 @@ ask_google() {
   wait
 }
 
-# Fills titles, commands and notes; again, if there is more to plan when all that is done.
+# Fills titles, commands and notes. Sets `again` if more must be planned when these are done.
 make_plan() {
   titles=() commands=() notes=() again=''
   round=$work/round
   mkdir "$round"
-  # First and alone: where nobody is logged in, one answer says so.
+  # Asked first and alone, so that a missing login causes only one error.
   number=$(gcloud projects describe "$project" --format='value(projectNumber)' 2>"$work/error") ||
     fail "cannot look at project $project: $(squash "$work/error")"
-  [[ $number =~ ^[0-9]+$ ]] || fail "project $project has no number in Google's answer: $number"
+  [[ $number =~ ^[0-9]+$ ]] || fail "project $project has no number in Google's answer ($number)"
   ask_google
-  # Who has the roles: the service accounts, or the subjects themselves.
+  # The members that get the roles: the service accounts, or the subjects themselves.
   members=()
   local one
   for one in "${accounts[@]}"; do members+=("serviceAccount:$(email "$one")"); done
@@ -121,24 +121,24 @@ plan_pool() {
   local there=()
   ! found pool "pool $pool" || mapfile -t there <"$round/pool"
   [[ ${there[1]-} != True ]] ||
-    fail "the pool $pool is disabled. If nobody did that for a reason: ${pools[*]} update $pool ${within[*]} --no-disabled"
+    fail "the pool $pool is disabled. If that is not intended, run: ${pools[*]} update $pool ${within[*]} --no-disabled"
   case ${there[0]-} in
     '')
-      step "make the pool $pool" "${pools[@]}" create "$pool" "${within[@]}" --display-name="Slurm nodes" \
+      step "create the pool $pool" "${pools[@]}" create "$pool" "${within[@]}" --display-name="Slurm nodes" \
         --description="$mark"
       ;;
     DELETED)
-      step "bring back the pool $pool" "${pools[@]}" undelete "$pool" "${within[@]}"
+      step "restore the pool $pool" "${pools[@]}" undelete "$pool" "${within[@]}"
       again=yes
-      notes+=("The pool $pool was removed less than 30 days ago. Its provider can be seen when it is back,"\
-" and is brought back, changed or made then.")
+      notes+=("The pool $pool was removed less than 30 days ago. Its provider is visible only when the pool is"\
+" restored. It is restored, updated or created then.")
       return
       ;;
   esac
   plan_provider
 }
 
-# The pool is back: what became of its provider?
+# Plans the provider after the pool has been restored.
 plan_provider_again() {
   titles=() commands=()
   rm -f "$round"/provider*
@@ -155,16 +155,16 @@ plan_provider() {
   [[ -z $condition ]] || wanted+=(--attribute-condition="$condition")
   [[ -z $jwks ]] || wanted+=(--jwk-json-path="$jwks")
   if [[ -z $has_provider ]]; then
-    step "make the provider $provider, which trusts $issuer" "${pools[@]}" providers create-oidc "$provider" \
+    step "create the provider $provider, which trusts $issuer" "${pools[@]}" providers create-oidc "$provider" \
       "${of_pool[@]}" --display-name="Slurm cluster" --description="$mark" "${wanted[@]}"
     return
   fi
   mapfile -t there <"$round/provider"
   if [[ ${there[0]} == DELETED ]]; then
-    step "bring back the provider $provider" "${pools[@]}" providers undelete "$provider" "${of_pool[@]}"
+    step "restore the provider $provider" "${pools[@]}" providers undelete "$provider" "${of_pool[@]}"
   fi
   [[ ${there[1]} != True ]] ||
-    fail "the provider $provider is disabled. If nobody did that for a reason: ${pools[*]} providers update-oidc $provider ${of_pool[*]} --no-disabled"
+    fail "the provider $provider is disabled. If that is not intended, run: ${pools[*]} providers update-oidc $provider ${of_pool[*]} --no-disabled"
   local changed=()
   [[ ${there[3]} == "$issuer" ]] || changed+=("${wanted[0]}")
   [[ ${there[4]} == "${audiences[*]}" ]] || changed+=(--allowed-audiences="$(IFS=,; echo "${audiences[*]}")")
@@ -173,43 +173,44 @@ plan_provider() {
   [[ $(printf %s "${there[@]:7}" | tr -d '[:space:]') == "$keys" ]] || changed+=(--jwk-json-path="$jwks")
   ((${#changed[@]})) || return 0
   [[ ${there[2]} == "$mark"* ]] ||
-    fail "there is a provider $provider that this script did not make, with other settings (${changed[*]%%=*})."\
-" Choose another --provider, or --pool"
+    fail "a provider $provider exists that this script did not create, with other settings (${changed[*]%%=*})."\
+" Choose another --provider or --pool"
   [[ -n $jwks || ${changed[*]} != *--jwk-json-path=* ]] ||
-    fail "the provider $provider has uploaded keys, which gcloud cannot take back. Give --jwks, or another --provider"
-  step "change the provider $provider" "${pools[@]}" providers update-oidc "$provider" "${of_pool[@]}" "${changed[@]}"
+    fail "the provider $provider has uploaded keys, which gcloud cannot remove. Use --jwks, or choose another --provider"
+  step "update the provider $provider" "${pools[@]}" providers update-oidc "$provider" "${of_pool[@]}" "${changed[@]}"
 }
 
 plan_accounts() {
   local account subject
   for account in "${accounts[@]}"; do
     if ! found "policy-$account" "service account $account"; then
-      step "make the service account $account" gcloud iam service-accounts create "$account" --project="$project" \
+      step "create the service account $account" gcloud iam service-accounts create "$account" --project="$project" \
         --display-name="Slurm jobs" --description="$mark"
     fi
     for subject in "${subjects[@]}"; do
       has "policy-$account" roles/iam.workloadIdentityUser "$(principal "$subject")" ||
-        step "let $subject be $account" gcloud iam service-accounts add-iam-policy-binding "$(email "$account")" \
-          --project="$project" --role=roles/iam.workloadIdentityUser --member="$(principal "$subject")" "${quiet[@]}"
+        step "let $subject impersonate $account" \
+          gcloud iam service-accounts add-iam-policy-binding "$(email "$account")" --project="$project" \
+          --role=roles/iam.workloadIdentityUser --member="$(principal "$subject")" "${quiet[@]}"
     done
   done
 }
 
-# A member, as people read it.
+# Prints a member in short form, for messages.
 short() {
   local name=${1#serviceAccount:}
   echo "${name##*/subject/}"
 }
 
-# Plans a role for each member who lacks it, or who is to lose it: grant POLICY ROLE WHERE COMMAND...
+# Plans to grant a role to each member that lacks it, or to revoke it: grant POLICY ROLE WHERE COMMAND...
 grant() {
   local member
   for member in "${members[@]}"; do
     if [[ -z $remove ]]; then
       has "$1" "$2" "$member" ||
-        step "give $2 on $3 to $(short "$member")" "${@:4}" --role="$2" --member="$member" "${quiet[@]}"
+        step "grant $2 on $3 to $(short "$member")" "${@:4}" --role="$2" --member="$member" "${quiet[@]}"
     elif has "$1" "$2" "$member"; then
-      step "take $2 on $3 from $(short "$member")" "${@:4}" --role="$2" --member="$member" "${quiet[@]}"
+      step "revoke $2 on $3 from $(short "$member")" "${@:4}" --role="$2" --member="$member" "${quiet[@]}"
     fi
   done
 }
@@ -220,15 +221,15 @@ plan_roles() {
   for one in "${buckets[@]}"; do
     name=gs://${one%:*}
     found "bucket-$one" "bucket $name" || [[ -n $remove ]] || grep -qE "$disabled" "$round/bucket-$one.error" ||
-      fail "there is no bucket $name: make it (gcloud storage buckets create $name --project=$project --location=...),"\
-" or correct --bucket"
+      fail "the bucket $name does not exist. Create it (gcloud storage buckets create $name --project=$project"\
+" --location=...), or correct --bucket"
     grant "bucket-$one" "$(role_of "$one")" "$name" gcloud storage buckets "$verb" "$name"
   done
   for one in "${repositories[@]}"; do
     name=repository-${one/\//-}
     where=("${one#*/}" --location="${one%/*}" --project="$project")
     if ! found "$name" "repository $one" && [[ -z $remove ]]; then
-      step "make the repository $one" gcloud artifacts repositories create "${where[@]}" \
+      step "create the repository $one" gcloud artifacts repositories create "${where[@]}" \
         --repository-format=docker --description="$mark"
     fi
     grant "$name" roles/artifactregistry.reader "$one" gcloud artifacts repositories "$verb" "${where[@]}"
@@ -237,12 +238,12 @@ plan_roles() {
     grant usage roles/serviceusage.serviceUsageConsumer "project $project" gcloud projects "$verb" "$project"
 }
 
-# Whether the description that was looked at is this script's.
+# Whether the description that `look` fetched shows that this script created the thing.
 made() {
   found "$1" "$2" && [[ $(<"$round/$1") == "$mark"* ]]
 }
 
-# Takes away what this script made. What others use, or made, stays, and the notes say so.
+# Plans to remove what this script created. What others use or created stays, and the notes say so.
 plan_removal() {
   local one subject account all=("${members[@]}") doomed=() others there
   members=()
@@ -255,7 +256,7 @@ plan_removal() {
     done
     if ! made "account-$account" "service account $account"; then
       notes+=("The service account $account stays, with its roles on buckets, repositories and project: this script did"\
-" not make it.")
+" not create it.")
     elif ((others > 0)); then
       notes+=("The service account $account stays, with its roles: others may use it"\
 " (gcloud iam service-accounts get-iam-policy $(email "$account")).")
@@ -266,7 +267,7 @@ plan_removal() {
     fi
     for subject in "${subjects[@]}"; do
       ! has "policy-$account" roles/iam.workloadIdentityUser "$(principal "$subject")" ||
-        step "let $subject be $account no more" gcloud iam service-accounts remove-iam-policy-binding \
+        step "stop $subject from impersonating $account" gcloud iam service-accounts remove-iam-policy-binding \
           "$(email "$account")" --project="$project" --role=roles/iam.workloadIdentityUser \
           --member="$(principal "$subject")" "${quiet[@]}"
     done
@@ -279,7 +280,7 @@ plan_removal() {
   for one in "${repositories[@]}"; do
     found "repository-${one/\//-}" "repository $one" || continue
     if ! made "made-${one/\//-}" "repository $one"; then
-      notes+=("The repository $one stays: this script did not make it.")
+      notes+=("The repository $one stays: this script did not create it.")
     elif found "packages-${one/\//-}" "images of $one" && [[ -s $round/packages-${one/\//-} ]]; then
       notes+=("The repository $one stays: it has images.")
     else
@@ -295,13 +296,13 @@ plan_removal() {
     if [[ ${there[2]} == "$mark"* ]]; then
       step "remove the provider $provider" "${pools[@]}" providers delete "$provider" "${of_pool[@]}"
     else
-      notes+=("The provider $provider stays: this script did not make it.")
+      notes+=("The provider $provider stays: this script did not create it.")
       left=$provider
     fi
   fi
   mapfile -t there <"$round/pool"
   if [[ ${there[2]} != "$mark"* ]]; then
-    notes+=("The pool $pool stays: this script did not make it.")
+    notes+=("The pool $pool stays: this script did not create it.")
   elif [[ -n $left ]]; then
     notes+=("The pool $pool stays: it has other providers (${left//$'\n'/, }).")
   else
@@ -309,18 +310,18 @@ plan_removal() {
   fi
 }
 
-# A file of --output, replaced only if it changes.
+# Writes a file to --output, only if its content changes.
 write() {
   if [[ -e $output/$1 ]] && cmp -s "$work/$1" "$output/$1"; then
-    echo "$output/$1 is as it has to be."
+    echo "$output/$1 is up to date."
   else
-    # Its mode is that of a new file, not that of a temporary one.
+    # Not mv, because the file must have the mode of a new file, not that of a temporary one.
     cat "$work/$1" >"$output/.$1.new" && mv "$output/.$1.new" "$output/$1"
-    echo "$output/$1 is written."
+    echo "$output/$1 was written."
   fi
 }
 
-# The credential configuration, as gcloud writes it, and a site configuration that goes with it.
+# Writes the credential configuration, as gcloud writes it, and a matching site configuration.
 write_files() {
   local options=() account rest='' audience
   local name=projects/$number/locations/global/workloadIdentityPools/$pool/providers/$provider
@@ -351,6 +352,6 @@ The audience of the nodes' projected token:
   $audience
 Next: project the token to $source_file on the nodes, copy both files to /etc/slurm there (owner root, mode 0644),
 and run on a node: gcp-wif doctor
-A new role can take Google up to five minutes to honour.
+A new role can take up to five minutes to take effect.
 END
 }

@@ -40,7 +40,7 @@ fn changed_options_change_the_provider() {
 
     let audience = ["--audience=https://gcp.example.net", "--audience=other", "--condition=true"];
     let changed = desk.run(&[&direct[..], &both, &audience].concat()).ok();
-    assert!(changed.stdout.contains("[1/1] change the provider cluster\n"), "{}", changed.stdout);
+    assert!(changed.stdout.contains("[1/1] update the provider cluster\n"), "{}", changed.stdout);
     assert!(changed.stdout.contains("\n  https://gcp.example.net\n"), "{}", changed.stdout);
     let after = provider(&desk);
     assert_eq!(after["oidc"]["allowedAudiences"], json!(["https://gcp.example.net", "other"]));
@@ -74,7 +74,7 @@ fn what_others_made_stays() {
         ["--yes", "--service-account=trainer-jobs", "--service-account=reader-jobs", "--bucket=training-data"];
     let options = [&options[..], &["--repository=us-central1/images"]].concat();
     let run = desk.setup(&options).ok();
-    assert!(!run.stdout.contains("make the service account trainer-jobs"), "{}", run.stdout);
+    assert!(!run.stdout.contains("create the service account trainer-jobs"), "{}", run.stdout);
     assert_eq!(desk.api.world().members("gs://training-data", "roles/storage.objectViewer").len(), 2);
     let site: Value = serde_json::from_str(&desk.written("gcp-wif.json")).unwrap();
     let reader = "reader-jobs@my-project.iam.gserviceaccount.com";
@@ -91,7 +91,7 @@ fn what_others_made_stays() {
     let removed = desk.setup(&[&options[..], &["--remove"]].concat()).ok();
     for note in [
         "The service account trainer-jobs stays, with its roles on buckets, repositories and project: this script did not",
-        "The repository us-central1/images stays: this script did not make it.",
+        "The repository us-central1/images stays: this script did not create it.",
         "The pool slurm stays: it has other providers (other).",
     ] {
         assert!(removed.stdout.contains(note), "{note}\n{}", removed.stdout);
@@ -127,18 +127,18 @@ fn a_provider_that_is_not_this_clusters() {
     show(&desk, "ACTIVE\n\n", &others);
     let line = desk.setup(&["--yes"]).failure(1);
     assert!(
-        line.contains("there is a provider cluster that this script did not make, with other settings (--issuer"),
+        line.contains("a provider cluster exists that this script did not create, with other settings (--issuer"),
         "{line}"
     );
     show(&desk, "ACTIVE\nTrue\n", &others);
     let line = desk.setup(&["--yes"]).failure(1);
-    assert!(line.contains("the pool slurm is disabled. If nobody did that for a reason: gcloud iam "), "{line}");
+    assert!(line.contains("the pool slurm is disabled. If that is not intended, run: gcloud iam "), "{line}");
     show(&desk, "ACTIVE\n\n", &["ACTIVE", "True", "", &desk.api.issuer(), "", "", mapping, ""]);
     let line = desk.setup(&["--yes"]).failure(1);
-    assert!(line.contains("the provider cluster is disabled. If nobody did that"), "{line}");
+    assert!(line.contains("the provider cluster is disabled. If that is not intended"), "{line}");
     let own = "Made by spank-gcp-wif's deploy/google/setup";
     let keys = ["ACTIVE", "", own, &desk.api.issuer(), "", "", mapping, "{\"keys\": []}"];
     show(&desk, "ACTIVE\n\n", &keys);
     let line = desk.setup(&["--yes"]).failure(1);
-    assert!(line.contains("the provider cluster has uploaded keys, which gcloud cannot take back"), "{line}");
+    assert!(line.contains("the provider cluster has uploaded keys, which gcloud cannot remove"), "{line}");
 }

@@ -60,14 +60,15 @@ fn every_command_is_one_that_the_script_takes() {
         .collect();
     let commands = lines.iter().filter(|line| line.contains("google/setup")).count();
     let out = run(&desk, &lines);
-    assert!(out.contains("- make the pool slurm\n    gcloud iam workload-identity-pools create slurm "), "{out}");
+    assert!(out.contains("- create the pool slurm\n    gcloud iam workload-identity-pools create slurm "), "{out}");
     // Nothing was done, and nothing was written.
     let asked = fs::read_to_string(desk.path("bin/asked")).unwrap();
     let looks = ["describe", "list", "get-iam-policy"];
     assert!(asked.lines().all(|line| line.split(' ').any(|word| looks.contains(&word))), "{asked}");
     let written: Vec<_> = fs::read_dir(desk.path("out")).unwrap().flatten().map(|entry| entry.file_name()).collect();
     assert_eq!(written, ["jwks.json"]);
-    let done = out.matches("Nothing was done: --dry-run.").count() + out.matches("Nothing is to be done").count();
+    let done =
+        out.matches("Nothing was done because of --dry-run.").count() + out.matches("There is nothing to do").count();
     assert_eq!((commands, done), (8, 8), "{out}");
     assert!(
         out.contains("workloadIdentityPools/slurm-east/subject/system:serviceaccount:tenant-slurm:default"),
@@ -80,7 +81,7 @@ fn there_is_nobody_to_say_yes() {
     let desk = Desk::without_gcloud(World::new());
     desk.install("gcloud", EMPTY);
     let line = desk.setup(&[]).failure(2);
-    assert!(line.starts_with("setup: there is no terminal to ask on: --yes or --dry-run."), "{line}");
+    assert!(line.starts_with("setup: there is no terminal for the confirmation; use --yes or --dry-run."), "{line}");
     assert!(!desk.path("bin/asked").exists());
 }
 

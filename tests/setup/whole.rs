@@ -57,8 +57,8 @@ fn made_made_again_removed_and_brought_back() {
     desk.api.world().settle();
     desk.api.take_requests();
     let second = desk.setup(&ALL).ok();
-    assert!(second.stdout.contains("Nothing is to be done in project my-project."), "{}", second.stdout);
-    assert!(second.stdout.contains("credential-configuration.json is as it has to be."), "{}", second.stdout);
+    assert!(second.stdout.contains("There is nothing to do in project my-project."), "{}", second.stdout);
+    assert!(second.stdout.contains("credential-configuration.json is up to date."), "{}", second.stdout);
     assert_eq!(writing(&desk.api.take_requests()), Vec::<String>::new());
     assert_eq!(desk.api.dump(), made);
 
@@ -72,8 +72,8 @@ fn made_made_again_removed_and_brought_back() {
     }
 
     let back = desk.setup(&ALL).ok();
-    assert!(back.stdout.contains("bring back the pool slurm"), "{}", back.stdout);
-    assert!(back.stdout.contains("bring back the provider cluster"), "{}", back.stdout);
+    assert!(back.stdout.contains("restore the pool slurm"), "{}", back.stdout);
+    assert!(back.stdout.contains("restore the provider cluster"), "{}", back.stdout);
     assert_eq!(desk.api.dump(), made);
 }
 

@@ -52,11 +52,11 @@ fn options_that_cannot_be_right() {
     assert!(line.contains("has a private key"), "{line}");
     fs::write(&keys, "no keys").unwrap();
     let line = desk.setup(&["--yes", &private]).failure(1);
-    assert!(line.contains("is no JSON Web Key Set: kubectl get --raw /openid/v1/jwks"), "{line}");
+    assert!(line.contains("is not a JSON Web Key Set; run kubectl get --raw /openid/v1/jwks"), "{line}");
     assert!(desk.run(&["--help"]).ok().stdout.starts_with("Usage: deploy/google/setup "));
     assert_eq!(
         desk.run(&["--yes"]).failure(2),
-        "setup: --project is missing: the project's id is needed, not its name or \
+        "setup: --project is missing: it must be the project's id, not its name or \
                 number. Try: deploy/google/setup --help"
     );
 }
@@ -72,7 +72,7 @@ fn there_is_no_gcloud() {
     let mut command = desk.command("/bin/bash");
     command.args(["deploy/google/setup", "--project=my-project", &issuer, "--yes"]).env("PATH", desk.path("bin"));
     let line = crate::desk::finish(&mut command).failure(1);
-    assert!(line.starts_with("setup: there is no gcloud here: install it"), "{line}");
+    assert!(line.starts_with("setup: gcloud is not installed; install it"), "{line}");
 }
 
 /// The issuer is not what the tokens will say: each exchange would fail.
@@ -87,15 +87,15 @@ fn an_issuer_that_is_another_one() {
     };
     let line = run("/id/unknown");
     assert!(line.contains("/id/unknown/.well-known/openid-configuration: curl: (22) "), "{line}");
-    assert!(line.contains("Google has to. Correct --issuer; for an issuer that only the cluster's network"), "{line}");
+    assert!(line.contains("Correct --issuer; for an issuer that only the cluster's network"), "{line}");
     let line = run("/id/renamed");
     assert!(
-        line.contains("names the issuer https://oidc.example.net/id/cluster: that is what --issuer must be"),
+        line.contains("names the issuer https://oidc.example.net/id/cluster; --issuer must be exactly that"),
         "{line}"
     );
     // The slash counts: tokens are compared with the issuer to the letter.
     let line = run("/id/cluster/");
-    assert!(line.contains("names the issuer https://") && line.contains("/id/cluster: that is"), "{line}");
+    assert!(line.contains("names the issuer https://") && line.contains("/id/cluster; --issuer must be"), "{line}");
 }
 
 /// What Google refuses is said in Google's words, and nothing else is done.
@@ -115,7 +115,7 @@ fn what_google_refuses() {
     );
 
     let line = desk.setup(&["--yes", "--bucket=no-such-bucket"]).failure(1);
-    assert!(line.contains("there is no bucket gs://no-such-bucket: make it"), "{line}");
+    assert!(line.contains("the bucket gs://no-such-bucket does not exist. Create it"), "{line}");
 
     desk.api.world().services.insert("iam.googleapis.com".to_owned());
     desk.api.world().denied = vec![("workloadIdentityPools", "iam.workloadIdentityPools.get")];

@@ -1,4 +1,4 @@
-# Google's side of Workload Identity Federation for a Slurm cluster: what deploy/google/setup makes, as a module.
+# Google's side of Workload Identity Federation for a Slurm cluster: the same as deploy/google/setup, as a module.
 
 data "google_project" "this" {
   project_id = var.project
@@ -19,11 +19,11 @@ locals {
   # Each subject by its exact name, never the whole pool.
   principals = { for subject in var.subjects : subject => "principal://iam.googleapis.com/${local.pool_name}/subject/${subject}" }
 
-  # Who has the roles: the service accounts, or the subjects themselves.
+  # The members that get the roles: the service accounts, or the subjects themselves.
   is_direct = length(var.service_accounts) == 0
   members   = local.is_direct ? local.principals : { for name in var.service_accounts : name => "serviceAccount:${google_service_account.jobs[name].email}" }
 
-  # Their names are known before anything is made.
+  # Their names are known before anything is created.
   member_names = local.is_direct ? var.subjects : var.service_accounts
   identities   = { for pair in setproduct(var.service_accounts, var.subjects) : "${pair[0]} ${pair[1]}" => { account = pair[0], subject = pair[1] } }
   bucket_roles = { for pair in setproduct(keys(var.buckets), local.member_names) : "${pair[0]} ${pair[1]}" => { bucket = pair[0], member = pair[1] } }
@@ -35,7 +35,7 @@ resource "google_project_service" "this" {
 
   project = var.project
   service = each.value
-  # Others may use it.
+  # Others may use the API.
   disable_on_destroy = false
 }
 
@@ -92,7 +92,7 @@ resource "google_storage_bucket_iam_member" "jobs" {
 }
 
 resource "google_artifact_registry_repository" "images" {
-  # checkov:skip=CKV_GCP_84:Google's own keys encrypt it. A site that needs its own key makes the repository itself.
+  # checkov:skip=CKV_GCP_84:Google's own keys encrypt it. A site that needs its own key creates the repository itself.
   for_each = var.repositories
 
   project       = var.project

@@ -5,7 +5,7 @@ locals {
 }
 
 output "credential_configuration" {
-  description = "For /etc/slurm/credential-configuration.json on the nodes. It is no secret."
+  description = "For /etc/slurm/credential-configuration.json on the nodes. It is not a secret."
   value = jsonencode(merge(
     {
       universe_domain    = "googleapis.com"

@@ -1,15 +1,15 @@
 variable "project" {
-  description = "Id of the project in which all of this is made."
+  description = "Id of the project in which everything is created."
   type        = string
 }
 
 variable "issuer" {
-  description = "Issuer of the cluster's tokens, to the letter: kubectl get --raw /.well-known/openid-configuration"
+  description = "Issuer of the cluster's tokens, exactly as in their iss: kubectl get --raw /.well-known/openid-configuration"
   type        = string
 
   validation {
     condition     = can(regex("^https://[^[:space:]?#@]+$", var.issuer))
-    error_message = "The issuer is an https URL, as the tokens' iss has it."
+    error_message = "The issuer must be an https URL, exactly as in the tokens' iss."
   }
 }
 
@@ -20,24 +20,24 @@ variable "jwks" {
 }
 
 variable "subjects" {
-  description = "Whose tokens are taken, each by its exact name."
+  description = "Subjects whose tokens are accepted, each by its exact name."
   type        = list(string)
   default     = ["system:serviceaccount:tenant-slurm:default"]
 
   validation {
     condition     = length(var.subjects) > 0 && alltrue([for subject in var.subjects : can(regex("^[^[:space:]*,/]{1,127}$", subject))])
-    error_message = "A subject is one name, as the tokens' sub has it: no pattern, at most 127 bytes."
+    error_message = "A subject must be one name, exactly as in the tokens' sub: no pattern, at most 127 bytes."
   }
 }
 
 variable "pool" {
-  description = "Id of the workload identity pool. A removed one keeps its id for 30 days."
+  description = "Id of the workload identity pool. Google reserves the id of a removed pool for 30 days."
   type        = string
   default     = "slurm"
 
   validation {
     condition     = can(regex("^[a-z0-9-]{4,32}$", var.pool)) && !startswith(var.pool, "gcp-")
-    error_message = "The id is 4 to 32 of a-z, 0-9 and -, and does not begin with gcp-."
+    error_message = "The id must have 4 to 32 characters of a-z, 0-9 and -, and must not begin with gcp-."
   }
 }
 
@@ -48,57 +48,57 @@ variable "provider_id" {
 
   validation {
     condition     = can(regex("^[a-z0-9-]{4,32}$", var.provider_id)) && !startswith(var.provider_id, "gcp-")
-    error_message = "The id is 4 to 32 of a-z, 0-9 and -, and does not begin with gcp-."
+    error_message = "The id must have 4 to 32 characters of a-z, 0-9 and -, and must not begin with gcp-."
   }
 }
 
 variable "audiences" {
-  description = "Audiences that the provider takes, instead of its own name."
+  description = "Audiences that the provider accepts, instead of its own name."
   type        = list(string)
   default     = []
 }
 
 variable "condition" {
-  description = "Attribute condition, in CEL: tokens for which it is false are refused."
+  description = "Attribute condition, in CEL. Google refuses tokens for which it is false."
   type        = string
   default     = null
 }
 
 variable "service_accounts" {
-  description = "What jobs are; the first one is the default. Empty: roles go to the subjects themselves."
+  description = "Service accounts that jobs impersonate; the first one is the default. If empty, the roles go to the subjects themselves."
   type        = list(string)
   default     = ["job-runner"]
 
   validation {
     condition     = alltrue([for name in var.service_accounts : can(regex("^[a-z][a-z0-9-]{4,28}[a-z0-9]$", name))])
-    error_message = "The name is 6 to 30 of a-z, 0-9 and -, without the project."
+    error_message = "The name must have 6 to 30 characters of a-z, 0-9 and -, without the project."
   }
 }
 
 variable "buckets" {
-  description = "Buckets that they can use, with the role: {training-data = \"objectUser\"} for roles/storage.objectUser."
+  description = "Buckets that jobs can use, with the role: {training-data = \"objectUser\"} for roles/storage.objectUser."
   type        = map(string)
   default     = {}
 
   validation {
     condition     = alltrue([for role in values(var.buckets) : can(regex("^object[A-Za-z]+$", role))])
-    error_message = "A role is objectViewer, objectUser, objectCreator or objectAdmin."
+    error_message = "The role must be objectViewer, objectUser, objectCreator or objectAdmin."
   }
 }
 
 variable "repositories" {
-  description = "Docker repositories that are made, and that they can pull from, each as LOCATION/NAME."
+  description = "Docker repositories to create, from which jobs can pull, each as LOCATION/NAME."
   type        = set(string)
   default     = []
 
   validation {
     condition     = alltrue([for name in var.repositories : can(regex("^[a-z0-9-]+/[a-z][a-z0-9-]{0,61}[a-z0-9]$", name))])
-    error_message = "A repository is LOCATION/NAME, such as us-central1/images."
+    error_message = "A repository must be LOCATION/NAME, such as us-central1/images."
   }
 }
 
 variable "service_usage" {
-  description = "Whether they can name the project as the one that pays (roles/serviceusage.serviceUsageConsumer)."
+  description = "Whether jobs can bill requests to the project (roles/serviceusage.serviceUsageConsumer)."
   type        = bool
   default     = false
 }
@@ -110,18 +110,18 @@ variable "credential_source_file" {
 }
 
 variable "lifetime" {
-  description = "Life of access tokens in seconds. Null: Google's, an hour. More than that needs an organization policy."
+  description = "Lifetime of access tokens in seconds. If null, Google's default of 3600. A longer lifetime needs an organization policy."
   type        = number
   default     = null
 
   validation {
     condition     = var.lifetime == null ? true : var.lifetime >= 600 && var.lifetime <= 43200
-    error_message = "The lifetime is 600 to 43200 seconds."
+    error_message = "The lifetime must be 600 to 43200 seconds."
   }
 }
 
 variable "sts_location" {
-  description = "Region in which tokens are exchanged. Null: the global endpoint."
+  description = "Region in which tokens are exchanged. If null, the global endpoint."
   type        = string
   default     = null
 }
