@@ -78,11 +78,20 @@ pub enum Problem {
     Malformed(String),
     /// The token was already expired on arrival.
     Expired {
-        /// Its expiry.
-        expires_at: UnixSeconds,
-        /// The node's time.
-        now: UnixSeconds,
+        /// How many seconds ago.
+        ago: i64,
+        /// By whose clock.
+        by: Whose,
     },
+}
+
+/// Whose clock it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    /// Google's, which its answers tell.
+    Googles,
+    /// This node's.
+    Nodes,
 }
 
 impl ExchangeError {
@@ -115,12 +124,13 @@ impl fmt::Display for ExchangeError {
             Problem::Transport(error) => write!(f, "{}: {error}", self.endpoint),
             Problem::Refused(refusal) => write!(f, "{}: {refusal}", self.endpoint),
             Problem::Malformed(problem) => write!(f, "{}: {problem}", self.endpoint),
-            Problem::Expired { expires_at, now } => write!(
-                f,
-                "{}: the token ended {} seconds ago by this node's clock",
-                self.endpoint,
-                now.saturating_sub(*expires_at)
-            ),
+            Problem::Expired { ago, by } => {
+                let whose = match by {
+                    Whose::Googles => "Google's",
+                    Whose::Nodes => "this node's",
+                };
+                write!(f, "{}: the token ended {ago} seconds ago by {whose} clock", self.endpoint)
+            }
         }
     }
 }
@@ -230,7 +240,7 @@ impl<'a> Exchange<'a> {
                     Identity::Federated => {
                         let expires_at =
                             answer.expires_in.ok_or_else(|| self.error(missing("expires_in")))?.saturating_add(now);
-                        State::Done(self.living(AccessToken { token: answer.token, expires_at }, now)?)
+                        State::Done(self.living(AccessToken { token: answer.token, expires_at }, now, None)?)
                     }
                     Identity::ServiceAccount(email) => {
                         let url = self
@@ -247,7 +257,7 @@ impl<'a> Exchange<'a> {
                     Purpose::IdToken(_) => impersonation::id_receive(response),
                 };
                 let token = token.map_err(|problem| self.error(problem))?;
-                self.state = State::Done(self.living(token, now)?);
+                self.state = State::Done(self.living(token, now, response.date)?);
             }
         }
         Ok(())
@@ -262,12 +272,20 @@ impl<'a> Exchange<'a> {
         ExchangeError { leg, endpoint, problem }
     }
 
-    fn living(&self, token: AccessToken, now: UnixSeconds) -> Result<AccessToken, ExchangeError> {
-        if token.expires_at > now {
-            Ok(token)
-        } else {
-            Err(self.error(Problem::Expired { expires_at: token.expires_at, now }))
+    /// The token, with its expiry by this node's clock. Google names the expiry by its own clock, and may tell that one:
+    /// a node whose clock is wrong would refresh the token too late, or take it for a dead one.
+    fn living(
+        &self,
+        token: AccessToken,
+        now: UnixSeconds,
+        googles: Option<UnixSeconds>,
+    ) -> Result<AccessToken, ExchangeError> {
+        let left = token.expires_at.saturating_sub(googles.unwrap_or(now));
+        if left > 0 {
+            return Ok(AccessToken { expires_at: now.saturating_add(left), ..token });
         }
+        let by = if googles.is_some() { Whose::Googles } else { Whose::Nodes };
+        Err(self.error(Problem::Expired { ago: left.saturating_neg(), by }))
     }
 }
 

@@ -132,7 +132,13 @@ mod tests {
     use crate::world::http::Body;
 
     fn refusal(status: u16, body: &str) -> Refusal {
-        Refusal::of(&Response { status, content_type: String::new(), retry_after: None, body: Body::new(body.into()) })
+        Refusal::of(&Response {
+            status,
+            content_type: String::new(),
+            retry_after: None,
+            date: None,
+            body: Body::new(body.into()),
+        })
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::exchange::credential_configuration::CredentialConfiguration;
 use crate::exchange::refusal::Refusal;
 use crate::exchange::subject_token::Claims;
-use crate::exchange::{ExchangeError, Leg, Problem};
+use crate::exchange::{ExchangeError, Leg, Problem, Whose};
 use crate::policy::config::ConfigError;
 use crate::policy::request::OptionError;
 use crate::policy::rules::Denial;
@@ -217,9 +217,14 @@ impl Failure {
             (Problem::Transport(TransportError::Tls(_)), _) => {
                 "check ca_certificates, and that no proxy answers in Google's place".to_owned()
             }
-            (Problem::Transport(TransportError::TooLong) | Problem::Malformed(_), _) => NOT_GOOGLE.to_owned(),
+            (
+                Problem::Transport(TransportError::TooLong)
+                | Problem::Malformed(_)
+                | Problem::Expired { by: Whose::Googles, .. },
+                _,
+            ) => NOT_GOOGLE.to_owned(),
             (Problem::Transport(_), _) => "check the node's route to it (proxy, firewall, DNS)".to_owned(),
-            (Problem::Expired { .. }, _) => "check the node's clock".to_owned(),
+            (Problem::Expired { by: Whose::Nodes, .. }, _) => "check the node's clock".to_owned(),
             (Problem::Refused(refusal), _) if refusal.is_redirect() => NOT_GOOGLE.to_owned(),
             (Problem::Refused(refusal), _) if refusal.is_of_issuer() => issuer_hint(claims),
             (Problem::Refused(refusal), _) if refusal.is_transient() => {

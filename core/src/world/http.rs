@@ -25,6 +25,7 @@ use zeroize::Zeroizing;
 use crate::words::google::Endpoint;
 use crate::words::names::clip;
 use crate::words::secret::Secret;
+use crate::words::time::UnixSeconds;
 use crate::world::fs::{self, FileError};
 use connections::Connections;
 
@@ -63,6 +64,8 @@ pub struct Response {
     pub content_type: String,
     /// The Retry-After header, in seconds.
     pub retry_after: Option<u64>,
+    /// The Date header: the server's time.
+    pub date: Option<UnixSeconds>,
     /// The body, which can contain a token.
     pub body: Body,
 }
@@ -260,7 +263,7 @@ impl Client {
     pub fn time_at(&self, endpoint: &Endpoint, limit: Duration) -> Option<OffsetDateTime> {
         let call = self.agent.get(endpoint.as_str()).config().timeout_global(Some(limit)).build();
         let response = call.call().ok()?;
-        OffsetDateTime::parse(response.headers().get("date")?.to_str().ok()?, &Rfc2822).ok()
+        date(response.headers().get("date")?.to_str().ok()?)
     }
 
     /// Sends a GET request. Returns the status, the WWW-Authenticate header and the body.
@@ -304,10 +307,11 @@ impl Transport for Client {
         let mut response = call.send(request.body.expose()).map_err(transport_error)?;
         let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let (content_type, retry_after) = (header("content-type").unwrap_or_default(), header("retry-after"));
+        let date = header("date").and_then(|text| date(&text)).map(OffsetDateTime::unix_timestamp);
         let retry_after = retry_after.and_then(|text| retry_after_seconds(&text, OffsetDateTime::now_utc()));
         let status = response.status().as_u16();
         let body = response.body_mut().with_config().limit(LONGEST_BODY).read_to_vec().map_err(transport_error)?;
-        Ok(Response { status, content_type, retry_after, body: Body::new(body) })
+        Ok(Response { status, content_type, retry_after, date, body: Body::new(body) })
     }
 
     fn open_ahead(&self, endpoint: &Endpoint, limit: Duration) {
@@ -322,8 +326,12 @@ fn retry_after_seconds(text: &str, now: OffsetDateTime) -> Option<u64> {
     if let Ok(seconds) = text.trim().parse() {
         return Some(seconds);
     }
-    let date = OffsetDateTime::parse(text.trim(), &Rfc2822).ok()?;
-    u64::try_from((date - now).whole_seconds()).ok().or(Some(0))
+    u64::try_from((date(text)? - now).whole_seconds()).ok().or(Some(0))
+}
+
+/// A date as HTTP has it.
+fn date(text: &str) -> Option<OffsetDateTime> {
+    OffsetDateTime::parse(text.trim(), &Rfc2822).ok()
 }
 
 /// Checks a proxy URL.

@@ -83,5 +83,5 @@ pub fn throttled(service: &str) -> Response {
 
 fn answer(status: u16, body: String) -> Response {
     let content_type = "application/json; charset=UTF-8".to_owned();
-    Response { status, content_type, retry_after: None, body: Body::new(body.into_bytes()) }
+    Response { status, content_type, retry_after: None, date: None, body: Body::new(body.into_bytes()) }
 }

@@ -25,6 +25,8 @@ struct Script {
     clock: Ticks,
     takes: Duration,
     jitter: f64,
+    /// Google's time, where its answers tell it.
+    date: Option<UnixSeconds>,
 }
 
 #[derive(Default)]
@@ -70,6 +72,7 @@ impl Transport for Script {
             status,
             content_type: "application/json".to_owned(),
             retry_after: retry_after.and_then(|text| text.parse().ok()),
+            date: self.date,
             body: Body::new(body.into()),
         })
     }
@@ -83,6 +86,7 @@ fn script(replies: &[Reply]) -> Script {
         clock: Ticks::default(),
         takes: Duration::ZERO,
         jitter: 0.5,
+        date: None,
     }
 }
 
@@ -324,4 +328,19 @@ fn responses_without_a_usable_token_are_malformed() {
     }
     let fraction = r#"{"accessToken":"a","expireTime":"2023-11-15T00:13:20.123+01:00"}"#;
     assert_eq!(run_script(&script(&[ok(STS), ok(fraction)]), &service_account()).unwrap().expires_at, 1_700_003_600);
+}
+
+#[test]
+fn a_tokens_life_is_that_by_googles_clock() {
+    // The answer's expireTime is an hour after NOW. What the node's clock says does not matter.
+    for (date, life) in [(NOW, 3600), (NOW + 1800, 1800), (NOW - 7200, 10_800), (NOW + 3599, 1)] {
+        let script = Script { date: Some(date), ..script(&[ok(STS), ok(IAM)]) };
+        assert_eq!(run_script(&script, &service_account()).unwrap().expires_at, NOW + life, "{date}");
+    }
+    let script = Script { date: Some(NOW + 3600), ..script(&[ok(STS), ok(IAM)]) };
+    let error = run_script(&script, &service_account()).unwrap_err();
+    assert!(error.to_string().ends_with("the token ended 0 seconds ago by Google's clock"), "{error}");
+    // STS tells the life itself.
+    let script = Script { date: Some(NOW + 7200), ..self::script(&[ok(STS)]) };
+    assert_eq!(run_script(&script, &Identity::Federated).unwrap().expires_at, NOW + 3599);
 }
