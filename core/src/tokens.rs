@@ -127,6 +127,16 @@ impl Token {
         !self.is_of_another_clock(now) && self.left(now) > 0
     }
 
+    /// Returns the remaining life of the token in seconds, while a job has it. If the clock was set since the token was
+    /// issued, the clock since boot tells the token's age: jobs do not outlive a boot.
+    pub fn left_of_job(&self, now: Moment) -> UnixSeconds {
+        if self.is_of_another_clock(now) {
+            let age = now.since_boot.saturating_sub(self.since_boot);
+            return if age < 0 { 0 } else { self.life().saturating_sub(age) };
+        }
+        self.left(now)
+    }
+
     /// Returns when the token is due for a refresh: at half of its lifetime, minus up to a tenth by `jitter`, so that
     /// jobs that start together on a thousand nodes do not refresh together. A token with a lifetime of more than
     /// twelve minutes then has more than six left. If the clock was set since the token was issued, its expiry is
@@ -211,6 +221,11 @@ mod tests {
         ] {
             assert_eq!((token.due(now, 0.0), token.is_fresh(now)), (now.unix, false), "{name}");
         }
+        // Google has not set its clock.
+        assert_eq!(token.left_of_job(Moment { unix: 1_800, since_boot: 9_100 }), 3_500);
+        assert_eq!(token.left_of_job(Moment { unix: 16_300, since_boot: 9_100 }), 3_500);
+        assert_eq!(token.left_of_job(Moment { unix: 9_100, since_boot: 50 }), 0);
+        assert_eq!(token.left_of_job(at(9_100)), 3_500);
         // Slewing a clock does not count as setting it.
         for now in [Moment { unix: 8_996, since_boot: 9_000 }, Moment { unix: 10_795, since_boot: 10_801 }] {
             assert!(token.is_fresh(now) && token.due(now, 0.0) == 10_800, "{now:?}");

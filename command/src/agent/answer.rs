@@ -5,13 +5,13 @@ use gcp_wif_core::plan::report::{Blame, Failure, Stage};
 use gcp_wif_core::policy::grant::Grant;
 use gcp_wif_core::tokens::Token;
 use gcp_wif_core::words::google::Scope;
-use gcp_wif_core::words::time::UnixSeconds;
+use gcp_wif_core::words::time::Moment;
 
 use super::reply::Reply;
 use super::served::Served;
 
 /// Builds the reply from a token or a failure. The grant has the scopes of the token.
-pub(crate) type ToReply = fn(Result<Token, Failure>, &Grant, UnixSeconds) -> Reply;
+pub(crate) type ToReply = fn(Result<Token, Failure>, &Grant, Moment) -> Reply;
 
 /// The answer to a request.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ impl From<Reply> for Answer {
 impl Answer {
     /// Answers with an access token with these scopes. It is the job's access token if that has the same scopes, or if
     /// there are none.
-    pub(crate) fn access_token(served: &Served, scopes: Vec<Scope>, to_reply: ToReply, now: UnixSeconds) -> Self {
+    pub(crate) fn access_token(served: &Served, scopes: Vec<Scope>, to_reply: ToReply, now: Moment) -> Self {
         let other = (!scopes.is_empty()).then(|| served.grant.for_scopes(scopes));
         match other.filter(|grant| !grant.has_scopes_of(&served.grant)) {
             Some(grant) => Self::Later(Wanted { grant, audience: None, to_reply }),

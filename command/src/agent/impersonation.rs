@@ -8,23 +8,23 @@
 use gcp_wif_core::plan::report::Failure;
 use gcp_wif_core::policy::grant::Grant;
 use gcp_wif_core::tokens::Token;
-use gcp_wif_core::words::time::{UnixSeconds, rfc3339};
+use gcp_wif_core::words::time::{Moment, rfc3339};
 use serde_json::{Map, Value, json};
 
 use super::answer::{self, Answer};
 use super::reply::{Call, Reply};
-use super::served::{Served, left};
+use super::served::{Served, expiry, left};
 
 const ACCOUNTS: &str = "/v1/projects/-/serviceAccounts/";
 const PROJECTS: &str = "/v1/projects/";
 
 /// Answers a POST below `/v1/projects/`. Returns `None` for other paths.
-pub(crate) fn answer(call: &Call, served: &Served, now: UnixSeconds) -> Option<Answer> {
+pub(crate) fn answer(call: &Call, served: &Served, now: Moment) -> Option<Answer> {
     let (resource, method) = call.path.strip_prefix(PROJECTS).and(call.path.rsplit_once(':'))?;
     Some(checked(call, resource, method, served, now).unwrap_or_else(Answer::Now))
 }
 
-fn checked(call: &Call, resource: &str, method: &str, served: &Served, now: UnixSeconds) -> Result<Answer, Reply> {
+fn checked(call: &Call, resource: &str, method: &str, served: &Served, now: Moment) -> Result<Answer, Reply> {
     let bearer = call.bearer.as_ref().ok_or_else(|| unauthenticated("the header Authorization: Bearer is missing"))?;
     if !served.knows(bearer, now) {
         return Err(unauthenticated("the bearer token is none of this job's"));
@@ -69,17 +69,17 @@ fn list<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<Vec<&'a str>> 
 
 /// Builds the reply with an access token. Its lifetime is the site's, not the requested one, because all jobs of the
 /// user share the token.
-fn access_token(result: Result<Token, Failure>, _: &Grant, now: UnixSeconds) -> Reply {
+fn access_token(result: Result<Token, Failure>, _: &Grant, now: Moment) -> Reply {
     match result {
         Ok(token) if left(&token, now) > 0 => {
-            Reply::json(&json!({"accessToken": token.secret().expose(), "expireTime": rfc3339(token.expires_at)}))
+            Reply::json(&json!({"accessToken": token.secret().expose(), "expireTime": rfc3339(expiry(&token, now))}))
         }
         Ok(_) => refused(&Failure::of_no_token()),
         Err(failure) => refused(&failure),
     }
 }
 
-fn id_token(result: Result<Token, Failure>, _: &Grant, _: UnixSeconds) -> Reply {
+fn id_token(result: Result<Token, Failure>, _: &Grant, _: Moment) -> Reply {
     match result {
         Ok(token) => Reply::json(&json!({"token": token.secret().expose()})),
         Err(failure) => refused(&failure),
@@ -114,7 +114,7 @@ fn denied(permission: &str) -> Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::served::tests::served;
+    use crate::agent::served::tests::{moment, served};
     use gcp_wif_core::words::secret::Secret;
 
     const EMAIL: &str = "site@p.iam.gserviceaccount.com";
@@ -130,7 +130,7 @@ mod tests {
             bearer: (!bearer.is_empty()).then(|| Secret::new(bearer.to_owned())),
             ..Call::default()
         };
-        answer(&call, &served(), 1000)
+        answer(&call, &served(), moment(1000))
     }
 
     fn reply(resource: &str, bearer: &str, content_type: &str, body: &str) -> (u16, Value) {

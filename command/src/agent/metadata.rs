@@ -7,7 +7,7 @@ use gcp_wif_core::plan::report::Failure;
 use gcp_wif_core::policy::grant::Grant;
 use gcp_wif_core::tokens::Token;
 use gcp_wif_core::words::google::Scope;
-use gcp_wif_core::words::time::UnixSeconds;
+use gcp_wif_core::words::time::Moment;
 use serde_json::{Value, json};
 
 use super::answer::{self, Answer};
@@ -17,7 +17,7 @@ use super::served::{Served, left};
 const ROOT: &str = "/computeMetadata/v1";
 
 /// Answers a GET below the metadata root, or of `/`, with which clients probe for the server.
-pub(crate) fn answer(call: &Call, served: &Served, now: UnixSeconds) -> Answer {
+pub(crate) fn answer(call: &Call, served: &Served, now: Moment) -> Answer {
     if call.path == "/" || call.path == ROOT {
         return Reply::text("computeMetadata/\n").into();
     }
@@ -48,7 +48,7 @@ pub(crate) fn answer(call: &Call, served: &Served, now: UnixSeconds) -> Answer {
     reply.into()
 }
 
-fn account_answer(rest: &[&str], call: &Call, served: &Served, now: UnixSeconds) -> Answer {
+fn account_answer(rest: &[&str], call: &Call, served: &Served, now: Moment) -> Answer {
     let reply = match rest {
         [] => Reply::json(&account(served)),
         ["email"] => Reply::text(&*served.metadata.email),
@@ -69,7 +69,7 @@ fn account_answer(rest: &[&str], call: &Call, served: &Served, now: UnixSeconds)
     reply.into()
 }
 
-fn token(result: Result<Token, Failure>, _: &Grant, now: UnixSeconds) -> Reply {
+fn token(result: Result<Token, Failure>, _: &Grant, now: Moment) -> Reply {
     let token = match result {
         Ok(token) if left(&token, now) > 0 => token,
         Ok(_) => return refuse(&Failure::of_no_token()),
@@ -82,7 +82,7 @@ fn token(result: Result<Token, Failure>, _: &Grant, now: UnixSeconds) -> Reply {
     }))
 }
 
-fn identity(result: Result<Token, Failure>, _: &Grant, _: UnixSeconds) -> Reply {
+fn identity(result: Result<Token, Failure>, _: &Grant, _: Moment) -> Reply {
     match result {
         Ok(token) => Reply::text(token.secret().expose()),
         // gcloud continues without an OpenID token after a 404, but fails on any other status.
@@ -115,7 +115,7 @@ fn not_found() -> Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::served::tests::served;
+    use crate::agent::served::tests::{moment, served};
     use gcp_wif_core::testing;
 
     fn ask(target: &str) -> (u16, &'static str, String) {
@@ -134,7 +134,7 @@ mod tests {
             has_flavor: true,
             ..Call::default()
         };
-        answer(&call, served, 1000)
+        answer(&call, served, moment(1000))
     }
 
     #[test]

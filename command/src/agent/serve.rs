@@ -317,7 +317,7 @@ async fn answer(request: Request<Incoming>, here: SocketAddr, door: &Door) -> Re
     let Some(served) = door.served.upgrade().map(|served| served.borrow().clone()) else {
         return Reply::refuse(403, "the job is over");
     };
-    let now = SystemClock.now();
+    let now = SystemClock.moment();
     let answer = match (method, call.path.as_str()) {
         (Method::POST, "/v1/token") => token::exchange(&call, &served, now),
         (Method::POST, "/v1/introspect") => token::introspect(&call, &served, now).into(),
@@ -347,7 +347,7 @@ async fn later(door: &Door, served: Served, wanted: Wanted) -> Reply {
     if let (Ok(token), None, Some(served)) = (&result, &wanted.audience, door.served.upgrade()) {
         served.borrow_mut().remember(token.clone());
     }
-    (wanted.to_reply)(result, &wanted.grant, SystemClock.now())
+    (wanted.to_reply)(result, &wanted.grant, SystemClock.moment())
 }
 
 fn response(mut reply: Reply) -> Response<Full<Bytes>> {

@@ -11,7 +11,7 @@ use gcp_wif_core::policy::grant::Grant;
 use gcp_wif_core::tokens::Token;
 use gcp_wif_core::words::names::JobId;
 use gcp_wif_core::words::secret::Secret;
-use gcp_wif_core::words::time::UnixSeconds;
+use gcp_wif_core::words::time::{Moment, UnixSeconds};
 use subtle::ConstantTimeEq;
 
 /// The number of other tokens that a port remembers.
@@ -56,13 +56,13 @@ impl Served {
     }
 
     /// Returns the token that a client has got at this port, if it is unexpired.
-    pub(crate) fn token(&self, given: &Secret, now: UnixSeconds) -> Option<&Token> {
+    pub(crate) fn token(&self, given: &Secret, now: Moment) -> Option<&Token> {
         let mut tokens = [&self.token].into_iter().chain(&*self.others);
-        tokens.find(|token| same(given, token.secret())).filter(|token| token.expires_at > now)
+        tokens.find(|token| same(given, token.secret())).filter(|token| token.left_of_job(now) > 0)
     }
 
     /// Returns whether a client has got this unexpired token at this port.
-    pub(crate) fn knows(&self, given: &Secret, now: UnixSeconds) -> bool {
+    pub(crate) fn knows(&self, given: &Secret, now: Moment) -> bool {
         self.token(given, now).is_some()
     }
 
@@ -70,7 +70,7 @@ impl Served {
     ///
     /// # Errors
     /// The failure that there is no valid token. The agent's refresh has logged the reason.
-    pub(crate) fn own(&self, now: UnixSeconds) -> Result<Token, Failure> {
+    pub(crate) fn own(&self, now: Moment) -> Result<Token, Failure> {
         if left(&self.token, now) > 0 { Ok(self.token.clone()) } else { Err(Failure::of_no_token()) }
     }
 
@@ -108,8 +108,13 @@ impl Served {
 
 /// Returns the remaining life of a token in whole seconds, rounded down, because the clock has no fractions of a
 /// second.
-pub(crate) fn left(token: &Token, now: UnixSeconds) -> i64 {
-    token.expires_at.saturating_sub(now).saturating_sub(1)
+pub(crate) fn left(token: &Token, now: Moment) -> i64 {
+    token.left_of_job(now).saturating_sub(1)
+}
+
+/// Returns the expiry of a token by the current clock, which may have been set since the token was issued.
+pub(crate) fn expiry(token: &Token, now: Moment) -> UnixSeconds {
+    now.unix.saturating_add(token.left_of_job(now))
 }
 
 /// Compares two secrets in constant time.
@@ -124,16 +129,17 @@ pub(crate) mod tests {
     use super::*;
     use gcp_wif_core::exchange::AccessToken;
     use gcp_wif_core::testing;
-    use gcp_wif_core::words::time::Moment;
 
     static RUN: LazyLock<RunId> = LazyLock::new(RunId::new);
 
+    /// Returns a moment of a machine that was booted at time 0 and whose clock has not been set since.
+    pub(crate) fn moment(unix: UnixSeconds) -> Moment {
+        Moment { unix, since_boot: unix }
+    }
+
     /// Builds a token.
     pub(crate) fn token_of(text: &str, issued_at: UnixSeconds, expires_at: UnixSeconds) -> Token {
-        Token::new(
-            AccessToken { token: Secret::new(text.to_owned()), expires_at },
-            Moment { unix: issued_at, since_boot: issued_at },
-        )
+        Token::new(AccessToken { token: Secret::new(text.to_owned()), expires_at }, moment(issued_at))
     }
 
     /// Builds credentials whose token has a little more than 600 seconds left at time 1000.
@@ -148,6 +154,19 @@ pub(crate) mod tests {
             handle: Secret::new("handle".to_owned()),
             token: issued.token,
             others: Arc::default(),
+        }
+    }
+
+    #[test]
+    fn a_clock_that_was_set_changes_nothing_of_what_clients_are_told() {
+        let served = served();
+        for set in [-7200, 0, 7200] {
+            let now = Moment { unix: 1000 + set, since_boot: 1000 };
+            let token = served.own(now).unwrap();
+            assert_eq!((left(&token, now), expiry(&token, now)), (600, now.unix + 601), "{set}");
+            assert!(served.knows(token.secret(), now), "{set}");
+            let late = Moment { unix: 1600 + set, since_boot: 1600 };
+            assert!(served.own(late).is_err(), "{set}");
         }
     }
 }

@@ -7,12 +7,12 @@ use gcp_wif_core::policy::grant::Grant;
 use gcp_wif_core::tokens::Token;
 use gcp_wif_core::words::google::Scope;
 use gcp_wif_core::words::secret::Secret;
-use gcp_wif_core::words::time::UnixSeconds;
+use gcp_wif_core::words::time::Moment;
 use serde_json::{Map, Value, json};
 
 use super::answer::{self, Answer};
 use super::reply::{Call, Reply};
-use super::served::{Served, left, same};
+use super::served::{Served, expiry, left, same};
 
 const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
@@ -22,7 +22,7 @@ const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 /// With a service account, a client first requests a token for impersonation here, and then its scopes from
 /// generateAccessToken. The first request gets the job's access token, which also suffices for a client that skips the
 /// second.
-pub(crate) fn exchange(call: &Call, served: &Served, now: UnixSeconds) -> Answer {
+pub(crate) fn exchange(call: &Call, served: &Served, now: Moment) -> Answer {
     let Some(fields) = call.fields() else {
         return Reply::oauth("invalid_request", "the body is neither a form nor JSON").into();
     };
@@ -46,7 +46,7 @@ pub(crate) fn exchange(call: &Call, served: &Served, now: UnixSeconds) -> Answer
     Answer::access_token(served, scopes, exchanged, now)
 }
 
-fn exchanged(result: Result<Token, Failure>, grant: &Grant, now: UnixSeconds) -> Reply {
+fn exchanged(result: Result<Token, Failure>, grant: &Grant, now: Moment) -> Reply {
     let result = result.and_then(|token| if left(&token, now) > 0 { Ok(token) } else { Err(Failure::of_no_token()) });
     match result {
         Ok(token) => {
@@ -75,16 +75,16 @@ fn exchanged(result: Result<Token, Failure>, grant: &Grant, now: UnixSeconds) ->
 
 /// Answers an introspection request (RFC 7662). gcloud caches a federated principal's tokens by `username`, so it must
 /// differ between jobs.
-pub(crate) fn introspect(call: &Call, served: &Served, now: UnixSeconds) -> Reply {
+pub(crate) fn introspect(call: &Call, served: &Served, now: Moment) -> Reply {
     let given =
         Secret::new(call.fields().map(|fields| field(&fields, "token", "token").to_owned()).unwrap_or_default());
-    let Some(Token { expires_at, .. }) = served.token(&given, now) else {
+    let Some(token) = served.token(&given, now) else {
         return Reply::json(&json!({"active": false}));
     };
     Reply::json(&json!({
         "active": true,
         "username": format!("{}#slurm-job-{}", served.metadata.email, served.job()),
-        "exp": expires_at,
+        "exp": expiry(token, now),
         "token_type": "Bearer",
     }))
 }
@@ -97,8 +97,9 @@ fn field<'a>(fields: &'a Map<String, Value>, name: &str, in_json: &str) -> &'a s
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::served::tests::{served, token_of};
+    use crate::agent::served::tests::{moment, served, token_of};
     use gcp_wif_core::testing;
+    use gcp_wif_core::words::time::UnixSeconds;
 
     fn post(content_type: &str, body: &str) -> Call {
         Call {
@@ -112,7 +113,7 @@ mod tests {
     const FORM: &str = "application/x-www-form-urlencoded,application/x-www-form-urlencoded";
 
     fn now(call: &Call, at: UnixSeconds) -> Reply {
-        match exchange(call, &served(), at) {
+        match exchange(call, &served(), moment(at)) {
             Answer::Now(reply) => reply,
             later @ Answer::Later(_) => panic!("{later:?}"),
         }
@@ -133,12 +134,12 @@ mod tests {
             );
         }
         for other in ["drive", "iam drive"] {
-            assert!(matches!(exchange(&scope(other), &served(), 1000), Answer::Later(_)), "{other}");
+            assert!(matches!(exchange(&scope(other), &served(), moment(1000)), Answer::Later(_)), "{other}");
         }
         // A federated principal gets the scopes that it requests.
         let federated = Served { grant: testing::federated(), ..served() };
-        assert!(matches!(exchange(&scope("iam"), &federated, 1000), Answer::Later(_)));
-        assert!(matches!(exchange(&scope("cloud-platform"), &federated, 1000), Answer::Now(_)));
+        assert!(matches!(exchange(&scope("iam"), &federated, moment(1000)), Answer::Later(_)));
+        assert!(matches!(exchange(&scope("cloud-platform"), &federated, moment(1000)), Answer::Now(_)));
         let malformed = post(
             "application/json",
             &json!({"grantType": GRANT_TYPE, "subjectToken": "handle", "scope": "drive"}).to_string(),
@@ -164,9 +165,9 @@ mod tests {
 
     #[test]
     fn introspection_names_identity_and_job() {
-        let reply = introspect(&post(FORM, "token=ya29.t"), &served(), 1000);
+        let reply = introspect(&post(FORM, "token=ya29.t"), &served(), moment(1000));
         assert!(reply.body.contains("site@p.iam.gserviceaccount.com#slurm-job-7"), "{}", *reply.body);
-        assert_eq!(*introspect(&post(FORM, "token=other"), &served(), 1000).body, r#"{"active":false}"#);
+        assert_eq!(*introspect(&post(FORM, "token=other"), &served(), moment(1000)).body, r#"{"active":false}"#);
     }
 
     #[test]
@@ -179,7 +180,7 @@ mod tests {
         for (token, now, active) in
             [("ya29.t", 1000, true), ("ya29.t", 1601, false), ("ya29.new", 1601, true), ("ya29.new", 2000, false)]
         {
-            let reply = introspect(&post(FORM, &format!("token={token}")), &served, now);
+            let reply = introspect(&post(FORM, &format!("token={token}")), &served, moment(now));
             assert_eq!(reply.body.contains("slurm-job-7"), active, "{token} {now}");
         }
     }
