@@ -213,6 +213,7 @@ pub mod job {
     pub mod processes;
     pub mod refresh;
     pub mod requested;
+    pub mod schedule;
     pub mod sweep;
     pub mod tell;
     pub mod wake;

@@ -11,9 +11,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gcp_wif_core::job::refresh::{Due, Refreshed};
+use gcp_wif_core::job::schedule::Schedule;
 use gcp_wif_core::job::{obtain, tell, wake};
 use gcp_wif_core::plan::metrics;
 use gcp_wif_core::plan::record::JobRecord;
+use gcp_wif_core::plan::report::Failure;
 use gcp_wif_core::policy::config::LogLevel;
 use gcp_wif_core::policy::site::Site;
 use gcp_wif_core::words::names::JobId;
@@ -43,11 +45,6 @@ const PAUSE: Duration = Duration::from_millis(50);
 const LONG_PAUSE: Duration = Duration::from_secs(1);
 /// How long an agent stays without jobs and kept tokens.
 const IDLE: Duration = Duration::from_secs(300);
-/// The pause after a failed refresh, in seconds. It doubles with each further failure.
-const FIRST_PAUSE: UnixSeconds = 5;
-const LONGEST_PAUSE: UnixSeconds = 60;
-/// The pause while another process performs the same exchange, in seconds.
-const BUSY_PAUSE: UnixSeconds = 1;
 /// How long a serving process without a watcher waits for a restarted service to take over its ports.
 const SERVICE: Duration = Duration::from_secs(6);
 /// The number of refreshes that run at the same time. It is large enough that a few hanging ones do not delay the
@@ -90,7 +87,7 @@ pub(super) fn serve(beginning: Beginning) -> std::io::Result<End> {
         is_service,
         ports: RefCell::new(Ports::new(sockets, watcher, Rc::clone(&workplace))),
         workplace,
-        pauses: Rc::default(),
+        schedule: RefCell::default(),
         renewed: Rc::default(),
         start: SystemClock.now(),
         refreshes: Arc::new(Semaphore::new(REFRESHES)),
@@ -98,9 +95,6 @@ pub(super) fn serve(beginning: Beginning) -> std::io::Result<End> {
     });
     tokio::task::LocalSet::new().block_on(&runtime, agent.run())
 }
-
-/// Failed or running refreshes, with the time of the next attempt and the pause before it.
-type Pauses = BTreeMap<Due, (UnixSeconds, UnixSeconds)>;
 
 struct Agent {
     workplace: Rc<RefCell<Workplace>>,
@@ -112,7 +106,7 @@ struct Agent {
     known: Known,
     is_service: bool,
     ports: RefCell<Ports>,
-    pauses: Rc<RefCell<Pauses>>,
+    schedule: RefCell<Schedule>,
     /// Notified when a refresh ends.
     renewed: Rc<Notify>,
     start: UnixSeconds,
@@ -314,28 +308,16 @@ impl Agent {
 
     /// Starts refreshes that are due. Returns the time until the next one.
     fn refresh(self: &Rc<Self>) -> Duration {
-        let moment = SystemClock.moment();
-        let now = moment.unix;
-        let all: Vec<(Due, UnixSeconds)> =
-            self.ports.borrow().served(|served| (served.due(), served.token.due(moment, self.jitter)));
-        self.pauses.borrow_mut().retain(|paused, _| all.iter().any(|(due, _)| due == paused));
+        let now = SystemClock.moment();
+        let served = self.ports.borrow().served(|served| (served.due(), served.token.due(now, self.jitter)));
         // If a port is taken by another program, check again soon.
-        let mut next = if self.ports.borrow().is_complete() { LOOK } else { Duration::from_secs(1) };
-        for (due, at) in all {
-            let paused = self.pauses.borrow().get(&due).map_or(UnixSeconds::MIN, |(until, _)| *until);
-            let at = at.max(paused);
-            if at > now {
-                next = next.min(Duration::from_secs(at.saturating_sub(now).unsigned_abs()));
-                continue;
-            }
-            let pause = self.pauses.borrow().get(&due).map_or(FIRST_PAUSE, |(_, pause)| (pause * 2).min(LONGEST_PAUSE));
-            // Prevent a second refresh until this one is done.
-            self.pauses.borrow_mut().insert(due.clone(), (UnixSeconds::MAX, pause));
+        let longest = if self.ports.borrow().is_complete() { LOOK } else { Duration::from_secs(1) };
+        let (begun, next) = self.schedule.borrow_mut().begin(served, now, longest);
+        for due in begun {
             let agent = Rc::clone(self);
             tokio::task::spawn_local(async move {
-                let pause = agent.refresh_one(&due).await.unwrap_or(pause);
-                // Whatever the result, pause before the next attempt, unless the record has another token by then.
-                agent.pauses.borrow_mut().insert(due, (SystemClock.now().saturating_add(pause), pause));
+                let how = agent.refresh_one(&due).await;
+                agent.schedule.borrow_mut().ended(due, how.as_ref(), SystemClock.moment());
                 if agent.refreshes.available_permits() == REFRESHES {
                     // Return the memory that the exchanges have used to the system.
                     sys::trim_heap();
@@ -348,16 +330,13 @@ impl Agent {
 
     /// Runs a refresh in a thread. Returns the pause before the next attempt, or `None` after a failure, after which
     /// the pause grows.
-    async fn refresh_one(&self, due: &Due) -> Option<UnixSeconds> {
+    async fn refresh_one(&self, due: &Due) -> Option<Result<Refreshed, Failure>> {
         let _place = self.refreshes.acquire().await;
         let (config_path, runtime_dir) = (self.config_path(), self.runtime.path().to_owned());
         let (journal, work_due) = (self.journal(), due.clone());
         let work = move || refresh::refresh_and_tell(&config_path, &runtime_dir, &journal, &work_due);
         match threads::run(work).await {
-            Ok(Ok(Refreshed::Busy)) => Some(BUSY_PAUSE),
-            Ok(Ok(Refreshed::Done | Refreshed::NotDue)) => Some(FIRST_PAUSE),
-            // The failure is already in the log.
-            Ok(Err(_)) => None,
+            Ok(how) => Some(how),
             Err(unfinished) => {
                 self.log(LogLevel::Error, format_args!("job {} is not refreshed: {unfinished}", due.job));
                 None
