@@ -3,6 +3,7 @@
 mod callers;
 mod clients;
 mod examples;
+mod exhausted;
 mod federated;
 mod hanging;
 mod load;

@@ -4,7 +4,9 @@
 //! closed, the kernel reports root without an inode; such a socket has no owner here.
 #![forbid(unsafe_code)]
 
+use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -19,7 +21,7 @@ const TABLES: [&str; 2] = ["/proc/net/tcp", "/proc/net/tcp6"];
 const LONGEST_TABLE: u64 = 64 << 20;
 
 /// Returns the user that owns the socket at `peer` that is connected to `here`.
-pub(crate) fn owner(peer: SocketAddr, here: SocketAddr) -> Option<u32> {
+pub(crate) fn owner(peer: SocketAddr, here: SocketAddr) -> Result<Option<u32>, Errno> {
     // A kernel without sock_diag, which is rare, responds as if the socket did not exist. So trust such a response only
     // after the kernel has found a socket before.
     static ANSWERS: AtomicBool = AtomicBool::new(false);
@@ -27,7 +29,11 @@ pub(crate) fn owner(peer: SocketAddr, here: SocketAddr) -> Option<u32> {
     if asked.is_ok() {
         ANSWERS.store(true, Ordering::Relaxed);
     }
-    if ANSWERS.load(Ordering::Relaxed) { asked.ok().flatten() } else { look_up(peer, here) }
+    match asked {
+        Err(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => Err(errno),
+        asked if ANSWERS.load(Ordering::Relaxed) => Ok(asked.ok().flatten()),
+        _ => Ok(look_up(peer, here)),
+    }
 }
 
 /// Queries the one socket with sock_diag(7). Reading the tables takes milliseconds, and any user could cause it often.
@@ -45,20 +51,60 @@ fn ask(peer: SocketAddr, here: SocketAddr) -> Result<Option<u32>, Errno> {
     }
     body.extend([0; 4]);
     body.extend([0xff; 8]);
-    // struct nlmsghdr: length, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, unused sequence number and sender.
-    let mut question = u32::try_from(16 + body.len()).unwrap_or_default().to_ne_bytes().to_vec();
-    question.extend(20_u16.to_ne_bytes());
-    question.extend(1_u16.to_ne_bytes());
-    question.extend([0; 8]);
-    question.extend(body);
+    KERNEL.with_borrow_mut(|kernel| {
+        if let Some(Ok(answer)) = kernel.as_mut().map(|kernel| kernel.ask(&body)) {
+            return owner_in(&answer);
+        }
+        // The first question, or one whose answer got lost: over another socket.
+        owner_in(&kernel.insert(Kernel::new()?).ask(&body)?)
+    })
+}
 
-    let socket =
-        socket_with(AddressFamily::NETLINK, SocketType::DGRAM, SocketFlags::CLOEXEC, Some(netlink::SOCK_DIAG))?;
-    send(&socket, &question, SendFlags::empty())?;
-    let mut answer = [0; 512];
-    // The response is available as soon as the request is sent.
-    let (_, length) = recv(&socket, &mut answer, RecvFlags::DONTWAIT)?;
-    owner_in(answer.get(..length).unwrap_or_default())
+thread_local! {
+    /// One socket for all requests, so that the process can send one when no descriptor is free.
+    static KERNEL: RefCell<Option<Kernel>> = const { RefCell::new(None) };
+}
+
+/// Opens the socket to the kernel before descriptors run short. If this fails, the first request opens it.
+pub(crate) fn prepare() {
+    KERNEL.with_borrow_mut(|kernel| *kernel = Kernel::new().ok());
+}
+
+/// A netlink socket to the kernel.
+struct Kernel {
+    socket: OwnedFd,
+    /// Of the last question; its answer has the same.
+    number: u32,
+}
+
+impl Kernel {
+    fn new() -> Result<Self, Errno> {
+        let flags = SocketFlags::CLOEXEC;
+        let socket = socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, Some(netlink::SOCK_DIAG))?;
+        Ok(Self { socket, number: 0 })
+    }
+
+    fn ask(&mut self, body: &[u8]) -> Result<Vec<u8>, Errno> {
+        self.number = self.number.wrapping_add(1);
+        let number = self.number.to_ne_bytes();
+        // struct nlmsghdr: length, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, the number, and a sender that is not needed.
+        let mut question = u32::try_from(16 + body.len()).unwrap_or_default().to_ne_bytes().to_vec();
+        question.extend(20_u16.to_ne_bytes());
+        question.extend(1_u16.to_ne_bytes());
+        question.extend(number);
+        question.extend([0; 4]);
+        question.extend(body);
+        send(&self.socket, &question, SendFlags::empty())?;
+        loop {
+            let mut answer = [0; 512];
+            // The answer is there as soon as the question is sent.
+            let (_, length) = recv(&self.socket, &mut answer, RecvFlags::DONTWAIT)?;
+            let answer = answer.get(..length).unwrap_or_default();
+            if answer.get(8..12) == Some(&number) {
+                return Ok(answer.to_vec());
+            }
+        }
+    }
 }
 
 /// Returns the owner from the kernel's response: struct nlmsghdr, then struct inet_diag_msg, which ends with uid and
@@ -115,6 +161,10 @@ mod tests {
         rustix::process::geteuid().as_raw()
     }
 
+    fn known(peer: SocketAddr, here: SocketAddr) -> Option<u32> {
+        owner(peer, here).unwrap()
+    }
+
     #[test]
     fn the_owner_of_a_real_connection_is_found() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -122,13 +172,13 @@ mod tests {
         let client = TcpStream::connect(here).unwrap();
         let (_accepted, peer) = listener.accept().unwrap();
         let stranger = "127.0.0.1:1".parse().unwrap();
-        for way in [owner, look_up, |peer, here| ask(peer, here).ok().flatten()] {
+        for way in [known, look_up, |peer, here| ask(peer, here).ok().flatten()] {
             assert_eq!(way(peer, here), Some(this_user()));
             assert_eq!(way(stranger, here), None);
         }
         // A client that has shut down only its sending side still has an owner.
         client.shutdown(Shutdown::Write).unwrap();
-        for way in [owner, look_up] {
+        for way in [known, look_up] {
             assert_eq!(way(peer, here), Some(this_user()));
         }
     }
@@ -139,7 +189,7 @@ mod tests {
         let here = listener.local_addr().unwrap();
         let Ok(_client) = TcpStream::connect(("::ffff:127.0.0.1", here.port())) else { return };
         let (_accepted, peer) = listener.accept().unwrap();
-        for way in [owner, look_up] {
+        for way in [known, look_up] {
             assert_eq!(way(peer, here), Some(this_user()));
         }
     }
@@ -153,7 +203,7 @@ mod tests {
         drop(client);
         // The kernel still lists the connection, with root as its owner.
         assert!(ask(peer, here).is_ok());
-        for way in [owner, look_up] {
+        for way in [known, look_up] {
             assert_eq!(way(peer, here), None);
         }
     }

@@ -21,7 +21,7 @@ use gcp_wif_core::policy::site::Site;
 use gcp_wif_core::words::names::JobId;
 use gcp_wif_core::words::time::UnixSeconds;
 use gcp_wif_core::world::clock::{Clock, SystemClock};
-use gcp_wif_core::world::fs::RuntimeDirectory;
+use gcp_wif_core::world::fs::{FileError, RuntimeDirectory};
 use gcp_wif_core::world::sys;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixListener;
@@ -34,7 +34,7 @@ use super::program::Known;
 use super::requested::Workplace;
 use super::serve::{Event, Ports};
 use super::served::Served;
-use super::{keep, refresh, service, threads};
+use super::{caller, keep, refresh, service, threads};
 
 /// The interval at which the agent checks the clock and the records without being woken: the clock may have been set,
 /// the machine suspended, or a hook killed before it could wake the agent.
@@ -77,11 +77,13 @@ pub(super) fn serve(beginning: Beginning) -> std::io::Result<End> {
     let directory = RuntimeDirectory::existing(&workplace.runtime_dir).map_err(std::io::Error::other)?;
     let Some(directory) = directory else { return Ok(End::Over) };
     sys::share_heap();
+    caller::prepare();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let workplace = Rc::new(RefCell::new(workplace));
     let agent = Rc::new(Agent {
         runtime: directory,
         trouble: RefCell::default(),
+        unread: RefCell::default(),
         command: RefCell::default(),
         known,
         is_service,
@@ -101,6 +103,8 @@ struct Agent {
     runtime: RuntimeDirectory,
     /// The current configuration error, if any.
     trouble: RefCell<Option<String>>,
+    /// The error, while the records cannot be read.
+    unread: RefCell<Option<String>>,
     /// The site's command, if the configuration is valid.
     command: RefCell<Option<PathBuf>>,
     known: Known,
@@ -243,12 +247,13 @@ impl Agent {
     async fn reload(&self) {
         self.look_at_configuration();
         obtain::sweep(&SystemClock, &self.runtime);
-        let mut wanted = BTreeMap::new();
-        for job in self.runtime.jobs() {
-            let Some(record) = self.runtime.peek_record(job).as_deref().and_then(JobRecord::parse) else { continue };
-            refresh::heal_and_tell(&self.config_path(), &self.journal(), &self.runtime, &record);
-            wanted.extend(record.issued.iter().filter_map(|issued| Served::of(&record, issued)));
-        }
+        let (wanted, trouble) = match self.look_at_records() {
+            Ok(wanted) => (Some(wanted), None),
+            Err(error) => (None, Some(format!("no job is added or ended: {error}"))),
+        };
+        self.tell_trouble(&self.unread, trouble, "the records can be read again");
+        // Without descriptors or memory, keep serving what is served.
+        let Some(wanted) = wanted else { return };
         self.tell_served(&wanted);
         // A borrow must not be held across an await. Nothing else uses the ports until they are put back.
         let mut ports = self.ports.take();
@@ -263,6 +268,19 @@ impl Agent {
                 }
             }
         }
+    }
+
+    /// What the records say, by ports.
+    fn look_at_records(&self) -> Result<BTreeMap<u16, Served>, FileError> {
+        let mut wanted = BTreeMap::new();
+        for job in self.runtime.look_for_jobs()? {
+            let Some(record) = self.runtime.look_at_record(job)?.as_deref().and_then(JobRecord::parse) else {
+                continue;
+            };
+            refresh::heal_and_tell(&self.config_path(), &self.journal(), &self.runtime, &record);
+            wanted.extend(record.issued.iter().filter_map(|issued| Served::of(&record, issued)));
+        }
+        Ok(wanted)
     }
 
     fn tell_served(&self, wanted: &BTreeMap<u16, Served>) {
@@ -286,11 +304,17 @@ impl Agent {
                 Some(error.to_string())
             }
         };
-        let before = self.trouble.replace(trouble.clone());
+        self.tell_trouble(&self.trouble, trouble, "the configuration can be used again");
+    }
+
+    /// Tells of trouble once for each change, and when it is over.
+    fn tell_trouble(&self, known: &RefCell<Option<String>>, trouble: Option<String>, over: &str) {
+        let before = known.replace(trouble.clone());
         match trouble {
             Some(trouble) if before.as_ref() != Some(&trouble) => self.log(LogLevel::Error, trouble),
-            None if before.is_some() => self.log(LogLevel::Info, "the configuration can be used again"),
-            _ => {}
+            // Without descriptors it could not be told before.
+            None => drop(before.map(|before| self.log(LogLevel::Info, format_args!("{over} ({before})")))),
+            Some(_) => {}
         }
     }
 

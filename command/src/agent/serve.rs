@@ -39,6 +39,8 @@ const LONGEST: usize = 16 << 10;
 const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 10 });
 /// The number of connections that a user may have open, over all jobs. Further ones wait to be accepted.
 const CONNECTIONS: usize = 512;
+/// The pause while no descriptor is free.
+const SHORTAGE: Duration = Duration::from_millis(50);
 /// How long running requests may take when this process is about to end.
 const LAST: Duration = Duration::from_secs(2);
 /// The number of other users' connections that get a 403 reply at the same time. Further ones are closed at once.
@@ -225,13 +227,18 @@ async fn accept(listener: Rc<TcpListener>, door: Rc<Door>) {
     loop {
         let Ok((stream, peer)) = listener.accept().await else {
             // No descriptor is free, or the client has disconnected. The next accept may succeed.
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(SHORTAGE).await;
             continue;
         };
         let Ok(here) = stream.local_addr() else { continue };
         let Some(uid) = door.served.upgrade().map(|served| served.borrow().uid()) else { return };
         // Check the owner before reading anything, so that other users' connections cost almost nothing.
-        let is_allowed = caller::owner(peer, here).is_some_and(|owner| owner == uid || owner == 0);
+        let Ok(owner) = caller::owner(peer, here) else {
+            // The owner is unknown for lack of descriptors, so do not reply that the port is another user's.
+            tokio::time::sleep(SHORTAGE).await;
+            continue;
+        };
+        let is_allowed = owner.is_some_and(|owner| owner == uid || owner == 0);
         if !is_allowed {
             if Rc::strong_count(&strangers) <= STRANGERS {
                 tokio::task::spawn_local(turn_away(stream, Rc::clone(&strangers)));

@@ -194,7 +194,9 @@ impl<'a> Obtain<'a> {
 /// Removes kept tokens that have expired, except those that another process has locked.
 pub fn sweep(clock: &dyn Clock, runtime: &RuntimeDirectory) {
     let now = clock.moment();
-    let is_useless = |text: Result<Option<Vec<u8>>, FileError>| Kept::is_useless(text.ok().flatten().as_deref(), now);
+    // What cannot be read at this moment, for want of a descriptor or memory, may be of use later.
+    let is_useless =
+        |text: Result<Option<Vec<u8>>, FileError>| text.is_ok_and(|text| Kept::is_useless(text.as_deref(), now));
     for name in runtime.kept() {
         // If something fails here, the next sweep tries again.
         let Ok(place) = runtime.kept_place(&name) else { continue };

@@ -24,8 +24,9 @@ pub fn sweep(runtime: &RuntimeDirectory, current: JobId, processes: &dyn Process
     }
     let generation = processes.generation();
     let is_in_use = |job: &JobId| {
-        let record = runtime.peek_record(*job).as_deref().and_then(JobRecord::parse);
-        record.is_some_and(|record| {
+        // What cannot be read at this moment, for want of a descriptor or memory, may be in use.
+        let Ok(record) = runtime.look_at_record(*job) else { return true };
+        record.as_deref().and_then(JobRecord::parse).is_some_and(|record| {
             is_sound(&record, &generation, now) || record.seen.is_some_and(|stepd| processes.runs(stepd))
         })
     };
@@ -37,8 +38,8 @@ pub fn sweep(runtime: &RuntimeDirectory, current: JobId, processes: &dyn Process
     for job in suspects {
         // A job that another process has locked is not over. If something fails here, the next sweep tries again.
         let Ok(locked) = runtime.lock(job, Duration::ZERO) else { continue };
-        let record = locked.read_record().ok().flatten().as_deref().and_then(JobRecord::parse);
-        match (record, living.get(&job)) {
+        let Ok(record) = locked.read_record() else { continue };
+        match (record.as_deref().and_then(JobRecord::parse), living.get(&job)) {
             (Some(mut record), Some(stepd)) => {
                 record.seen = Some(*stepd);
                 let _ = locked.write_record(record.to_text().expose());

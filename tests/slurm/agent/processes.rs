@@ -46,6 +46,12 @@ pub fn processes(node: &Node) -> Vec<Process> {
     run.stdout.lines().filter_map(process).collect()
 }
 
+/// Waits until the agent has two processes, and returns the serving one.
+pub fn serving(node: &Node) -> Process {
+    wait_until(LIMIT, || processes(node).len() == 2);
+    processes(node).into_iter().find(|process| process.serves).unwrap_or_else(|| panic!("one of them serves"))
+}
+
 /// The serving process and the watcher when they are idle, printed.
 pub fn settled(node: &Node, when: &str) -> [Process; 2] {
     // Its worker threads end after a second without work.

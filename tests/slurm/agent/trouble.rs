@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::callers::{Door, assert_answered};
-use super::processes::{Process, processes};
+use super::processes::{processes, serving};
 use super::{LIMIT, site};
 use crate::cluster::{Node, wait_until};
 use crate::site::Site;
@@ -18,12 +18,6 @@ const FEW: u64 = 25;
 
 fn access_token(node: &Node, job: &str) -> String {
     fs::read_to_string(node.job_dir(job).join("access_token")).unwrap()
-}
-
-/// Waits until the agent has two processes, and returns the serving one.
-fn serving(node: &Node) -> Process {
-    wait_until(LIMIT, || processes(node).len() == 2);
-    processes(node).into_iter().find(|process| process.serves).unwrap()
 }
 
 /// A job of bob's with credentials.

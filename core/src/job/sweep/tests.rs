@@ -94,3 +94,22 @@ fn proc_is_walked_only_for_a_job_that_may_be_over() {
     sweep(&runtime, NEW, &fake, NOW);
     assert_eq!(fake.walks.get(), 0, "without any job");
 }
+
+#[test]
+fn what_cannot_be_read_at_this_moment_is_left_alone() {
+    let (directory, runtime) = leftover(generation("older boot", 1), NOW - 60);
+    let at = |path: &str| directory.join("run").join(path);
+    // As if there were no descriptor left: a directory can be opened, and not be read.
+    for path in ["records/1/record", "tokens/0-key/token"] {
+        let _ = std::fs::remove_file(at(path));
+        std::fs::create_dir_all(at(path)).unwrap();
+    }
+    let fake = FakeProcesses { generation: generation("this boot", 1), ..FakeProcesses::default() };
+    sweep(&runtime, NEW, &fake, NOW);
+    crate::job::obtain::sweep(&crate::world::clock::SystemClock, &runtime);
+    for path in ["jobs/1/access_token", "records/1/record", "tokens/0-key/token"] {
+        assert!(at(path).exists(), "{path}");
+    }
+    assert_eq!(runtime.look_for_jobs().unwrap(), [OLD]);
+    assert!(runtime.look_at_record(OLD).is_err() && runtime.look_at_record(NEW).unwrap().is_none());
+}

@@ -228,8 +228,20 @@ impl RuntimeDirectory {
 
     /// Reads a job's record without its lock. Another process can replace the record at any time, by rename.
     pub fn peek_record(&self, job: JobId) -> Option<Vec<u8>> {
-        let directory = self.record_directory(job).ok()?;
-        read_file(&directory, &self.record_path(job), RECORD).ok().flatten()
+        self.look_at_record(job).ok().flatten()
+    }
+
+    /// The same. Returns none for a job that has no record.
+    ///
+    /// # Errors
+    /// When it is there and cannot be read.
+    pub fn look_at_record(&self, job: JobId) -> Result<Option<Vec<u8>>> {
+        let path = self.record_path(job);
+        match self.record_directory(job) {
+            Ok(directory) => read_file(&directory, &path, RECORD),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(FileError::system(&path, "open it", errno)),
+        }
     }
 
     /// Returns the users' parts of a job's steps without the job's lock.
@@ -306,15 +318,25 @@ impl RuntimeDirectory {
 
     /// Returns all jobs that have a record or files here, sorted.
     pub fn jobs(&self) -> Vec<JobId> {
-        let mut jobs: Vec<JobId> = [&self.jobs, &self.records]
-            .into_iter()
-            .filter_map(|directory| Dir::read_from(directory).ok())
-            .flatten()
-            .filter_map(|entry| entry.ok()?.file_name().to_str().ok()?.parse().ok().map(JobId))
-            .collect();
+        self.look_for_jobs().unwrap_or_default()
+    }
+
+    /// Every job that has a record or files here.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn look_for_jobs(&self) -> Result<Vec<JobId>> {
+        let mut jobs = Vec::new();
+        for (directory, name) in [(&self.jobs, "jobs"), (&self.records, "records")] {
+            let failed = |errno| FileError::system(&self.path.join(name), "list it", errno);
+            for entry in Dir::read_from(directory).map_err(failed)? {
+                let entry = entry.map_err(failed)?;
+                jobs.extend(entry.file_name().to_str().ok().and_then(|name| name.parse().ok()).map(JobId));
+            }
+        }
         jobs.sort_unstable();
         jobs.dedup();
-        jobs
+        Ok(jobs)
     }
 
     fn record_directory(&self, job: JobId) -> rustix::io::Result<OwnedFd> {
