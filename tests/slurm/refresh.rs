@@ -7,6 +7,7 @@ mod pulls;
 mod refused;
 mod slow;
 mod steps;
+mod upgraded;
 
 use std::time::Duration;
 

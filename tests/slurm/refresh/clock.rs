@@ -1,14 +1,15 @@
-//! A clock that was set back by two hours while a job runs: what it has is from the future then.
+//! A clock that was set by two hours while a job runs.
 
 use std::fs;
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::job::Job;
-use super::site;
-use crate::cluster::set_mode;
+use super::job::{Job, is_ok};
+use super::{LIMIT, site};
+use crate::cluster::{command_path, set_mode, wait_until};
 use crate::site::{OBJECT, Site, names};
+use crate::skipped::skip;
 
 /// In seconds.
 const TWO_HOURS: i64 = 7200;
@@ -58,5 +59,57 @@ fn a_step_does_not_begin_with_a_token_from_the_future() {
     let run = job.step(&site, &["--gcp-wif", "bash", "-c", &site.list()]).run();
     assert!(run.status == 0 && run.stdout.contains(OBJECT), "{}{}", run.stdout, run.stderr);
     job.end(&site);
+    site.finish();
+}
+
+/// Seconds that an access token lives, by Google's clock, which nobody sets.
+const LIFE: i64 = 60;
+/// Where Debian has it.
+const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
+
+/// The clock is set while the agent runs: it learns of it from nobody.
+#[test]
+fn a_clock_that_is_set_costs_no_client_of_a_running_job_an_answer() {
+    if !Path::new(FAKETIME).exists() {
+        return skip("no libfaketime");
+    }
+    let site = site(json!({}), Some(LIFE));
+    let (node, clock) = (site.cluster.node(1), site.cluster.dir().join("clock"));
+    let set = |by: &str| {
+        fs::write(clock.with_extension("new"), by).unwrap();
+        fs::rename(clock.with_extension("new"), &clock).unwrap();
+    };
+    set("+0");
+    let variables = [
+        format!("LD_PRELOAD={FAKETIME}"),
+        format!("FAKETIME_TIMESTAMP_FILE={}", clock.display()),
+        "FAKETIME_NO_CACHE=1".to_owned(),
+        // The machine's own clock is not set.
+        "FAKETIME_DONT_FAKE_MONOTONIC=1".to_owned(),
+    ];
+    let words = [command_path(), "agent", "--config", "/etc/slurm/gcp-wif.json", "--foreground"];
+    let agent = node.command(["env"].into_iter().chain(variables.iter().map(String::as_str)).chain(words)).spawn();
+    wait_until(LIMIT, || node.run_dir().join("gcp-wif/agent.sock").exists());
+    let job = Job::start(&site);
+    for by in ["+7200", "+0", "-7200", "+0"] {
+        set(by);
+        // The agent finds out within 15 seconds, or when something wakes it.
+        job.outlive(1, || {
+            let (now, answer) = (site.google.state.now(), job.metadata("token"));
+            assert!(is_ok(&answer), "{by}: {answer}");
+            let told: Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+            let token = site.google.state.token(told["access_token"].as_str().unwrap()).unwrap();
+            let left = token.expires - now;
+            assert!(
+                left > 0 && told["expires_in"].as_i64().unwrap() <= left,
+                "{by}: {left} s are left: {}",
+                told["expires_in"]
+            );
+        });
+    }
+    assert_eq!(job.errors(), [] as [String; 0]);
+    job.end(&site);
+    agent.signal("TERM");
+    agent.wait(LIMIT).ok();
     site.finish();
 }
