@@ -235,7 +235,8 @@ impl<'a> Exchange<'a> {
         match (&self.state, self.wanted.identity) {
             (State::Done(_), _) => {}
             (State::Start, identity) => {
-                let answer = sts::receive(response).map_err(|problem| self.error(problem))?;
+                let sent = self.subject_token.token();
+                let answer = sts::receive(response, sent).map_err(|problem| self.error(problem))?;
                 self.state = match identity {
                     Identity::Federated => {
                         let expires_at =
@@ -251,10 +252,10 @@ impl<'a> Exchange<'a> {
                     }
                 };
             }
-            (State::Federated { .. }, _) => {
+            (State::Federated { token: sent, .. }, _) => {
                 let token = match self.purpose {
-                    Purpose::AccessToken => impersonation::receive(response),
-                    Purpose::IdToken(_) => impersonation::id_receive(response),
+                    Purpose::AccessToken => impersonation::receive(response, sent),
+                    Purpose::IdToken(_) => impersonation::id_receive(response, sent),
                 };
                 let token = token.map_err(|problem| self.error(problem))?;
                 self.state = State::Done(self.living(token, now, response.date)?);
@@ -294,9 +295,9 @@ fn missing(field: &str) -> Problem {
 }
 
 /// Parses the JSON object of a successful response.
-fn object(response: &Response) -> Result<serde_json::Map<String, serde_json::Value>, Problem> {
+fn object(response: &Response, sent: &Secret) -> Result<serde_json::Map<String, serde_json::Value>, Problem> {
     if response.status != 200 {
-        return Err(Problem::Refused(Box::new(Refusal::of(response))));
+        return Err(Problem::Refused(Box::new(Refusal::of(response, sent))));
     }
     // Drop the parser's message, because it can quote the token.
     serde_json::from_slice(response.body.expose()).map_err(|_| {

@@ -6,7 +6,7 @@
 
 use serde_json::{Value, json};
 
-use super::wire::Response;
+use super::wire::{Request, Response};
 
 const JSON: &str = "application/json; charset=UTF-8";
 
@@ -18,6 +18,14 @@ pub fn oauth(error: &str, description: impl Into<String>) -> Response {
 pub fn oauth_with(status: u16, error: &str, description: impl Into<String>) -> Response {
     let body = json!({"error": error, "error_description": description.into()});
     Response::new(status, JSON, body.to_string())
+}
+
+/// A refusal that repeats the token of the request and the whole body, as a proxy's page for debugging does.
+pub fn repeating(request: &Request) -> Response {
+    let field = form_urlencoded::parse(&request.body).find(|(name, _)| name == "subject_token");
+    let sent = request.header("authorization").map(str::to_owned).or(field.map(|(_, value)| value.into_owned()));
+    let body = String::from_utf8_lossy(&request.body);
+    oauth("invalid_request", format!("{} is not liked; {body}", sent.unwrap_or_default()))
 }
 
 /// `{"error": {"code", "message", "status", "details"}}`.

@@ -84,13 +84,15 @@ pub enum Fault {
     Endless { chunked: bool },
     /// The right answer, one byte at a time.
     Drip(Duration),
-    /// 307 to another place, which makes clients that follow send everything again.
-    Redirect(String),
+    /// To another place. 307 makes clients that follow send everything again.
+    Redirect(u16, String),
     /// Any answer.
     Answer { status: u16, content_type: String, body: Vec<u8> },
     /// The right answer with its JSON changed: other fields, other types, other times. Its tokens
     /// are real and recorded.
     Edit(fn(&mut Value)),
+    /// A refusal that repeats the token of the request.
+    Repeat,
     /// Bytes that are no HTTP.
     Garbage,
 }
@@ -154,12 +156,13 @@ impl Fault {
             Self::Truncated => Answer::Truncated(right),
             Self::Endless { chunked } => Answer::Endless { chunked },
             Self::Drip(interval) => Answer::Drip(interval, right),
-            Self::Redirect(to) => {
-                let page = errors::html(307, "Temporary Redirect", "The document has moved.");
+            Self::Redirect(code, to) => {
+                let page = errors::html(code, "Moved", "The document has moved.");
                 Answer::Response(page.header("Location", &to))
             }
             Self::Answer { status, content_type, body } => Answer::Response(Response::new(status, &content_type, body)),
             Self::Edit(edit) => Answer::Response(edited(right, edit)),
+            Self::Repeat => Answer::Response(right),
             Self::Garbage => Answer::Garbage,
         }
     }

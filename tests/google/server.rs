@@ -12,7 +12,7 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 
-use super::fault::Endpoint;
+use super::fault::{Endpoint, Fault};
 use super::state::{Recorded, State};
 use super::wire::{self, Request, Response, Stream};
 use super::{errors, iam, registry, storage, sts};
@@ -111,6 +111,7 @@ fn answer(request: &Request, state: &State) -> (usize, Answer) {
         time: SystemTime::now(),
     });
     let answer = match state.take_fault(endpoint) {
+        Some(Fault::Repeat) => Fault::Repeat.apply(errors::repeating(request)),
         Some(fault) if fault.needs_right_answer() => fault.apply(dispatch(endpoint, request, state)),
         Some(fault) => fault.apply(Response::new(200, "text/plain", "")),
         None => Answer::Response(dispatch(endpoint, request, state)),

@@ -1,6 +1,8 @@
 //! What a user of a shared node might try. Each test is named after the attack that it repels. docs/security.md says
 //! where each attack is known from.
 
+mod answers;
+
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;

@@ -39,15 +39,15 @@ pub(super) fn id_request(url: &Endpoint, federated: &Secret, audience: &str, rea
     }
 }
 
-pub(super) fn id_receive(response: &Response) -> Result<AccessToken, Problem> {
-    let token = token(&object(response)?, "token")?;
+pub(super) fn id_receive(response: &Response, sent: &Secret) -> Result<AccessToken, Problem> {
+    let token = token(&object(response, sent)?, "token")?;
     let claims = super::subject_token::claims(token.expose());
     let expires_at = claims.and_then(|claims| claims.expiry).ok_or_else(|| missing("JWT with an expiry"))?;
     Ok(AccessToken { token, expires_at })
 }
 
-pub(super) fn receive(response: &Response) -> Result<AccessToken, Problem> {
-    let object = object(response)?;
+pub(super) fn receive(response: &Response, sent: &Secret) -> Result<AccessToken, Problem> {
+    let object = object(response, sent)?;
     let token = token(&object, "accessToken")?;
     let time = object.get("expireTime").and_then(Value::as_str).ok_or_else(|| missing("expireTime"))?;
     let expires_at = from_rfc3339(time).ok_or_else(|| {

@@ -4,13 +4,18 @@
 
 use std::fmt;
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
+use zeroize::Zeroizing;
 
 use crate::words::names::clip;
+use crate::words::secret::Secret;
 use crate::world::http::Response;
 
 /// The number of characters of Google's text that a message quotes.
 const QUOTED: usize = 500;
+/// Replaces a token that the response repeats. A page from a proxy or a front end may show the request.
+const REPEATED: &str = "[a token]";
 /// Phrases in STS's responses to throttled requests. The status is 429 with the code `quota_exceeded`; earlier
 /// responses had 400 or 403.
 const THROTTLED: [&str; 2] = ["throttled due to rate limit", "Please retry after"];
@@ -36,8 +41,8 @@ pub struct Refusal {
 
 impl Refusal {
     /// Parses an error response.
-    pub fn of(response: &Response) -> Self {
-        let (code, reason, text) = parse(response);
+    pub fn of(response: &Response, sent: &Secret) -> Self {
+        let (code, reason, text) = parse(response, sent);
         Self { status: response.status, code, reason, text: clip(&text, QUOTED), retry_after: response.retry_after }
     }
 
@@ -83,7 +88,7 @@ impl fmt::Display for Refusal {
     }
 }
 
-fn parse(response: &Response) -> (Option<String>, Option<String>, String) {
+fn parse(response: &Response, sent: &Secret) -> (Option<String>, Option<String>, String) {
     if (300..400).contains(&response.status) {
         return (
             None,
@@ -91,7 +96,9 @@ fn parse(response: &Response) -> (Option<String>, Option<String>, String) {
             "it redirects elsewhere, which Google's endpoints do not do; redirects are not followed".to_owned(),
         );
     }
+    let encoded = Zeroizing::new(utf8_percent_encode(sent.expose(), NON_ALPHANUMERIC).to_string());
     let body = String::from_utf8_lossy(response.body.expose());
+    let body = body.replace(sent.expose(), REPEATED).replace(&**encoded, REPEATED);
     let word = |value: &Value| value.as_str().map(|text| clip(text, 60));
     let sentence = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
     let Ok(json) = serde_json::from_str::<Value>(&body) else {
@@ -132,13 +139,9 @@ mod tests {
     use crate::world::http::Body;
 
     fn refusal(status: u16, body: &str) -> Refusal {
-        Refusal::of(&Response {
-            status,
-            content_type: String::new(),
-            retry_after: None,
-            date: None,
-            body: Body::new(body.into()),
-        })
+        let body = Body::new(body.into());
+        let response = Response { status, content_type: String::new(), retry_after: None, date: None, body };
+        Refusal::of(&response, &Secret::new("eyJh.eyJp.c2ln".to_owned()))
     }
 
     #[test]
@@ -171,7 +174,18 @@ mod tests {
     }
 
     #[test]
-    fn only_transient_errors_are_retried() {
+    fn a_token_that_an_answer_repeats_is_left_out() {
+        for (body, expected) in [
+            (r#"{"error":"invalid_grant","error_description":"eyJh.eyJp.c2ln is bad"}"#, "[a token] is bad"),
+            ("<pre>scope=x&amp;subject_token=eyJh%2EeyJp%2Ec2ln</pre>", "scope=x&amp;subject_token=[a token]"),
+            (r#"{"error":{"message":"Bearer eyJh.eyJp.c2ln","status":"UNAUTHENTICATED"}}"#, "Bearer [a token]"),
+        ] {
+            assert_eq!(refusal(401, body).text, expected);
+        }
+    }
+
+    #[test]
+    fn only_what_may_pass_is_tried_again() {
         let transient = |status, body: &str| refusal(status, body).is_transient();
         for status in [408, 429, 500, 502, 503, 504] {
             assert!(transient(status, ""), "{status}");

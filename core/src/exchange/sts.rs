@@ -62,8 +62,8 @@ pub(super) fn request(
     }
 }
 
-pub(super) fn receive(response: &Response) -> Result<Answer, Problem> {
-    let object = object(response)?;
+pub(super) fn receive(response: &Response, sent: &Secret) -> Result<Answer, Problem> {
+    let object = object(response, sent)?;
     match object.get("token_type").and_then(serde_json::Value::as_str) {
         Some(kind) if kind.eq_ignore_ascii_case("Bearer") => {}
         _ => return Err(Problem::Malformed("the answer's token_type is not Bearer".to_owned())),

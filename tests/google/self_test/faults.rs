@@ -79,7 +79,7 @@ fn error_bodies_come_in_every_style() {
     let reply = exchange(&google, &[]);
     assert_eq!((reply.status, reply.text().as_str()), (200, "{\"expires_in\":\"1\"}"));
     assert!(reply.headers.contains("Content-Type: text/plain"));
-    google.inject(Endpoint::Sts, Fault::Redirect("http://127.0.0.1:9/x".to_owned()), Times::Once);
+    google.inject(Endpoint::Sts, Fault::Redirect(307, "http://127.0.0.1:9/x".to_owned()), Times::Once);
     let reply = exchange(&google, &[]);
     assert!(reply.status == 307 && reply.headers.contains("\r\nLocation: http://127.0.0.1:9/x"));
 }

@@ -29,7 +29,7 @@ fn faults_of(endpoint: Endpoint) -> Vec<Case> {
         case("half a body", fault(Fault::Truncated)),
         case("a gigabyte", fault(Fault::Endless { chunked: false })),
         case("a gigabyte in chunks", fault(Fault::Endless { chunked: true })),
-        case("a redirect", fault(Fault::Redirect("http://127.0.0.1:1/".to_owned()))),
+        case("a redirect", fault(Fault::Redirect(307, "http://127.0.0.1:1/".to_owned()))),
         case("no HTTP", fault(Fault::Garbage)),
         case("a login page with status 200", fault(Fault::answer_as("text/html", "<html>Log in</html>"))),
         case("an empty object", fault(Fault::answer("{}"))),
