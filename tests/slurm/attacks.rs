@@ -2,6 +2,7 @@
 //! where each attack is known from.
 
 mod answers;
+mod trees;
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -106,6 +106,7 @@ pub struct Owner {
 #[derive(Debug)]
 pub struct RuntimeDirectory {
     path: PathBuf,
+    root: OwnedFd,
     jobs: OwnedFd,
     records: OwnedFd,
     tokens: OwnedFd,
@@ -131,7 +132,7 @@ impl RuntimeDirectory {
         let jobs = make_directory(&root, OsStr::new("jobs"), &path.join("jobs"), Some(0o711), owner)?;
         let records = make_directory(&root, OsStr::new("records"), &path.join("records"), Some(0o700), owner)?;
         let tokens = make_directory(&root, OsStr::new("tokens"), &path.join("tokens"), Some(0o700), owner)?;
-        Ok(Self { path: path.to_owned(), jobs, records, tokens, owner, ended: RefCell::default() })
+        Ok(Self { path: path.to_owned(), root, jobs, records, tokens, owner, ended: RefCell::default() })
     }
 
     /// Opens an existing runtime directory. Returns `None` if there is none.

@@ -25,7 +25,8 @@ impl RuntimeDirectory {
     /// # Errors
     /// When the file cannot be written, or another process holds the lock for too long.
     pub fn update_metrics(&self, change: impl FnOnce(&str) -> String) -> Result<()> {
-        let directory = rustix::fs::open(&self.path, directory_flags(), Mode::empty())
+        // Opened again, because a lock belongs to the open file, which `self.root` shares with forked processes.
+        let directory = rustix::fs::openat(&self.root, ".", directory_flags(), Mode::empty())
             .map_err(|errno| FileError::system(&self.path, "lock it", errno))?;
         let lock = DirectoryLock::take(directory, &self.path, LIMIT)?;
         let before = read_file(lock.directory(), &self.path, METRICS).ok().flatten().unwrap_or_default();
@@ -45,7 +46,7 @@ impl RuntimeDirectory {
     pub fn append_audit(&self, line: &str) -> Result<()> {
         let path = self.path.join(AUDIT);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let opened = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600));
+        let opened = rustix::fs::openat(&self.root, AUDIT, flags, Mode::from_raw_mode(0o600));
         let mut file = File::from(opened.map_err(|errno| FileError::system(&path, "open it", errno))?);
         // A single write, so that lines of concurrent processes do not mix.
         file.write_all(format!("{line}\n").as_bytes())
