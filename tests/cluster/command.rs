@@ -23,7 +23,7 @@ impl User {
         Self { cluster: cluster.to_owned(), node, name: name.to_owned() }
     }
 
-    /// A command of this user's, in the home directory, with a clean environment.
+    /// A command of this user, in the home directory, with a clean environment.
     pub fn command<W: AsRef<str>>(&self, words: impl IntoIterator<Item = W>) -> CommandLine {
         CommandLine {
             user: self.clone(),
@@ -64,19 +64,13 @@ impl CommandLine {
         self
     }
 
-    /// Runs in this directory instead of the home directory.
-    pub fn current_dir(mut self, path: impl AsRef<Path>) -> Self {
-        self.options.extend(["--cwd".to_owned(), path.as_ref().display().to_string()]);
-        self
-    }
-
     /// Feeds the command this text.
     pub fn stdin(mut self, text: impl Into<Vec<u8>>) -> Self {
         self.stdin = text.into();
         self
     }
 
-    /// How long the command may take; 120 seconds unless told.
+    /// Sets the command's time limit, instead of 120 seconds.
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
@@ -112,7 +106,7 @@ pub struct Run {
     pub status: i32,
     /// What it printed.
     pub stdout: String,
-    /// What it complained about.
+    /// What it printed on stderr.
     pub stderr: String,
     title: String,
 }
@@ -139,7 +133,7 @@ impl Run {
     }
 }
 
-/// A command that runs while the test goes on; ended when dropped.
+/// A command that runs while the test continues; ended when dropped.
 #[derive(Debug)]
 pub struct Background {
     child: Child,
@@ -160,7 +154,7 @@ impl Background {
             .spawn()
             .expect("ci/cluster runs");
         if let Some(mut stdin) = child.stdin.take() {
-            // A command that does not read its input is no error.
+            // It is not an error if a command does not read its input.
             thread::spawn(move || stdin.write_all(&input));
         }
         let stdout = Stream::start(child.stdout.take().expect("stdout is a pipe"));
@@ -168,12 +162,12 @@ impl Background {
         Self { child, title, stdout, stderr }
     }
 
-    /// What it printed up to now.
+    /// What it has printed so far.
     pub fn stdout(&self) -> String {
         self.stdout.text()
     }
 
-    /// What it complained about up to now.
+    /// What it has printed on stderr so far.
     pub fn stderr(&self) -> String {
         self.stderr.text()
     }
@@ -202,7 +196,7 @@ impl Background {
             }
             thread::sleep(Duration::from_millis(5));
         };
-        // A process that the command left behind may hold the pipes: it is not waited for long.
+        // A process that the command left behind may hold the pipes, so this does not wait long.
         let end = Instant::now() + Duration::from_secs(2);
         while !(self.stdout.is_done() && self.stderr.is_done()) && Instant::now() < end {
             thread::sleep(Duration::from_millis(1));
@@ -217,7 +211,7 @@ impl Background {
 
     /// Sends a signal, such as `INT`, to the command alone.
     pub fn signal(&self, name: &str) {
-        // The child is nsenter, which waits for the command. It must live on to tell the status.
+        // The child is nsenter, which waits for the command. It must survive to report the status.
         let id = self.child.id().to_string();
         let _ = Command::new("pkill").args(["--signal", name, "--parent", &id]).status();
     }

@@ -1,4 +1,4 @@
-//! What must hold after every test: idle nodes, and no secret anywhere.
+//! Checks at the end of every test: idle nodes, and no secret anywhere.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -45,7 +45,7 @@ impl Cluster {
         files.extend(self.nodes().iter().flat_map(logs_of_agents));
         files.extend(self.command_lines());
         let handles: Vec<String> = self.nodes().iter().flat_map(handles).collect();
-        // Many begin alike: a text is searched once for each beginning, not for each secret.
+        // Many secrets share a prefix, so this searches a text once for each prefix instead of once for each secret.
         let mut groups: BTreeMap<&[u8], Vec<&str>> = BTreeMap::new();
         for secret in secrets.iter().map(AsRef::as_ref).chain(handles.iter().map(String::as_str)) {
             assert!(!secret.is_empty(), "an empty secret is everywhere");
@@ -53,7 +53,7 @@ impl Cluster {
             groups.entry(&bytes[..bytes.len().min(5)]).or_default().push(secret);
         }
         for file in files {
-            // Sockets, and what is gone by now, cannot be read.
+            // Sockets and files that are gone by now cannot be read.
             let Ok(bytes) = fs::read(&file) else { continue };
             assert!(
                 !places(&bytes, HANDLE.as_bytes()).any(|at| is_handle(&bytes[at..])),
@@ -73,10 +73,10 @@ impl Cluster {
     /// The `cmdline` files of every process in the cluster, by way of its own /proc.
     fn command_lines(&self) -> Vec<PathBuf> {
         let init = fs::read_to_string(self.dir().join("init")).unwrap_or_default();
-        let Some(init) = init.split(' ').next().filter(|pid| !pid.is_empty()) else {
+        if init.is_empty() {
             return Vec::new();
-        };
-        let proc = Path::new("/proc").join(init).join("root/proc");
+        }
+        let proc = Path::new("/proc").join(init.trim_end()).join("root/proc");
         let entries = fs::read_dir(proc).into_iter().flatten().flatten();
         entries.map(|entry| entry.path().join("cmdline")).filter(|path| path.exists()).collect()
     }

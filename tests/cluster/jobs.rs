@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::Cluster;
 
-/// How a job stands.
+/// The state of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JobState {
     /// Waits for a node, or is held.
@@ -18,7 +18,7 @@ pub enum JobState {
     Failed,
     /// Was cancelled.
     Cancelled,
-    /// Another end, by the name that Slurm gives it.
+    /// Another final state, with Slurm's name for it.
     Ended(String),
 }
 
@@ -66,7 +66,7 @@ impl Cluster {
         }
     }
 
-    /// How a job stands now, each of its array tasks or components.
+    /// The current state of a job, of each of its array tasks or components.
     #[track_caller]
     pub fn job_states(&self, id: &str) -> Vec<JobState> {
         self.job_fields(id, "JobState").iter().map(|name| JobState::parse(name)).collect()

@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! mod.rs      Settings, Cluster: boot, users, logs, end
-//! node.rs     a node's files, as seen and spoilt from outside
+//! node.rs     a node's files, read and broken from outside
 //! command.rs  commands on the submit host or a node: CommandLine, Run, Background
 //! jobs.rs     batch jobs: submit, wait, read the output
-//! health.rs   is every node idle, did a secret leak
+//! health.rs   whether every node is idle, and whether a secret leaked
 //! ```
 //!
 //! Each [`Cluster`] is its own Slurm in its own directory (`ci/cluster` describes it), so tests may
@@ -73,9 +73,9 @@ pub struct Settings {
     pub before: Vec<String>,
     /// Lines of plugstack.conf after the plugin's.
     pub after: Vec<String>,
-    /// Another plugin than [`plugin_path`].
+    /// A plugin instead of [`plugin_path`].
     pub path: Option<PathBuf>,
-    /// Processors of each node, in Slurm's eyes.
+    /// Processors of each node, as Slurm counts them.
     pub cpus: Option<u32>,
 }
 
@@ -106,25 +106,12 @@ impl Cluster {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let process = std::process::id();
         let dir = std::env::temp_dir().join(format!("gw-{process}-{count}"));
-        // The pid may have been another run's, which kept its directory.
+        // An earlier run with the same pid may have kept its directory.
         let _ = fs::remove_dir_all(&dir);
         let cluster = Self { dir };
 
         let mut up = cluster.script("up");
-        up.args(["--owner", &process.to_string()]);
-        let requirement = match settings.plugin {
-            Plugin::Absent => None,
-            Plugin::Optional => Some("optional"),
-            Plugin::Required => Some("required"),
-        };
-        if let Some(requirement) = requirement {
-            up.arg("--plugin").arg(settings.path.unwrap_or_else(plugin_path)).args(["--requirement", requirement]);
-            if !settings.arguments.is_empty() {
-                up.args(["--arguments", &settings.arguments]);
-            }
-        }
-        up.args(["--before", &settings.before.join("\n")]);
-        up.args(["--plugstack", &settings.after.join("\n")]);
+        up.args(["--owner", &process.to_string(), "--plugstack", &cluster.plugstack(&settings)]);
         for line in &settings.conf {
             up.args(["--conf", line]);
         }
@@ -172,8 +159,7 @@ impl Cluster {
 
     /// All logs, each below a line that names it.
     pub fn logs(&self) -> String {
-        let output = self.script("logs").output().expect("ci/cluster runs");
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        self.each_log(|log| log.lines().collect())
     }
 
     /// Ends the cluster, keeping its files: for a test that looks at what is left.
@@ -192,7 +178,7 @@ impl Drop for Cluster {
         if thread::panicking() {
             eprintln!("{}", self.tails());
         }
-        // Never panics: that would abort a test that is already failing.
+        // Must not panic, because that would abort a test that is already failing.
         if let Ok(output) = self.script("down").output()
             && !output.status.success()
         {
@@ -207,14 +193,45 @@ impl Drop for Cluster {
 }
 
 impl Cluster {
-    /// The end of each log, without Slurm's lines on every read and poll of its own.
+    /// plugstack.conf with the plugin, a copy that a rebuild does not disturb.
+    fn plugstack(&self, settings: &Settings) -> String {
+        let mut lines = settings.before.clone();
+        let requirement = match settings.plugin {
+            Plugin::Absent => None,
+            Plugin::Optional => Some("optional"),
+            Plugin::Required => Some("required"),
+        };
+        if let Some(requirement) = requirement {
+            let copy = self.dir.join("lib/spank_gcp_wif.so");
+            fs::create_dir_all(self.dir.join("lib")).expect("the cluster's directory can be made");
+            fs::copy(settings.path.clone().unwrap_or_else(plugin_path), &copy).expect("the plugin can be copied");
+            set_mode(&copy, 0o644);
+            lines.push(format!("{requirement} {} {}", copy.display(), settings.arguments).trim_end().to_owned());
+        }
+        lines.extend(settings.after.iter().cloned());
+        lines.join("\n")
+    }
+
+    /// The end of each log, without Slurm's lines about each of its reads and polls.
     fn tails(&self) -> String {
+        let is_told = |line: &&str| !["debug3:", "debug4:", "debug5:"].iter().any(|level| line.contains(level));
+        self.each_log(|log| {
+            let lines: Vec<&str> = log.lines().filter(is_told).collect();
+            lines[lines.len().saturating_sub(60)..].to_vec()
+        })
+    }
+
+    /// These lines of each log that is not empty, below a line that names it.
+    fn each_log(&self, lines: impl Fn(&str) -> Vec<&str>) -> String {
         let mut text = String::new();
-        for section in format!("\n{}", self.logs()).split("\n==== ").skip(1) {
-            let (title, log) = section.split_once('\n').unwrap_or_default();
-            let told = |line: &&str| !["debug3:", "debug4:", "debug5:"].iter().any(|level| line.contains(level));
-            let log: Vec<&str> = log.lines().filter(told).collect();
-            text.push_str(&format!("==== {title}\n{}", tail(&log.join("\n"), 60)));
+        for program in ["init", "munged", "slurmctld", "node1", "node2", "n1", "n2"] {
+            for name in [format!("{program}.err"), format!("{program}.log")] {
+                let log = fs::read(self.dir.join("log").join(&name)).unwrap_or_default();
+                let log = String::from_utf8_lossy(&log);
+                if !log.is_empty() {
+                    text.push_str(&format!("==== {name} ====\n{}\n", lines(&log).join("\n")));
+                }
+            }
         }
         text
     }
@@ -237,7 +254,7 @@ fn script(dir: &Path, command: &str) -> Command {
     script
 }
 
-/// `GCP_WIF_PLUGIN`, else the release build, else the debug build.
+/// The plugin under test: `GCP_WIF_PLUGIN`, else the release build, else the debug build.
 pub fn plugin_path() -> PathBuf {
     if let Some(path) = std::env::var_os("GCP_WIF_PLUGIN") {
         return PathBuf::from(path);
@@ -251,7 +268,7 @@ pub fn plugin_path() -> PathBuf {
         .unwrap_or_else(|| panic!("no plugin in {}: cargo build --release", target.display()))
 }
 
-/// The companion command that is tested: `GCP_WIF_COMMAND`, else the one that was built beside the plugin.
+/// The companion command under test: `GCP_WIF_COMMAND`, else the one beside the plugin.
 pub fn command_path() -> &'static str {
     static PATH: LazyLock<String> = LazyLock::new(|| {
         let set = std::env::var_os("GCP_WIF_COMMAND").map(PathBuf::from);

@@ -1,11 +1,15 @@
 //! A compute node, seen from outside.
 
 use std::fs;
+use std::net::TcpStream;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::command::{CommandLine, User};
-use super::script;
+use super::wait_until;
+
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// One node of a cluster. Its paths can be read, changed and broken at any time.
 #[derive(Clone, Debug)]
@@ -31,7 +35,7 @@ impl Node {
         self.dir.join("etc-slurm/gcp-wif.json")
     }
 
-    /// Replaces the site configuration by a file of root's, mode 0644.
+    /// Replaces the site configuration by a file that root owns, mode 0644.
     pub fn write_config(&self, json: &str) {
         let draft = self.dir.join("etc-slurm/.gcp-wif.json");
         fs::write(&draft, json).expect("the configuration can be written");
@@ -44,7 +48,7 @@ impl Node {
         self.dir.join("tokens")
     }
 
-    /// The node's `/run`, a tmpfs of 64 MB. Gone when the cluster has ended.
+    /// The node's `/run`, a tmpfs of 64 MB. It disappears when the cluster ends.
     pub fn run_dir(&self) -> PathBuf {
         self.dir.join("run")
     }
@@ -70,10 +74,18 @@ impl Node {
         self.as_user("root").command(words)
     }
 
-    /// Restarts slurmd; jobs on the node go on.
+    /// Restarts slurmd, and waits until the new one listens. Jobs on the node continue.
+    #[track_caller]
     pub fn restart_slurmd(&self) {
-        let output = script(&self.cluster, "restart").arg(self.number.to_string()).output().expect("ci/cluster runs");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let stop = r#"pid=$(cat "$0.pid") && kill "$pid" && while kill -0 "$pid"; do sleep 0.03; done"#;
+        let start = r#"exec setsid slurmd -N "${0##*/}" </dev/null >>"$0.err" 2>&1"#;
+        let log = self.cluster.join("log").join(self.name()).display().to_string();
+        self.command(["bash", "-c", &format!("{{ {stop}; }} 2>/dev/null\n{start}"), &log]).limit(LIMIT).run().ok();
+        let conf = fs::read_to_string(self.cluster.join("slurm.conf")).expect("the cluster has a slurm.conf");
+        let node = conf.lines().find(|line| line.starts_with(&format!("NodeName={} ", self.name())));
+        let port = node.and_then(|line| line.split_once(" Port=")?.1.split(' ').next()?.parse().ok());
+        let port: u16 = port.expect("slurm.conf has the node's port");
+        wait_until(LIMIT, || TcpStream::connect(("127.0.0.1", port)).is_ok());
     }
 }
 
