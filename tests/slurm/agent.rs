@@ -72,7 +72,7 @@ fn a_job_reads_its_bucket_and_never_sees_the_subject_token() {
 }
 
 #[test]
-fn an_open_id_token_is_had_from_the_metadata_endpoint() {
+fn the_metadata_endpoint_serves_open_id_tokens() {
     let site = site(json!({}), None);
     let url = "http://$GCE_METADATA_HOST/computeMetadata/v1/instance/service-accounts/default/identity?audience=https://example.org";
     let line = format!(
@@ -200,7 +200,7 @@ fn an_agent_leaves_the_cgroup_that_it_is_started_in() {
 }
 
 #[test]
-fn an_outage_of_google_keeps_what_is_valid_and_shows() {
+fn during_a_google_outage_valid_tokens_stay_and_status_shows_the_outage() {
     let site = site(json!({}), Some(20));
     let (job, id) = site.running_job();
     site.google.inject(Endpoint::Sts, Fault::status(403), Times::Forever);
@@ -226,7 +226,7 @@ fn many_jobs_at_once_have_one_agent() {
 }
 
 #[test]
-fn an_agent_that_cannot_be_started_is_said() {
+fn an_agent_that_cannot_start_is_reported() {
     let site = site(json!({"command": "/usr/bin/gcp-wif-that-is-not-there"}), None);
     let run = site.cluster.as_user("alice").command(["srun", "-w", "n1", "--gcp-wif", "echo", "ran"]).run();
     assert_eq!((run.status, run.stdout.as_str()), (1, ""), "{}", run.stderr);

@@ -53,7 +53,7 @@ fn show(site: &Site) -> String {
 }
 
 #[test]
-fn a_step_has_an_enroot_configuration_of_its_own_and_it_goes_with_the_step() {
+fn each_step_has_its_own_enroot_configuration_until_it_ends() {
     let site = Site::start();
     let shown = show(&site);
     let directory = shown.lines().next().unwrap();
@@ -107,7 +107,7 @@ fn credentials_is_the_only_file_of_a_steps_directory_with_a_token_in_it() {
 }
 
 #[test]
-fn what_the_user_has_stays_in_force_wherever_he_has_it() {
+fn the_users_configuration_stays_in_force_wherever_it_is() {
     let site = Site::start();
     let alice = site.cluster.as_user("alice");
     for (place, environment) in [
@@ -223,7 +223,7 @@ fn the_site_names_its_registries_or_none() {
 }
 
 #[test]
-fn a_configuration_that_cannot_be_taken_over_is_left_alone_and_said() {
+fn a_configuration_that_cannot_be_taken_over_stays_and_is_reported() {
     let site = Site::start();
     let home = site.cluster.home("alice");
     let credentials = home.join(".config/enroot/.credentials");
@@ -258,7 +258,7 @@ fn a_configuration_that_cannot_be_taken_over_is_left_alone_and_said() {
 }
 
 #[test]
-fn what_is_not_there_or_not_his_is_nothing() {
+fn missing_and_foreign_paths_count_as_nothing() {
     let site = Site::start();
     write(&site, "file", "");
     let bobs = site.cluster.home("bob").join("enroot");
@@ -297,7 +297,7 @@ fn hooks_by_the_hundred_dangling_links_and_links_to_what_is_roots_are_only_links
 }
 
 #[test]
-fn a_home_that_hangs_costs_some_seconds_and_a_line() {
+fn a_home_that_hangs_delays_a_step_by_seconds_and_is_reported() {
     let site = Site::start();
     let node = site.cluster.node(1);
     // A FUSE file system that nobody serves. A process that accesses it waits until it is killed.

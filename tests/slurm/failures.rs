@@ -167,7 +167,7 @@ fn a_batch_job_that_fails_says_so_in_its_output_and_ends_with_status_1() {
 }
 
 #[test]
-fn a_line_comes_once_for_a_node_however_many_tasks() {
+fn a_line_appears_once_for_each_node_however_many_tasks() {
     let site = Site::start();
     site.rotate("");
     let run = site.cluster.as_user("alice").command(["srun", "-N2", "-n8", "--gcp-wif", "echo", "ran"]).run();

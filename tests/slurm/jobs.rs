@@ -62,7 +62,7 @@ fn salloc_then_srun_with_the_option() {
 }
 
 #[test]
-fn an_option_of_salloc_holds_for_its_steps() {
+fn an_option_of_salloc_applies_to_its_steps() {
     let site = Site::start();
     let line = format!("srun -N2 bash -c {}", quoted(&site.list()));
     let run = site.cluster.as_user("alice").command(["salloc", "-N2", "--gcp-wif", "bash", "-c", &line]).run().ok();
@@ -261,7 +261,7 @@ fn the_subject_token_can_be_a_field_of_json() {
 }
 
 #[test]
-fn a_wished_lifetime_is_asked_for() {
+fn a_configured_lifetime_is_requested() {
     let site = Site::start();
     site.trust(&site.source().lifetime(1200));
     site.cluster.as_user("alice").command(["srun", "--gcp-wif", "bash", "-c", &site.list()]).run().ok();

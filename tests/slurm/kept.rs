@@ -74,7 +74,7 @@ fn a_users_second_job_asks_google_nothing() {
 }
 
 #[test]
-fn what_is_kept_is_roots_alone() {
+fn only_root_can_read_kept_tokens() {
     let site = Site::start();
     token_of(&site, "alice", &["--gcp-wif"]);
     let node = site.cluster.node(1);
@@ -90,7 +90,7 @@ fn what_is_kept_is_roots_alone() {
 }
 
 #[test]
-fn jobs_of_one_user_that_start_at_once_are_one_exchange() {
+fn jobs_of_one_user_that_start_at_once_make_one_exchange() {
     let site = site_of(u32::try_from(JOBS).unwrap());
     site.configure(json!({"delivery": "agent", "command": command_path()}));
     site.google.inject(Endpoint::Impersonation, Fault::Delay(Duration::from_millis(500)), Times::Once);
@@ -148,7 +148,7 @@ fn identities_of_one_user_keep_apart() {
 }
 
 #[test]
-fn a_failure_holds_for_the_users_other_jobs_and_for_nobody_else() {
+fn a_failure_applies_to_the_users_other_jobs_and_to_nobody_else() {
     let site = Site::start();
     site.google.inject(Endpoint::Impersonation, Fault::status(403), Times::Once);
     let failed = || site.cluster.as_user("alice").command(["srun", "-w", "n1", "--gcp-wif", "true"]).run();
@@ -189,7 +189,7 @@ fn a_job_begins_with_half_of_a_tokens_life_under_the_agent_and_nine_tenths_witho
 }
 
 #[test]
-fn what_is_kept_and_cannot_be_read_is_as_nothing() {
+fn a_kept_token_that_cannot_be_read_counts_as_none() {
     let site = Site::start();
     token_of(&site, "alice", &["--gcp-wif"]);
     let place = kept(&site.cluster.node(1)).remove(0);
@@ -209,7 +209,7 @@ fn what_is_kept_and_cannot_be_read_is_as_nothing() {
 }
 
 #[test]
-fn a_clock_that_was_set_makes_what_is_kept_unknown() {
+fn a_clock_that_was_set_invalidates_kept_tokens() {
     let site = Site::start();
     for minutes in [-2, 2] {
         let token = token_of(&site, "alice", &["--gcp-wif"]);
@@ -264,7 +264,7 @@ fn the_agent_and_new_jobs_share_what_either_gets() {
 }
 
 #[test]
-fn what_is_kept_goes_when_it_has_ended() {
+fn a_kept_token_is_removed_after_its_expiry() {
     let site = Site::start();
     site.google.configure(|options| options.access_token_life = Some(3));
     token_of(&site, "alice", &["--gcp-wif"]);

@@ -66,7 +66,7 @@ fn a_prolog_worker_that_is_killed_is_replaced_by_the_step() {
 }
 
 #[test]
-fn a_prolog_worker_that_is_stopped_costs_one_line_and_not_the_node() {
+fn a_prolog_worker_that_is_stopped_causes_one_line_and_drains_no_node() {
     let site = slow_site();
     site.configure(json!({"timeout_seconds": 3}));
     let run = site.cluster.as_user("alice").command(["srun", "-w", "n1", "--gcp-wif", "echo", "ran"]).spawn();
@@ -113,7 +113,7 @@ fn a_job_cancelled_before_its_first_step_ends_its_worker() {
 }
 
 #[test]
-fn a_steps_exchange_that_is_killed_is_told() {
+fn a_steps_exchange_that_is_killed_is_reported() {
     let site = Site::start();
     let line = "srun true; touch ready; srun --gcp-wif echo ran; echo status=$?";
     site.google.inject(Endpoint::Sts, Fault::Delay(SLOW), Times::Once);

@@ -87,7 +87,7 @@ fn metrics_count_what_happens_and_tell_what_is_served() {
 }
 
 #[test]
-fn fifty_jobs_at_once_are_counted_each() {
+fn each_of_fifty_jobs_at_once_is_counted() {
     let site = site(json!({}), None);
     let node = site.cluster.node(1);
     let script = "#!/bin/bash\n#SBATCH --gcp-wif --array=1-50 -w n1 -o /dev/null\ntrue\n";
@@ -101,7 +101,7 @@ fn fifty_jobs_at_once_are_counted_each() {
 }
 
 #[test]
-fn what_is_no_metrics_file_keeps_no_job_from_credentials() {
+fn a_bad_metrics_file_keeps_no_job_from_credentials() {
     let site = site(json!({"audit": "json"}), None);
     let node = site.cluster.node(1);
     let run = || site.cluster.as_user("alice").command(["srun", "-w", "n1", "--gcp-wif", "true"]).run();
@@ -155,7 +155,7 @@ fn the_audit_log_has_an_object_for_each_token_and_can_be_rotated() {
 }
 
 #[test]
-fn the_alerts_are_raised_when_they_should() {
+fn the_alerts_fire_when_they_should() {
     if !is_installed("promtool") {
         return skip("promtool is not installed: alerts");
     }

@@ -35,7 +35,7 @@ fn files(node: &Node, id: &str) -> Vec<(String, String, String)> {
 }
 
 #[test]
-fn what_root_rewrites_for_a_job_is_roots_and_open_to_its_user_alone() {
+fn files_that_root_rewrites_for_a_job_are_open_to_its_user_alone() {
     let site = agent::site(json!({"rules": [{"allow": [OTHER_ACCOUNT]}]}), None);
     let step = "srun -Q -n1 --overlap";
     let line = format!(
@@ -167,7 +167,7 @@ fn a_user_who_fills_the_runtime_directory_keeps_no_other_user_from_credentials()
 }
 
 #[test]
-fn a_user_who_goes_on_filling_the_runtime_directory_keeps_no_other_user_from_credentials() {
+fn a_user_who_keeps_filling_the_runtime_directory_keeps_no_other_user_from_credentials() {
     let told = fill(agent::site(json!({}), None), KEEP_FILLING);
     assert!(told.iter().any(|line| line.contains("(bash) of uid 61001 was ended")), "{told:?}");
 }
@@ -179,7 +179,7 @@ fn a_user_with_a_lease_on_a_file_that_fills_the_runtime_directory_keeps_no_other
 }
 
 #[test]
-fn what_a_crash_left_is_swept_though_a_user_calls_a_process_after_the_jobs_steps() {
+fn what_a_crash_left_is_swept_even_if_a_process_is_named_after_the_jobs_steps() {
     let site = Site::start();
     let node = site.cluster.node(1);
     let run_a_job = || site.cluster.as_user("bob").command(["srun", "-w", "n1", "--gcp-wif", "true"]).run().ok();

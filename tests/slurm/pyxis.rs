@@ -176,7 +176,7 @@ fn batch_scripts_inner_steps_and_plain_enroot() {
 }
 
 #[test]
-fn nothing_of_the_users_own_set_up_stops_working() {
+fn the_users_own_setup_keeps_working() {
     let Some((site, registries)) = world("the user's own set-up") else { return };
     let home = site.cluster.home("alice");
     let own = home.join(".config/enroot");

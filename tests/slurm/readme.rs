@@ -35,8 +35,8 @@ fn the_demo_shows_the_main_job_and_leaves_nothing() {
     }
 }
 
-/// What the demo prints, paragraph by paragraph, without what differs from run to run: times, sizes, the machine's name,
-/// which of two nodes is first.
+/// What the demo prints, paragraph by paragraph, without what differs from run to run: times, sizes, the machine's
+/// name, which of two nodes is first.
 fn steady(text: &str) -> Vec<Vec<String>> {
     let paragraph = |text: &str| {
         let is_hostname = text.starts_with("alice$ srun hostname\n");
@@ -59,7 +59,7 @@ fn steady(text: &str) -> Vec<Vec<String>> {
 }
 
 #[test]
-fn the_commands_of_users() {
+fn the_commands_for_users_work() {
     let site = Site::start();
     site.google.configure(|options| options.service_accounts.push(ServiceAccount::new(READER, &[SUBJECT])));
     site.configure(json!({"rules": [{"allow": [READER]}]}));
@@ -80,7 +80,7 @@ fn the_commands_of_users() {
 }
 
 #[test]
-fn the_installation() {
+fn the_commands_of_the_installation_work() {
     // Over the machine's own /usr and /etc, in a mount namespace that ends with the shell.
     let overlay = "set -e; t=$(mktemp -d); mount -t tmpfs tmpfs $t; \
         for d in usr etc; do mkdir $t/$d $t/$d.work; \
@@ -100,7 +100,7 @@ fn the_installation() {
 }
 
 #[test]
-fn a_file_system_of_its_own_for_the_runtime_directory() {
+fn the_runtime_directory_can_be_a_separate_file_system() {
     let site = Site::start();
     let node = site.cluster.node(1);
     let table = block("fstab").join("\n");
@@ -116,7 +116,7 @@ fn a_file_system_of_its_own_for_the_runtime_directory() {
 }
 
 #[test]
-fn the_google_side() {
+fn the_commands_for_googles_side_work() {
     if !is_installed("gcloud") {
         skip("gcloud is not installed: the README's commands of the Google side");
         return;

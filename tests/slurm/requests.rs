@@ -11,7 +11,7 @@ use crate::google::SERVICE_ACCOUNT;
 use crate::site::{OBJECT, OTHER_ACCOUNT, Site};
 
 #[test]
-fn what_cannot_be_honoured_is_refused_at_submission() {
+fn what_cannot_be_honored_is_refused_at_submission() {
     let site = Site::start();
     let alice = site.cluster.as_user("alice");
     let long = format!("--gcp-wif-service-account={}", "a".repeat(64 << 10));
@@ -223,7 +223,7 @@ fn environments(directory: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn an_allocation_of_srun_inside_a_job_is_a_job_of_its_own() {
+fn an_allocation_of_srun_inside_a_job_is_a_separate_job() {
     let site = Site::start();
     let line = format!(
         "srun --gcp-wif bash -c 'env -u SLURM_JOB_ID -u SLURM_JOBID srun -w n2 --gcp-wif bash -c {}'",

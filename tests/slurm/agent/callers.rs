@@ -197,7 +197,7 @@ fn files_and_processes_are_closed_to_users() {
 }
 
 #[test]
-fn a_users_jobs_have_identities_and_ports_of_their_own() {
+fn each_of_a_users_jobs_has_its_own_identity_and_port() {
     let site = site(json!({"rules": [{"service_account": SERVICE_ACCOUNT, "allow": [OTHER_ACCOUNT]}]}), None);
     let node = site.cluster.node(1);
     let start = |option: &str| {
@@ -237,7 +237,7 @@ fn a_users_jobs_have_identities_and_ports_of_their_own() {
 }
 
 #[test]
-fn a_dead_agents_port_is_kept_or_of_no_use() {
+fn a_dead_agents_port_stays_reserved_or_is_useless() {
     let site = site(json!({}), Some(8));
     let (job, id) = site.running_job();
     let node = site.cluster.node(1);
@@ -320,7 +320,7 @@ fn squat(node: &Node, port: u64) -> Background {
 }
 
 #[test]
-fn a_crowd_does_not_keep_a_job_from_its_token() {
+fn many_connections_keep_no_job_from_its_token() {
     let site = site(json!({}), None);
     let (job, id) = site.running_job();
     let (others, other_id) = running_job_of_bobs(&site);

@@ -74,7 +74,7 @@ fn shards() {
 }
 
 #[test]
-fn a_checkpoint_is_gone_on_from() {
+fn a_run_resumes_from_its_newest_checkpoint() {
     let Some(python) = python() else { return };
     let world = World::start(LIFE);
     copy(&world, "checkpoint.py");

@@ -32,7 +32,7 @@ const KILLS: u32 = 8;
 const PAUSE: Duration = Duration::from_secs(1);
 
 #[test]
-fn no_client_fails_while_the_agent_is_killed_again_and_again() {
+fn no_client_fails_while_the_agent_is_killed_repeatedly() {
     let world = World::start(LONGER_LIFE);
     let jobs = [
         world.python("python-file", Way::File),

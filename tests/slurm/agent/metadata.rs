@@ -50,7 +50,7 @@ fn java() {
 }
 
 #[test]
-fn gcloud_is_still_told_of_the_file() {
+fn gcloud_still_gets_the_file() {
     let world = world();
     let line = "env | grep -E '^(GOOGLE_APPLICATION_CREDENTIALS|CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE)='";
     let run = world.job(Way::Given, &["bash", "-c", line]).run().ok();
@@ -82,7 +82,7 @@ fn a_client_that_refuses_the_file_finds_the_endpoint_by_the_readmes_command() {
 }
 
 #[test]
-fn credentials_of_the_users_own_that_clients_would_take_are_told() {
+fn a_users_own_credentials_that_clients_would_take_are_reported() {
     let site = site(json!({"adc": "metadata"}), None);
     let told = |variables: &[(&str, &str)]| {
         let job = site.cluster.as_user("alice").command(["srun", "-w", "n1", "--gcp-wif", "true"]);

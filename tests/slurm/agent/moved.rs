@@ -103,7 +103,7 @@ fn a_running_job_keeps_its_runtime_directory_when_the_sites_is_changed() {
 }
 
 #[test]
-fn nothing_of_a_job_is_left_in_the_directory_that_it_began_with() {
+fn nothing_of_a_job_stays_in_the_directory_that_it_began_with() {
     let site = site(json!({}), None);
     let (job, _) = site.running_job();
     let node = site.cluster.node(1);

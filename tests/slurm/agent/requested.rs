@@ -91,7 +91,7 @@ fn the_scopes_that_a_site_sets_are_the_limit_of_what_clients_get() {
 }
 
 #[test]
-fn a_scope_that_google_does_not_know_is_refused_in_its_words_and_asked_for_once() {
+fn a_scope_that_google_does_not_know_is_refused_in_its_words_and_requested_once() {
     let site = site(json!({}), None);
     let job = Job::start(&site);
     site.google.inject(Endpoint::Impersonation, Fault::status(400), Times::Forever);
@@ -109,7 +109,7 @@ fn a_scope_that_google_does_not_know_is_refused_in_its_words_and_asked_for_once(
 }
 
 #[test]
-fn an_open_id_token_is_asked_for_once_for_all_ranks_and_jobs_of_a_user() {
+fn an_open_id_token_is_requested_once_for_all_ranks_and_jobs_of_a_user() {
     let site = site(json!({}), None);
     let job = Job::start(&site);
     let asked = || site.google.requests_to(Endpoint::IdToken).len();
@@ -151,7 +151,7 @@ fn generate(job: &Job, method: &str, body: &Value) -> Value {
 }
 
 #[test]
-fn only_the_jobs_own_service_account_and_user_are_answered_by_iam_credentials() {
+fn iam_credentials_answers_only_for_the_jobs_own_service_account_and_user() {
     let site = site(json!({}), None);
     let job = Job::start(&site);
     let body = json!({"scope": ["https://www.googleapis.com/auth/cloud-platform"], "lifetime": "3600s"});
@@ -179,7 +179,7 @@ fn only_the_jobs_own_service_account_and_user_are_answered_by_iam_credentials() 
 }
 
 #[test]
-fn a_client_has_the_old_token_while_google_hangs() {
+fn a_client_gets_the_old_token_while_google_hangs() {
     let life = 30;
     let site = site(json!({}), Some(life));
     let job = Job::start(&site);
@@ -201,7 +201,7 @@ fn a_client_has_the_old_token_while_google_hangs() {
 }
 
 #[test]
-fn gcloud_lives_without_a_project() {
+fn gcloud_works_without_a_project() {
     let world = World::federated_with(LIFE, json!({"project": null}));
     if !world.has_gcloud() {
         skip("gcloud is not installed");

@@ -249,7 +249,7 @@ fn a_service_that_does_not_come_back_costs_no_job_its_credentials() {
 }
 
 #[test]
-fn a_serving_process_whose_service_does_not_come_back_goes_on() {
+fn a_serving_process_whose_service_does_not_come_back_continues() {
     let site = site(json!({}), None);
     let node = site.cluster.node(1);
     let service = service(&node);
@@ -287,7 +287,7 @@ fn put(command: &PathBuf, mode: u32) {
 }
 
 #[test]
-fn an_agent_whose_program_changed_starts_over_as_the_new_one() {
+fn an_agent_whose_program_changed_restarts_as_the_new_one() {
     let site = site(json!({}), None);
     let command = site.cluster.dir().join("gcp-wif");
     put(&command, 0o755);

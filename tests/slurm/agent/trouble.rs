@@ -26,7 +26,7 @@ fn bobs_job_works(site: &Site) {
 }
 
 #[test]
-fn a_refresh_that_gets_no_thread_is_told_and_tried_again() {
+fn a_refresh_that_gets_no_thread_is_reported_and_retried() {
     const LIFE: i64 = 24;
     let site = site(json!({}), Some(LIFE));
     let (job, id) = site.running_job();
@@ -85,7 +85,7 @@ fn a_serving_process_that_is_stopped_is_replaced() {
 }
 
 #[test]
-fn a_step_that_finds_all_of_the_agent_stopped_has_a_new_one() {
+fn a_step_replaces_an_agent_whose_processes_are_all_stopped() {
     let site = site(json!({}), None);
     let (job, id) = site.running_job();
     let node = site.cluster.node(1);
@@ -122,7 +122,7 @@ fn an_agent_whose_directory_is_removed_makes_way_for_the_next_one() {
 }
 
 #[test]
-fn an_agent_without_a_directory_does_not_start_over_again_and_again() {
+fn an_agent_without_a_directory_does_not_restart_endlessly() {
     let site = site(json!({"runtime_dir": "/run/site/gcp-wif"}), None);
     let node = site.cluster.node(1);
     let make = || drop(node.command(["mkdir", "-m", "755", "/run/site"]).run().ok());

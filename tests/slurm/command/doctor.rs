@@ -133,7 +133,7 @@ fn a_good_node_passes_each_check() {
 }
 
 #[test]
-fn a_terminal_has_colours_unless_told_otherwise() {
+fn a_terminal_gets_colors_unless_told_otherwise() {
     let site = Site::start();
     good(&site);
     let on_a_terminal = |variables: &str| {
@@ -191,7 +191,7 @@ fn summary(lines: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn a_clock_apart_from_googles_is_told_by_how_much() {
+fn the_doctor_says_how_far_the_clock_is_from_googles() {
     let site = Site::start();
     good(&site);
     for (seconds, way) in [(-100, "ahead of"), (100, "behind")] {
@@ -205,7 +205,7 @@ fn a_clock_apart_from_googles_is_told_by_how_much() {
 }
 
 #[test]
-fn a_runtime_directory_on_a_disk_is_told() {
+fn the_doctor_reports_a_runtime_directory_on_a_disk() {
     let site = Site::start();
     let path = format!("{}/gcp-wif", env!("CARGO_TARGET_TMPDIR"));
     site.configure(json!({"delivery": "direct", "project": "p", "runtime_dir": path}));

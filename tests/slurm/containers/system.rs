@@ -74,7 +74,7 @@ fn the_users_directory_is_found_where_enroot_conf_puts_it() {
 }
 
 #[test]
-fn no_function_of_the_users_runs_at_a_steps_start_and_none_leaves_a_process() {
+fn no_exported_function_runs_at_a_steps_start_or_leaves_a_process() {
     /// A number of seconds for which no other process sleeps.
     const SLEEP: &str = "31557";
     let site = Site::start();
@@ -106,7 +106,7 @@ fn no_function_of_the_users_runs_at_a_steps_start_and_none_leaves_a_process() {
 }
 
 #[test]
-fn what_only_a_shell_can_expand_is_left_alone_and_said() {
+fn what_only_a_shell_can_expand_stays_and_is_reported() {
     let site = Site::start();
     site.configure(json!({"registries": [HOST]}));
     let node = site.cluster.node(1);

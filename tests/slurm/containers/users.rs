@@ -34,7 +34,7 @@ fn write_own(site: &Site, place: &str, names: [usize; 3], length: usize, credent
 }
 
 #[test]
-fn a_configuration_as_large_as_is_taken_over_works_and_one_that_is_larger_is_said() {
+fn a_configuration_at_the_limit_works_and_a_larger_one_is_reported() {
     let site = Site::start();
     let run = |path: &str, line: &str| {
         let words = ["srun", "-w", "n1", "--gcp-wif", "bash", "-c", line];
@@ -81,7 +81,7 @@ fn used(node: &Node) -> [u64; 2] {
 }
 
 #[test]
-fn twenty_steps_of_one_user_take_a_small_share_of_the_runtime_directory_whatever_he_has() {
+fn twenty_steps_of_one_user_take_a_small_share_of_the_runtime_directory() {
     const STEPS: usize = 20;
     const INODES: u64 = 8000;
     let site = Site::start();
@@ -116,7 +116,7 @@ fn twenty_steps_of_one_user_take_a_small_share_of_the_runtime_directory_whatever
 }
 
 #[test]
-fn what_is_of_the_kernel_and_of_no_file_system_is_not_copied() {
+fn files_of_the_kernel_are_not_copied() {
     let site = Site::start();
     let credentials = site.cluster.home("alice").join("mine/.credentials");
     write(&site, "mine/hooks.d/10-mine.sh", "#!/bin/sh\n");
@@ -178,7 +178,7 @@ const SILENT: &str = "import ctypes, os, struct\n\
             os.write(fd, struct.pack('=IiQ', 16 + len(answer), 0, unique) + answer)\n";
 
 #[test]
-fn a_home_that_never_answers_keeps_no_job_from_its_refresh_and_its_next_step() {
+fn a_home_that_never_responds_keeps_no_job_from_its_refresh_and_its_next_step() {
     let site = agent::site(json!({}), Some(12));
     let node = site.cluster.node(1);
     let fuse = node.command(["python3", "-c", SILENT]).spawn();

@@ -132,7 +132,7 @@ fn impersonation() {
 }
 
 #[test]
-fn a_fault_that_passes_is_not_noticed() {
+fn a_temporary_fault_goes_unnoticed() {
     let site = Site::start();
     let faults = [
         Fault::status(503),

@@ -12,7 +12,7 @@ use crate::site::{Site, credential_path};
 use crate::skipped::skip;
 
 #[test]
-fn a_bug_in_every_hook_costs_no_node_and_lets_no_explicit_request_pass() {
+fn a_bug_in_every_hook_drains_no_node_and_passes_no_explicit_request() {
     let path = plugin_path().with_file_name("panics.so");
     if !path.exists() {
         return skip("there is no plugin with a bug in every hook: ci/test builds it");

@@ -24,7 +24,7 @@ fn running_container(site: &Site, image: &str, options: &[&str]) -> (Background,
 }
 
 #[test]
-fn who_attaches_to_the_container_of_another_job_has_his_own_credentials() {
+fn a_step_in_another_jobs_container_has_its_own_credentials() {
     let Some((site, registries)) = world("a container of another job") else { return };
     let image = format!("{}#team/tiny:1", registries.artifact());
     let alice = site.cluster.as_user("alice");
@@ -53,7 +53,7 @@ fn who_attaches_to_the_container_of_another_job_has_his_own_credentials() {
 }
 
 #[test]
-fn no_user_reads_another_ones_files_through_his_container() {
+fn no_user_reads_anothers_files_through_a_container() {
     let Some((site, registries)) = world("the files of others in containers") else { return };
     let image = format!("{}#team/tiny:1", registries.artifact());
     let (job, id) = running_container(&site, &image, &[]);

@@ -46,7 +46,7 @@ fn the_mount_points_in_named_and_saved_containers_name_no_job() {
 }
 
 #[test]
-fn no_token_is_in_a_bundle_and_who_starts_a_container_gives_it_his() {
+fn a_bundle_holds_no_token_and_uses_the_token_of_its_starter() {
     let Some((site, registries)) = world("bundles") else { return };
     let image = format!("{}#team/tiny:1", registries.artifact());
     let (show, ours) = (SHOW.replace('\'', "'\\''"), "$GOOGLE_OAUTH_ACCESS_TOKEN");

@@ -42,7 +42,7 @@ fn a_job_that_asked_for_the_sites_default_keeps_it_where_its_rule_has_another() 
 }
 
 #[test]
-fn rules_that_are_written_later_end_a_jobs_refresh_and_do_not_change_who_it_is() {
+fn rules_that_are_written_later_end_a_jobs_refresh_and_do_not_change_its_identity() {
     for before in [json!({}), json!({"rules": [{}]})] {
         let site = site(before, Some(LIFE * 2));
         let job = Job::start(&site);

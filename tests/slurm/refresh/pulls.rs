@@ -85,7 +85,7 @@ fn a_step_that_gets_a_new_token_shares_it_with_those_before() {
 }
 
 #[test]
-fn a_refresh_mends_what_a_kill_between_two_files_left() {
+fn a_refresh_repairs_what_a_kill_between_two_files_left() {
     let site = site(json!({}), Some(LIFE));
     let job = start(&site);
     let before = job.pull_credentials();

@@ -39,7 +39,7 @@ fn assert_mended(job: &Job) {
 }
 
 #[test]
-fn a_refresh_that_the_rules_refuse_is_told_by_status_and_log() {
+fn a_refresh_that_the_rules_refuse_is_in_status_and_log() {
     let site = site(rules_for("alice"), Some(LIFE));
     let job = Job::start(&site);
     configure(&site, rules_for("bob"));
@@ -51,7 +51,7 @@ fn a_refresh_that_the_rules_refuse_is_told_by_status_and_log() {
 }
 
 #[test]
-fn a_refresh_that_the_configuration_prevents_is_told_by_status_and_log() {
+fn a_refresh_that_the_configuration_prevents_is_in_status_and_log() {
     let site = site(json!({}), Some(LIFE));
     let job = Job::start(&site);
     site.cluster.write_config("{\"auto\": ");

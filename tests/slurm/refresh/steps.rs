@@ -87,7 +87,7 @@ fn a_step_with_an_empty_environment_has_what_its_job_asked_for() {
 }
 
 #[test]
-fn what_a_step_asked_for_is_not_its_jobs() {
+fn what_a_step_asks_for_does_not_apply_to_its_job() {
     for site in sites() {
         let other = format!("srun --gcp-wif-service-account={OTHER_ACCOUNT} WHO; srun WHO; ALONE WHO; OUTSIDE WHO");
         for (options, line, expected) in [
@@ -105,7 +105,7 @@ fn what_a_step_asked_for_is_not_its_jobs() {
 }
 
 #[test]
-fn what_a_step_refused_is_not_refused_for_its_job() {
+fn what_a_step_refuses_is_not_refused_for_its_job() {
     for site in sites() {
         let told = within(&site, &["--gcp-wif"], "srun --no-gcp-wif WHO; srun WHO");
         assert_eq!(told, [NONE.to_owned(), served(SERVICE_ACCOUNT)]);

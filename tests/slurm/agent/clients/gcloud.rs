@@ -143,7 +143,7 @@ fn bq() {
 }
 
 #[test]
-fn gcloud_goes_on_without_an_open_id_token() {
+fn gcloud_continues_without_an_open_id_token() {
     let world = World::start(LIFE);
     let url = "http://$GCE_METADATA_HOST/computeMetadata/v1/instance/service-accounts/default/identity?audience";
     for (status, told) in [(503, "503"), (403, "404")] {

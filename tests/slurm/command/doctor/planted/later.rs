@@ -15,7 +15,7 @@ use crate::site::Site;
 use crate::skipped::{is_installed, skip};
 
 #[test]
-fn a_slurmd_that_has_not_loaded_the_plugin() {
+fn the_doctor_reports_a_slurmd_that_has_not_loaded_the_plugin() {
     let site = Site::with(Settings::with(Plugin::Absent));
     site.configure(json!({"project": "demo-project"}));
     let node = site.cluster.node(1);
@@ -36,7 +36,7 @@ fn a_slurmd_that_has_not_loaded_the_plugin() {
 }
 
 #[test]
-fn an_agent_that_is_older_than_its_program() {
+fn the_doctor_reports_an_agent_that_is_older_than_its_program() {
     let site = Site::start();
     let (node, command) = (site.cluster.node(1), site.cluster.dir().join("installed"));
     let install = || {
@@ -75,7 +75,7 @@ fn an_agent_that_is_older_than_its_program() {
 }
 
 #[test]
-fn a_registry_that_refuses() {
+fn the_doctor_reports_a_registry_that_refuses() {
     if !is_installed("docker-registry") || !is_installed("skopeo") {
         return skip("docker-registry or skopeo is not installed: the doctor's pull");
     }
@@ -125,7 +125,7 @@ fn a_registry_that_refuses() {
 }
 
 #[test]
-fn slurms_health_check_says_nothing_on_a_good_node() {
+fn slurms_health_check_is_silent_on_a_good_node() {
     let script =
         tempfile::Builder::new().permissions(fs::Permissions::from_mode(0o755)).tempfile().unwrap().into_temp_path();
     let doctor = format!("{} doctor --offline >/run/checking 2>&1", command_path());
