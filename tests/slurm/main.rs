@@ -95,4 +95,5 @@ mod requests;
 mod search;
 mod site;
 mod skipped;
+mod soak;
 mod tried;
