@@ -8,6 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::cluster::{ALICE, JobState, Node, Settings, set_mode, set_owner};
 use crate::google::{Fault, SERVICE_ACCOUNT, Times};
 use crate::readme::commands;
@@ -232,6 +234,24 @@ fn two_users_at_once_and_containers_used_again() {
     );
     let run = site.cluster.as_user("alice").command(["salloc", "-Q", "-w", "n1", "bash", "-c", &line]).run().ok();
     assert_eq!(run.stdout, expected(5), "{}", run.stderr);
+    nothing_left(&site);
+    site.finish();
+}
+
+#[test]
+fn an_image_that_one_user_pulled_is_not_anothers() {
+    let Some((site, registries)) = world("the cache of images") else { return };
+    let image = format!("{}#team/tiny:1", registries.artifact());
+    site.configure(json!({"rules": [{"users": ["alice"]}]}));
+    let pull = |user: &str, options: &[&str]| {
+        site.cluster.as_user(user).command(srun(&image, options, &["cat", "/etc/os-release"])).run()
+    };
+    assert!(pull("alice", &["--gcp-wif"]).ok().stdout.contains("ID=tiny"));
+    // The rules give bob nothing, and without a token the registry does not.
+    for (options, why) in [(&["--gcp-wif"][..], "gcp-wif: rules: no rule gives user bob"), (&[], "401")] {
+        let run = pull("bob", options);
+        assert!(run.status != 0 && run.stdout.is_empty() && run.stderr.contains(why), "{options:?}: {}", run.stderr);
+    }
     nothing_left(&site);
     site.finish();
 }
