@@ -57,10 +57,8 @@ impl Metrics {
     pub fn parse(text: &str) -> Self {
         let sample = |line: &str| {
             let (series, value) = line.rsplit_once(' ')?;
-            let name = series.split('{').next()?;
-            let is_ours = FAMILIES.iter().any(|(family, ..)| *family == name);
             let value = value.parse::<f64>().ok().filter(|value| value.is_finite())?;
-            is_ours.then(|| (series.to_owned(), value))
+            is_ours(series).then(|| (series.to_owned(), value))
         };
         Self(text.lines().filter_map(sample).collect())
     }
@@ -113,6 +111,19 @@ impl Metrics {
     fn add(&mut self, series: String, count: u8) {
         *self.0.entry(series).or_default() += f64::from(count);
     }
+}
+
+/// Whether it is a series of a metric of ours, with labels as all of ours are. Prometheus' readers refuse a file as a
+/// whole for one line that is none.
+fn is_ours(series: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_.+~-".contains(c);
+    let is_label = |label: &str| {
+        let parts = label.split_once("=\"").and_then(|(name, value)| Some((name, value.strip_suffix('"')?)));
+        parts.is_some_and(|(name, value)| !name.is_empty() && name.chars().chain(value.chars()).all(is_plain))
+    };
+    let (name, labels) = series.split_once('{').map_or((series, None), |(name, labels)| (name, Some(labels)));
+    let labels = labels.map(|labels| labels.strip_suffix('}').unwrap_or_default());
+    FAMILIES.iter().any(|(family, ..)| *family == name) && labels.is_none_or(|labels| labels.split(',').all(is_label))
 }
 
 fn series(event: Event, failed: Option<Stage>) -> String {
@@ -205,5 +216,15 @@ mod tests {
             "gcp_wif_exchanges_total x\nother 3\ngcp_wif_exchanges_saved_total NaN\n\u{0}\ngcp_wif_jobs_served 1";
         assert_eq!(Metrics::parse(text).to_text().lines().last(), Some("gcp_wif_jobs_served 1"));
         assert_eq!(Metrics::parse(text).0.len(), 1);
+    }
+
+    #[test]
+    fn what_prometheus_could_not_read_is_dropped() {
+        for series in
+            ["{", "{}", "{a}", "{a=\"1\"", "{a=\"\u{1b}\"}", "{a=\"1\" }", "{a=\"\"\"}", "{=\"1\"}", "{a=\"1\",}"]
+        {
+            assert_eq!(Metrics::parse(&format!("gcp_wif_agent_info{series} 1\n")), Metrics::default(), "{series}");
+        }
+        assert_eq!(Metrics::parse("gcp_wif_agent_info{version=\"0.2.0-rc.1+x\"} 1\n").0.len(), 1);
     }
 }
