@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::words::google::{Audience, Endpoint, ServiceAccountEmail};
+use crate::words::google::{Audience, Endpoint, ServiceAccountEmail, is_host_name, is_project_id};
 use crate::words::json::from_json;
 use crate::words::names::clip;
 use crate::words::path::check_path;
@@ -134,6 +134,12 @@ impl CredentialConfiguration {
         let file: File = from_json(text)?;
         let (subject_token_file, subject_token_format) = source(file.credential_source)?;
         let universe_domain = file.universe_domain.unwrap_or_else(|| GOOGLE.to_owned());
+        if !is_host_name(&universe_domain) {
+            return Err(format!("universe_domain: \"{}\" is not a domain", clip(&universe_domain, 80)));
+        }
+        if file.quota_project_id.as_deref().is_some_and(|project| !is_project_id(project)) {
+            return Err("quota_project_id: not a project id".to_owned());
+        }
         Ok(Self {
             audience: Audience::parse(&required("audience", file.audience)?).map_err(|e| format!("audience: {e}"))?,
             subject_token_type: subject_token_type(file.subject_token_type)?,
@@ -376,6 +382,8 @@ mod tests {
                 Some(json!("https://evil.org/sa:generateAccessToken")),
                 "does not end in",
             ),
+            ("universe_domain", Some(json!("a b\u{1b}")), "universe_domain: \"a b\\u{1b}\" is not a domain"),
+            ("quota_project_id", Some(json!("a\nb")), "quota_project_id: not a project id"),
             ("client_secret", Some(json!("x")), "unknown field `client_secret`"),
         ] {
             let refusal = edit(key, new);

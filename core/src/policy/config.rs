@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::exchange::credential_configuration::CredentialConfiguration;
-use crate::words::google::{RegistryHost, Scope, ServiceAccountEmail};
+use crate::words::google::{RegistryHost, Scope, ServiceAccountEmail, is_project_id};
 use crate::words::json::from_json;
 use crate::words::path::check_path;
 use crate::world::fs::{self, FileError};
@@ -273,7 +273,11 @@ impl Config {
         Duration::from_secs(self.timeout_seconds)
     }
 
-    fn parse(text: &[u8]) -> Result<Self, String> {
+    /// Parses the text of the file.
+    ///
+    /// # Errors
+    /// A sentence that names the key, or the place in the text.
+    pub fn parse(text: &[u8]) -> Result<Self, String> {
         let config: Self = from_json(text)?;
         check_path("credential_configuration", &config.credential_configuration)?;
         check_path("runtime_dir", &config.runtime_dir)?;
@@ -293,9 +297,7 @@ impl Config {
         if let Some(proxy) = &config.proxy {
             crate::world::http::check_proxy(proxy).map_err(|problem| format!("proxy: {problem}"))?;
         }
-        if config.project.as_deref().is_some_and(|project| {
-            project.is_empty() || !project.bytes().all(|b| b.is_ascii_alphanumeric() || b"-:.".contains(&b))
-        }) {
+        if config.project.as_deref().is_some_and(|project| !is_project_id(project)) {
             return Err("project: not a project id".to_owned());
         }
         let rules = config.rules.iter().flatten();

@@ -230,7 +230,9 @@ impl Endpoint {
             _ => false,
         };
         let named = uri.authority().is_some_and(|authority| !authority.as_str().contains('@')) && !bare.is_empty();
-        if secure && named { Ok(Self(text.to_owned())) } else { Err(refused()) }
+        // The parser takes DEL, and what is not ASCII.
+        let is_plain = text.bytes().all(|b| b.is_ascii_graphic());
+        if secure && named && is_plain { Ok(Self(text.to_owned())) } else { Err(refused()) }
     }
 
     /// Returns the URL of another method of the same resource: replaces the text after the last colon.
@@ -269,12 +271,21 @@ impl TryFrom<String> for RegistryHost {
     type Error = InvalidName;
 
     fn try_from(text: String) -> Result<Self, InvalidName> {
-        let valid = !text.is_empty()
-            && text.len() <= 253
-            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b".-".contains(&b))
-            && !text.starts_with(['.', '-']);
-        if valid { Ok(Self(text)) } else { Err(InvalidName::new("a registry's host name", &text)) }
+        if is_host_name(&text) { Ok(Self(text)) } else { Err(InvalidName::new("a registry's host name", &text)) }
     }
+}
+
+/// Whether a text can be a host's name or a domain.
+pub fn is_host_name(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 253
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b".-".contains(&b))
+        && !text.starts_with(['.', '-'])
+}
+
+/// Whether a text can be a project's id, `NAME` or `DOMAIN:NAME`.
+pub fn is_project_id(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-:.".contains(&b))
 }
 
 impl From<RegistryHost> for String {
@@ -346,6 +357,8 @@ mod tests {
             "",
             "https://",
             "https://a b/",
+            "https://sts.googleapis.com/\u{7f}",
+            "https://sts.googleapis.com/\u{202e}",
         ] {
             assert!(Endpoint::parse(url).is_err(), "{url:?} was accepted");
         }
