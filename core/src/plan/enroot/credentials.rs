@@ -33,18 +33,18 @@ pub enum LeftOut {
 /// line, so one is added.
 pub fn merge(users: &Secret, hosts: &[RegistryHost], token: &Secret) -> (Secret, LeftOut) {
     let text = users.expose();
-    let (before, after) = text.split_at(default_entry(text));
+    let own = Own::read(text);
+    let (before, after) = text.split_at(own.default_entry);
     let mut merged = String::with_capacity(text.len() + hosts.len() * (token.expose().len() + 80));
     merged.push_str(before);
     if !before.is_empty() && !before.ends_with('\n') {
         merged.push('\n');
     }
-    if before.contains("macdef") {
+    if own.ends_in_macro {
         merged.push('\n');
     }
-    let own = machines(text);
     let (mut left_out, mut is_line_too_long) = (0, false);
-    for host in hosts.iter().filter(|host| !own.contains(&host.as_str())) {
+    for host in hosts.iter().filter(|host| !own.machines.iter().any(|own| own == host.as_str())) {
         let line = format!("machine {} login {LOGIN} password {}\n", host.as_str(), token.expose());
         if line.len() > LONGEST_LINE {
             is_line_too_long = true;
@@ -63,32 +63,75 @@ pub fn merge(users: &Secret, hosts: &[RegistryHost], token: &Secret) -> (Secret,
     (Secret::new(merged), left_out)
 }
 
-/// Returns the offset of the `default` entry's line, or of the end.
-fn default_entry(text: &str) -> usize {
-    let mut at = 0;
-    for line in text.split_inclusive('\n') {
-        if line.split_whitespace().next() == Some("default") {
-            return at;
-        }
-        at += line.len();
-    }
-    text.len()
+/// What the user's file has, as curl reads it (`lib/netrc.c`).
+struct Own {
+    /// The hosts that have an entry, which may go over several lines.
+    machines: Vec<String>,
+    /// Where the line of a `default` entry begins, else the end.
+    default_entry: usize,
+    /// Whether a macro goes on until the end.
+    ends_in_macro: bool,
 }
 
-/// Returns the hosts that have an entry. An entry can extend over several lines.
-fn machines(text: &str) -> Vec<&str> {
-    let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
-    let mut words = lines.flat_map(str::split_whitespace);
-    let mut machines = Vec::new();
-    while let Some(word) = words.next() {
-        match word {
-            "machine" => machines.extend(words.next()),
-            // The next word is a value, even if it looks like a keyword.
-            "login" | "password" | "account" => drop(words.next()),
-            _ => {}
+impl Own {
+    fn read(text: &str) -> Self {
+        let mut own = Self { machines: Vec::new(), default_entry: text.len(), ends_in_macro: false };
+        let (mut at, mut before) = (0, String::new());
+        for line in text.split_inclusive('\n') {
+            // A macro ends with an empty line.
+            if own.ends_in_macro {
+                own.ends_in_macro = !line.starts_with(['\n', '\r']);
+            } else {
+                for word in words(line) {
+                    let is = |keyword: &str| word.eq_ignore_ascii_case(keyword);
+                    before = match before.as_str() {
+                        "machine" => {
+                            own.machines.push(word.to_ascii_lowercase());
+                            String::new()
+                        }
+                        // A value, even if it reads like a keyword.
+                        "login" | "password" | "account" => String::new(),
+                        _ if is("default") => {
+                            own.default_entry = own.default_entry.min(at);
+                            String::new()
+                        }
+                        _ if is("macdef") => {
+                            own.ends_in_macro = true;
+                            break;
+                        }
+                        _ => word.to_ascii_lowercase(),
+                    };
+                }
+            }
+            at += line.len();
         }
+        own
     }
-    machines
+}
+
+/// The words of a line up to a comment. Blanks and `#` can be in quotes.
+fn words(line: &str) -> Vec<String> {
+    let (mut words, mut rest) = (Vec::new(), line.trim_start());
+    while !rest.is_empty() && !rest.starts_with('#') {
+        let (mut word, mut escaped) = (String::new(), false);
+        let quoted = rest.strip_prefix('"');
+        let mut characters = quoted.unwrap_or(rest).chars();
+        for character in characters.by_ref() {
+            match character {
+                _ if escaped => {
+                    escaped = false;
+                    word.push(character);
+                }
+                '\\' if quoted.is_some() => escaped = true,
+                '"' if quoted.is_some() => break,
+                _ if quoted.is_none() && character.is_whitespace() => break,
+                _ => word.push(character),
+            }
+        }
+        words.push(word);
+        rest = characters.as_str().trim_start();
+    }
+    words
 }
 
 #[cfg(test)]
@@ -109,6 +152,13 @@ mod tests {
             ("", format!("{EU}{US}")),
             ("machine nvcr.io login a password b", format!("machine nvcr.io login a password b\n{EU}{US}")),
             ("macdef x\nput y", format!("macdef x\nput y\n\n{EU}{US}")),
+            ("macdef x\nput y\n\n", format!("macdef x\nput y\n\n{EU}{US}")),
+            (
+                "macdef x\ndefault y\nmachine eu.gcr.io\n\n",
+                format!("macdef x\ndefault y\nmachine eu.gcr.io\n\n{EU}{US}"),
+            ),
+            ("machine \"eu.gcr.io\" login \"a # b\"", format!("machine \"eu.gcr.io\" login \"a # b\"\n{US}")),
+            ("Machine EU.gcr.io\nDefault login c", format!("Machine EU.gcr.io\n{US}Default login c")),
             ("# machine eu.gcr.io\n", format!("# machine eu.gcr.io\n{EU}{US}")),
             ("machine eu.gcr.io login a password b\n", format!("machine eu.gcr.io login a password b\n{US}")),
             (
