@@ -63,7 +63,8 @@ impl Overlay {
     ) -> Self {
         let mut links = Vec::new();
         for (directory, entries) in SUBDIRECTORIES.into_iter().zip(&source.entries) {
-            for name in entries {
+            // A process of the user's has listed them, which root does not trust with a path.
+            for name in entries.iter().filter(|name| is_file_name(name)) {
                 links.push((directory, name.clone(), link_target(&source.path, directory, name)));
             }
         }
@@ -80,6 +81,11 @@ impl Overlay {
         let (credentials, left_out) = credentials::merge(&source.credentials, hosts, token);
         Self { credentials, files, links, left_out }
     }
+}
+
+/// Returns whether `name` can be the name of an entry of a directory.
+fn is_file_name(name: &str) -> bool {
+    !["", ".", ".."].contains(&name) && !name.contains(['/', '\0'])
 }
 
 /// Returns the fstab drop-in. The site configuration refuses paths with blanks or `$`, which enroot would split or
@@ -157,7 +163,17 @@ mod tests {
     }
 
     #[test]
-    fn the_drop_ins_have_the_documented_content() {
+    fn no_name_of_the_users_leads_out_of_the_directory() {
+        for name in ["../../../etc/cron.d/x", "/etc/x", "..", ".", "", "a/b", "a\0"] {
+            let source = Source { entries: [vec![name.to_owned()], Vec::new(), Vec::new()], ..source() };
+            let mounts = Mounts { jobs: Path::new("/run/gcp-wif/jobs"), subject_token: None };
+            let links = Overlay::new(&source, &[], &Secret::new("t".to_owned()), mounts, &[]).links;
+            assert!(links.is_empty(), "{name:?}: {links:?}");
+        }
+    }
+
+    #[test]
+    fn the_drop_ins_are_golden() {
         let files: Vec<_> = overlay().files.into_iter().map(|(d, n, c)| (format!("{d}/{n}"), c)).collect();
         let expected = [
             (
