@@ -14,6 +14,7 @@ use crate::plan::record::{Issued, Port};
 use crate::plan::report::Failure;
 use crate::policy::config::Adc;
 use crate::words::google::{Endpoint, Identity};
+use crate::words::json::to_lines;
 use crate::words::names::clip;
 use crate::words::secret::Secret;
 use crate::words::time::rfc3339;
@@ -122,7 +123,7 @@ pub fn credentials(
         Some(port) => served(configuration, identity, port, directory)?.portable(identity.service_account()),
         None => configuration.portable(identity.service_account()),
     };
-    Ok(format!("{:#}\n", file?))
+    Ok(to_lines(&file?))
 }
 
 /// Returns the credential configuration of a job that the agent serves. Its token endpoint is at the job's port, and

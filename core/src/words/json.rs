@@ -19,15 +19,25 @@ pub fn from_json<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
 /// A value as one line that a terminal can show. JSON lets most characters stand for themselves, also those that turn or
 /// hide text; here they are escaped. Programs read the same value.
 pub fn to_line(value: &Value) -> String {
-    let mut line = String::new();
-    for c in value.to_string().chars() {
-        if is_shown(c) {
-            line.push(c);
+    escaped(&value.to_string())
+}
+
+/// The same over several lines.
+pub fn to_lines(value: &Value) -> String {
+    escaped(&format!("{value:#}\n"))
+}
+
+/// In a text of JSON, what a terminal does not show can only be within strings, but for the ends of lines.
+fn escaped(json: &str) -> String {
+    let mut text = String::new();
+    for c in json.chars() {
+        if is_shown(c) || c == '\n' {
+            text.push(c);
         } else {
-            line.extend(c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")));
+            text.extend(c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")));
         }
     }
-    line
+    text
 }
 
 #[cfg(test)]
@@ -41,5 +51,8 @@ mod tests {
         let line = to_line(&value);
         assert_eq!(line, r#"{"a\u009b":"\n\u007f \u202e\udb40\udc41é\"\\","b":[1,null]}"#);
         assert_eq!(serde_json::from_str::<Value>(&line).unwrap(), value);
+        let lines = to_lines(&value);
+        assert_eq!((lines.lines().count(), serde_json::from_str::<Value>(&lines).unwrap()), (7, value));
+        assert!(lines.contains("\\u202e") && lines.ends_with("}\n"), "{lines}");
     }
 }
