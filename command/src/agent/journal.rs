@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use gcp_wif_core::policy::config::LogLevel;
 use syslog::Formatter3164;
 
+use gcp_wif_core::words::names::clip;
 use gcp_wif_core::world::clock::{Clock, SystemClock};
 
 /// The size above which the log is renamed to `agent.log.1`, in bytes. An earlier `agent.log.1` is overwritten.
@@ -41,6 +42,7 @@ impl Journal {
         if level > self.level {
             return;
         }
+        let text = clip(&text.to_string(), usize::MAX);
         if std::fs::metadata(&self.path).is_ok_and(|metadata| metadata.len() > LONGEST) {
             // If this fails, the log keeps growing.
             let _ = std::fs::rename(&self.path, self.path.with_extension("log.1"));
@@ -50,7 +52,7 @@ impl Journal {
             let _ = writeln!(file, "{} {level} {text}", gcp_wif_core::words::time::rfc3339(SystemClock.now()));
         }
         if let Some(socket) = &self.syslog {
-            let _ = tell_syslog(socket, level, &text.to_string());
+            let _ = tell_syslog(socket, level, &text);
         }
     }
 }
@@ -90,7 +92,16 @@ mod tests {
     }
 
     #[test]
-    fn a_long_log_is_renamed() {
+    fn a_line_is_one_line_whatever_is_in_it() {
+        let directory = gcp_wif_core::testing::directory();
+        let journal = Journal::new(&directory, None, LogLevel::Info);
+        journal.write(LogLevel::Info, "a\n2026-01-01T00:00:00Z error b\u{1b}[2J\u{202e}");
+        let text = std::fs::read_to_string(&journal.path).unwrap();
+        assert!(text.ends_with(" info a\\n2026-01-01T00:00:00Z error b\\u{1b}[2J\\u{202e}\n"), "{text:?}");
+    }
+
+    #[test]
+    fn a_long_log_moves_aside() {
         let directory = gcp_wif_core::testing::directory();
         let journal = Journal::new(&directory, None, LogLevel::Info);
         std::fs::write(&journal.path, vec![b'x'; LONGEST as usize + 1]).unwrap();

@@ -56,7 +56,7 @@ pub(super) fn run(arguments: Arguments, json: bool, screen: &mut Screen<'_>) -> 
             Status::Success
         }
         Err(problem) => {
-            screen.complain(&format!("gcp-wif env: {problem}"));
+            screen.complain(&format!("gcp-wif env: {}", clip(&problem, 1200)));
             Status::Failure
         }
     }

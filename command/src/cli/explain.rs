@@ -67,7 +67,7 @@ pub(super) fn run(arguments: &Arguments, json: bool, screen: &mut Screen<'_>) ->
     if json {
         screen.json(&explanation.json());
     } else {
-        explanation.lines().iter().for_each(|line| screen.line(&clip(line, usize::MAX)));
+        explanation.lines().iter().for_each(|line| screen.line(line));
     }
     if decision.is_ok() { Status::Success } else { Status::Failure }
 }
@@ -121,7 +121,8 @@ impl Explanation<'_> {
             format!("auto       {}", if auto { "yes: without an option" } else { "no: with --gcp-wif only" })
         }));
         lines.extend(self.adc().map(|adc| format!("adc        {adc}")));
-        lines
+        // The user database names users and groups, and what is asked for is the caller's.
+        lines.iter().map(|line| clip(line, usize::MAX)).collect()
     }
 
     fn json(&self) -> Value {
@@ -253,7 +254,26 @@ mod tests {
     }
 
     #[test]
-    fn a_denial_has_the_same_text_as_in_a_job() {
+    fn names_are_shown_as_they_are() {
+        let hostile = "a\n\u{1b}[2J\u{9b}\u{202e}\u{200b}b";
+        let placement = Some(Placement { account: Some(hostile.to_owned()), partition: Some(hostile.to_owned()) });
+        let groups = vec![sys::Group { id: 1, name: Some(hostile.to_owned()) }];
+        let facts = JobFacts { job: JobId(0), uid: 1, gid: 1, user: Some(hostile.to_owned()), groups, placement };
+        for rules in [r#"[{"users": ["x"]}]"#, r#"[{"accounts": ["x"]}]"#, r#"[{"partitions": ["x"]}]"#, "[{}]"] {
+            let rules: Vec<Rule> = serde_json::from_str(rules).unwrap();
+            let decision = rules::decide(Some(&rules), &Identity::Federated, &facts, None);
+            let sites = Defaults { auto: true, adc: Adc::File };
+            let explanation = Explanation { facts: &facts, rules: Some(&rules), decision: &decision, sites };
+            let shown = "a\\n\\u{1b}[2J\\u{9b}\\u{202e}\\u{200b}b";
+            for line in explanation.lines() {
+                assert_eq!(line, clip(&line, usize::MAX));
+            }
+            assert!(explanation.lines()[0].contains(shown), "{:?}", explanation.lines());
+        }
+    }
+
+    #[test]
+    fn a_denial_has_the_words_that_the_job_would_read() {
         let (lines, json) = explanation(r#"[{"users": ["bob"]}]"#, None);
         let words = "no rule gives user alice (1000) (account vision, partition none) a service account";
         assert!(lines.last().unwrap().starts_with(&format!("denied     {words}")), "{lines:?}");

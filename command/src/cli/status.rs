@@ -259,7 +259,27 @@ mod tests {
     }
 
     #[test]
-    fn a_status_file_shows_failure_and_expiry() {
+    fn a_row_is_one_line_whatever_is_in_it() {
+        let hostile = "a\n\u{1b}[2J\u{9b}\u{202e}b";
+        let directory = gcp_wif_core::testing::directory();
+        fs::write(directory.join("status"), "identity=a\u{1b}\u{85}\nfailure=b\u{9b}\u{202e}\r\n").unwrap();
+        let (identity, expires, state, failure) = state(&directory, 0).unwrap();
+        let (user, job) = (hostile.to_owned(), JobId(7));
+        let row = Row { job, user, identity, expires, refreshed: None, state, failure, directory: hostile.into() };
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let mut screen = Screen { out: &mut out, err: &mut err, colours: false };
+        table(std::slice::from_ref(&row), &mut screen);
+        screen.json(&row.json());
+        let text = String::from_utf8(out).unwrap();
+        assert_eq!(text.lines().count(), 3, "{text:?}");
+        for line in text.lines() {
+            assert_eq!(line, clip(line, usize::MAX));
+        }
+        assert_eq!(serde_json::from_str::<Value>(text.lines().last().unwrap()).unwrap(), row.json());
+    }
+
+    #[test]
+    fn a_status_file_tells_a_failure_and_an_end() {
         let directory = gcp_wif_core::testing::directory();
         assert!(state(&directory, 0).is_none());
         let text =
