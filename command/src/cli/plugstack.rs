@@ -160,12 +160,27 @@ fn matching(pattern: &Path) -> Vec<PathBuf> {
     found
 }
 
-fn fits(pattern: &[u8], name: &[u8]) -> bool {
-    match (pattern.split_first(), name.split_first()) {
-        (None, first) => first.is_none(),
-        (Some((b'*', rest)), first) => fits(rest, name) || first.is_some_and(|(_, left)| fits(pattern, left)),
-        (Some((c, rest)), Some((d, left))) => (*c == b'?' || c == d) && fits(rest, left),
-        (Some(_), None) => false,
+/// Whether a pattern with `*` and `?` matches a name.
+pub(super) fn fits(pattern: &[u8], name: &[u8]) -> bool {
+    let (mut pattern, mut name) = (pattern, name);
+    // What follows the last star, and the name from where it was tried. An earlier star need not take more.
+    let mut star = None;
+    loop {
+        (pattern, name) = match (pattern.split_first(), name.split_first()) {
+            (Some((b'*', rest)), _) => {
+                star = Some((rest, name));
+                (rest, name)
+            }
+            (Some((c, rest)), Some((d, left))) if *c == b'?' || c == d => (rest, left),
+            (None, None) => return true,
+            _ => match star {
+                Some((rest, [_, left @ ..])) => {
+                    star = Some((rest, left));
+                    (rest, left)
+                }
+                _ => return false,
+            },
+        };
     }
 }
 
@@ -220,6 +235,11 @@ mod tests {
             ("1?-*.c*f", "10-gcp-wif.conf", true),
             ("?", "", false),
             ("", "", true),
+            ("*a*b", "aabab", true),
+            ("*ab*", "aab", true),
+            ("a*b", "ab-", false),
+            (&"*a".repeat(100), &"a".repeat(99), false),
+            (&"*a".repeat(100), &"a".repeat(200), true),
         ] {
             assert_eq!(fits(pattern.as_bytes(), name.as_bytes()), expected, "{pattern} {name}");
         }
