@@ -27,6 +27,8 @@
 mod answer;
 mod caller;
 mod cgroups;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod impersonation;
 mod journal;
 mod keep;

@@ -5,6 +5,8 @@ mod agent;
 mod doctor;
 mod env;
 mod explain;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod plugstack;
 mod running;
 mod slurmconf;

@@ -1,9 +1,17 @@
 //! A request to a job's port and its reply, as values.
 #![forbid(unsafe_code)]
 
+use std::net::SocketAddr;
+
 use gcp_wif_core::words::secret::Secret;
+use http::request::Parts;
+use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
+
+/// Headers with which browsers name the page that sends a request. Sec-Fetch-Mode is not in the list, because Node's
+/// fetch sends it too.
+const FROM_PAGES: [&str; 4] = ["origin", "referer", "sec-fetch-site", "sec-fetch-dest"];
 
 /// A client's request.
 #[derive(Debug, Default)]
@@ -23,6 +31,35 @@ pub(crate) struct Call {
 }
 
 impl Call {
+    /// Reads the request line and the headers of a request to the port `here`.
+    ///
+    /// # Errors
+    /// The refusal of a request that is meant for another server, or that a proxy or a web page sends.
+    pub(crate) fn read(parts: &Parts, here: SocketAddr) -> Result<Self, Reply> {
+        let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        if parts.headers.contains_key("x-forwarded-for") {
+            return Err(Reply::refuse(403, "requests are not taken from proxies"));
+        }
+        let hosts = [here.to_string(), format!("localhost:{}", here.port()), "metadata.google.internal".to_owned()];
+        if !hosts.iter().any(|host| host == header("host")) {
+            return Err(Reply::refuse(403, "another host is meant"));
+        }
+        if FROM_PAGES.iter().any(|name| parts.headers.contains_key(*name)) {
+            return Err(Reply::refuse(403, "requests are not taken from pages"));
+        }
+        let bearer = header("authorization").split_once(' ');
+        let bearer = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        let query = form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes());
+        Ok(Self {
+            path: percent_decode_str(parts.uri.path()).decode_utf8_lossy().into_owned(),
+            query: query.into_owned().collect(),
+            body: Zeroizing::default(),
+            content_type: header("content-type").to_owned(),
+            has_flavor: header("metadata-flavor") == "Google",
+            bearer: bearer.map(|(_, token)| Secret::new(token.trim().to_owned())),
+        })
+    }
+
     /// Returns a query parameter.
     pub(crate) fn parameter(&self, name: &str) -> Option<&str> {
         self.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())

@@ -16,7 +16,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use percent_encoding::percent_decode_str;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -30,7 +29,7 @@ use super::requested::Workplace;
 use super::served::Served;
 use super::{caller, impersonation, metadata, requested, token};
 use gcp_wif_core::plan::report::Failure;
-use gcp_wif_core::words::secret::Secret;
+use gcp_wif_core::words::time::UnixSeconds;
 use gcp_wif_core::world::clock::{Clock, SystemClock};
 
 /// The size limit of a request, in bytes. Requests are short: a form with a handle.
@@ -49,10 +48,6 @@ const STRANGERS: usize = 16;
 const STRANGERS_TIME: Duration = Duration::from_secs(1);
 const TO_STRANGERS: &str = "HTTP/1.1 403 Forbidden\r\ncontent-type: application/text\r\ncontent-length: 33\r\n\
     metadata-flavor: Google\r\nconnection: close\r\n\r\nthis endpoint is another user's\r\n";
-/// Headers with which browsers name the page that sends a request. Sec-Fetch-Mode is not in the list, because Node's
-/// fetch sends it too.
-const FROM_PAGES: [&str; 4] = ["origin", "referer", "sec-fetch-site", "sec-fetch-dest"];
-
 /// The served ports.
 #[derive(Default)]
 pub(super) struct Ports {
@@ -298,43 +293,32 @@ async fn connection(
 }
 
 async fn answer(request: Request<Incoming>, here: SocketAddr, door: &Door) -> Reply {
-    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if request.headers().contains_key("x-forwarded-for") {
-        return Reply::refuse(403, "requests are not taken from proxies");
-    }
-    let hosts = [here.to_string(), format!("localhost:{}", here.port()), "metadata.google.internal".to_owned()];
-    if !hosts.iter().any(|host| host == header("host")) {
-        return Reply::refuse(403, "another host is meant");
-    }
-    if FROM_PAGES.iter().any(|name| request.headers().contains_key(*name)) {
-        return Reply::refuse(403, "requests are not taken from pages");
-    }
-    let has_flavor = header("metadata-flavor") == "Google";
-    let bearer = header("authorization").split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-    let bearer = bearer.map(|(_, token)| Secret::new(token.trim().to_owned()));
-    let content_type = header("content-type").to_owned();
-    let path = percent_decode_str(request.uri().path()).decode_utf8_lossy().into_owned();
-    let query = form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()).into_owned().collect();
-    let method = request.method().clone();
-    let body = tokio::time::timeout(PATIENCE, Limited::new(request.into_body(), LONGEST).collect()).await;
+    let (parts, body) = request.into_parts();
+    let mut call = match Call::read(&parts, here) {
+        Ok(call) => call,
+        Err(refusal) => return refusal,
+    };
+    let body = tokio::time::timeout(PATIENCE, Limited::new(body, LONGEST).collect()).await;
     let Ok(Ok(body)) = body else { return Reply::refuse(400, "the body is too long or does not come") };
-    let body = Zeroizing::new(body.to_bytes().to_vec());
-    let call = Call { path, query, body, content_type, has_flavor, bearer };
+    call.body = Zeroizing::new(body.to_bytes().to_vec());
     // Clone the credentials, because they can change while the request waits for Google.
     let Some(served) = door.served.upgrade().map(|served| served.borrow().clone()) else {
         return Reply::refuse(403, "the job is over");
     };
-    let now = SystemClock.moment();
-    let answer = match (method, call.path.as_str()) {
-        (Method::POST, "/v1/token") => token::exchange(&call, &served, now),
-        (Method::POST, "/v1/introspect") => token::introspect(&call, &served, now).into(),
-        (Method::POST, _) => impersonation::answer(&call, &served, now).unwrap_or_else(|| not_allowed().into()),
-        (Method::GET, _) => metadata::answer(&call, &served, now),
-        _ => not_allowed().into(),
-    };
-    match answer {
+    match route(&parts.method, &call, &served, SystemClock.now()) {
         Answer::Now(reply) => reply,
         Answer::Later(wanted) => later(door, served, wanted).await,
+    }
+}
+
+/// What becomes of a request.
+pub(super) fn route(method: &Method, call: &Call, served: &Served, now: UnixSeconds) -> Answer {
+    match (method, call.path.as_str()) {
+        (&Method::POST, "/v1/token") => token::exchange(call, served, now),
+        (&Method::POST, "/v1/introspect") => token::introspect(call, served, now).into(),
+        (&Method::POST, _) => impersonation::answer(call, served, now).unwrap_or_else(|| not_allowed().into()),
+        (&Method::GET, _) => metadata::answer(call, served, now),
+        _ => not_allowed().into(),
     }
 }
 

@@ -41,6 +41,12 @@ use gcp_wif_core::world::proc::ProcFs;
 use registry::Image;
 use report::{Form, Report};
 
+/// The URL of the token service that a registry's challenge names.
+#[cfg(feature = "fuzzing")]
+pub(super) fn token_service_of(challenge: &str, image: &str) -> Option<String> {
+    registry::token_service(challenge, &Image::parse(image).ok()?).map(|url| url.as_str().to_owned())
+}
+
 /// Check this node, from its configuration to a real exchange with Google
 ///
 /// Prints for each check ok, or what is wrong and the fix. Changes nothing, prints no token. Run it as root.

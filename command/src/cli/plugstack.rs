@@ -105,23 +105,44 @@ impl Plugstack {
     fn collect(&mut self, file: &Path, depth: u32) -> Result<(), FileError> {
         let text = read(file)?;
         self.files.push(file.to_owned());
+        self.add(file, &text, &mut |this, pattern| {
+            let pattern = file.parent().unwrap_or(Path::new("/")).join(pattern);
+            let included = if depth < DEEPEST { matching(&pattern) } else { Vec::new() };
+            included.iter().try_for_each(|file| this.collect(file, depth + 1))
+        })
+    }
+
+    /// Adds the lines of a file, and what it includes.
+    fn add(
+        &mut self,
+        file: &Path,
+        text: &str,
+        include: &mut dyn FnMut(&mut Self, &str) -> Result<(), FileError>,
+    ) -> Result<(), FileError> {
         for line in text.lines() {
             let line = line.split('#').next().unwrap_or_default();
-            let mut words = line.split_whitespace().map(str::to_owned);
-            match (words.next().as_deref(), words.next()) {
-                (Some("include"), Some(pattern)) if depth < DEEPEST => {
-                    let pattern = file.parent().unwrap_or(Path::new("/")).join(pattern);
-                    for included in matching(&pattern) {
-                        self.collect(&included, depth + 1)?;
-                    }
-                }
+            let mut words = line.split_whitespace();
+            match (words.next(), words.next()) {
+                (Some("include"), Some(pattern)) => include(self, pattern)?,
                 (Some("required" | "optional"), Some(path)) => {
-                    self.plugins.push(Plugin { file: file.to_owned(), path: path.into(), arguments: words.collect() });
+                    let arguments = words.map(str::to_owned).collect();
+                    self.plugins.push(Plugin { file: file.to_owned(), path: path.into(), arguments });
                 }
                 _ => {}
             }
         }
         Ok(())
+    }
+
+    /// Parses a text. Returns also the patterns of its include lines.
+    #[cfg(feature = "fuzzing")]
+    pub(super) fn of_text(text: &str) -> (Self, Vec<String>) {
+        let (mut read, mut included) = (Self { plugins: Vec::new(), plugin_dir: None, files: Vec::new() }, Vec::new());
+        let _ = read.add(Path::new("plugstack.conf"), text, &mut |_, pattern| {
+            included.push(pattern.to_owned());
+            Ok(())
+        });
+        (read, included)
     }
 
     /// Returns the path of the site configuration in this plugin's line.

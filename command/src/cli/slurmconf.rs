@@ -37,6 +37,14 @@ impl SlurmConf {
         Self { path: path.to_owned(), text }
     }
 
+    /// What a text says that includes nothing.
+    #[cfg(feature = "fuzzing")]
+    pub(super) fn of_text(file: &str) -> Self {
+        let mut text = String::new();
+        add(file, &mut text, |_, _| {});
+        Self { path: PathBuf::from(USUAL[0]), text }
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -74,12 +82,19 @@ impl SlurmConf {
 
 fn collect(path: &Path, depth: u32, text: &mut String) {
     let Ok(bytes) = read_limited(path, LONGEST) else { return };
-    for line in String::from_utf8_lossy(&bytes).replace("\\\n", "").lines() {
+    add(&String::from_utf8_lossy(&bytes), text, |file, text| {
+        if depth < DEEPEST {
+            collect(&path.parent().unwrap_or(Path::new("/")).join(file), depth + 1, text);
+        }
+    });
+}
+
+/// Adds the lines of a file, and what it includes.
+fn add(file: &str, text: &mut String, include: impl Fn(&str, &mut String)) {
+    for line in file.replace("\\\n", "").lines() {
         let mut words = line.split_whitespace();
         match (words.next(), words.next()) {
-            (Some(word), Some(file)) if word.eq_ignore_ascii_case("include") && depth < DEEPEST => {
-                collect(&path.parent().unwrap_or(Path::new("/")).join(file), depth + 1, text);
-            }
+            (Some(word), Some(file)) if word.eq_ignore_ascii_case("include") => include(file, text),
             _ => {
                 text.push_str(line);
                 text.push('\n');

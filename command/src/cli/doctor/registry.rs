@@ -130,7 +130,7 @@ fn pull(client: &Client, image: &Image, token: &Secret) -> Result<String, String
 
 /// Returns the URL of the token service that a challenge names, with its query. Its host must be the registry's,
 /// because enroot has credentials for no other host.
-fn token_service(challenge: &str, image: &Image) -> Option<Endpoint> {
+pub(super) fn token_service(challenge: &str, image: &Image) -> Option<Endpoint> {
     let value = |key: &str| challenge.split_once(&format!("{key}=\""))?.1.split('"').next();
     let realm = value("realm")?;
     let uri: http::Uri = realm.parse().ok()?;

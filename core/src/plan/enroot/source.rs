@@ -255,11 +255,30 @@ pub fn system_files(system: &Path) -> Vec<PathBuf> {
     [system.to_owned()].into_iter().chain(drop_ins.map(|name| directory.join(name))).collect()
 }
 
+/// The expansion of a value of ENROOT_CONFIG_PATH.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expanded {
+    /// The path.
+    To(String),
+    /// None, because a variable in the value is not set.
+    Unset,
+    /// Only a shell can expand the value.
+    NeedsShell,
+}
+
+/// Expands a value of ENROOT_CONFIG_PATH in a user's environment.
+pub fn expanded(value: &str, environment: &[(String, String)], uid: u32) -> Expanded {
+    let search = Search { environment, config_path: None, system: Path::new("/"), uid };
+    match expand(value, &|name| search.bashs(name)) {
+        Ok(path) => Expanded::To(path),
+        Err(Unexpanded::Unset) => Expanded::Unset,
+        Err(Unexpanded::NeedsShell) => Expanded::NeedsShell,
+    }
+}
+
 /// Returns whether a value of ENROOT_CONFIG_PATH can be expanded without a shell.
 pub fn is_expandable(value: &str) -> bool {
-    let environment = [("HOME".to_owned(), "/".to_owned())];
-    let search = Search { environment: &environment, config_path: None, system: Path::new("/"), uid: 0 };
-    expand(value, &|name| search.bashs(name)) != Err(Unexpanded::NeedsShell)
+    expanded(value, &[("HOME".to_owned(), "/".to_owned())], 0) != Expanded::NeedsShell
 }
 
 /// Returns the values of ENROOT_CONFIG_PATH in a configuration file. Ignores a last line without newline, as bash's

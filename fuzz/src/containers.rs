@@ -1,0 +1,147 @@
+//! What enroot and curl read.
+
+use gcp_wif_core::plan::enroot::credentials::{LeftOut, merge};
+use gcp_wif_core::plan::enroot::source::{Expanded, assignments, expanded, is_expandable};
+use gcp_wif_core::words::google::RegistryHost;
+use gcp_wif_core::words::secret::Secret;
+
+use crate::fixtures::TOKEN;
+
+const HOSTS: [&str; 2] = ["eu.gcr.io", "us.gcr.io"];
+
+/// A user's `.credentials`.
+pub(crate) fn netrc(bytes: &[u8]) {
+    let Ok(users) = std::str::from_utf8(bytes) else { return };
+    let hosts = HOSTS.map(|host| RegistryHost::try_from(host.to_owned()).unwrap());
+    let (merged, left_out) = merge(&Secret::new(users.to_owned()), &hosts, &Secret::new(TOKEN.to_owned()));
+    let merged = merged.expose();
+    // The user's text is all there and in its order: ours is between two parts of it.
+    let ours = |host: &str| format!("machine {host} login oauth2accesstoken password {TOKEN}\n");
+    let mut rest = merged.to_owned();
+    for host in HOSTS.into_iter().filter(|host| !users.contains(&ours(host))) {
+        rest = rest.replacen(&ours(host), "", 1);
+    }
+    assert_eq!(rest.replace('\n', ""), users.replace('\n', ""));
+    assert!(merged.len() < 128 << 10 || left_out != LeftOut::Nothing || users.len() >= 127 << 10);
+    // Whoever had a login has the same one.
+    for host in HOSTS.into_iter().chain(users.split_whitespace()).take(50) {
+        let before = lookup(users, host);
+        if before.is_some() {
+            assert_eq!(lookup(merged, host), before, "{host}: {merged}");
+        }
+    }
+    // Once more changes nothing.
+    if left_out == LeftOut::Nothing && users.is_empty() {
+        assert_eq!(merge(&Secret::new(merged.to_owned()), &hosts, &Secret::new("T".to_owned())).0.expose(), merged);
+    }
+}
+
+/// The login and password that curl finds for a host (`parsenetrc` in `lib/netrc.c` of curl 7.88): those of the first
+/// entry that matches and has both, or of the default one.
+fn lookup(text: &str, host: &str) -> Option<(String, String)> {
+    let (mut login, mut password, mut state, mut in_macro) = (None, None, State::Nothing, false);
+    for line in text.lines() {
+        if in_macro {
+            in_macro = !line.trim_end_matches('\r').is_empty();
+            continue;
+        }
+        for word in words(line)? {
+            let is = |keyword: &str| word.eq_ignore_ascii_case(keyword);
+            state = match state {
+                State::Nothing if is("macdef") => {
+                    in_macro = true;
+                    State::Nothing
+                }
+                State::Nothing | State::Valid if is("machine") => State::Machine,
+                State::Nothing if is("default") => State::Valid,
+                State::Nothing => State::Nothing,
+                State::Machine if is(host) => State::Valid,
+                State::Machine => State::Nothing,
+                State::Valid if is("login") => State::Login,
+                State::Valid if is("password") => State::Password,
+                State::Valid => State::Valid,
+                State::Login => {
+                    login.get_or_insert(word);
+                    State::Valid
+                }
+                State::Password => {
+                    password.get_or_insert(word);
+                    State::Valid
+                }
+            };
+            if let (State::Valid, Some(login), Some(password)) = (&state, &login, &password) {
+                return Some((login.clone(), password.clone()));
+            }
+        }
+    }
+    None
+}
+
+/// Between two words of netrc.
+enum State {
+    /// In no entry that matches.
+    Nothing,
+    /// After `machine`.
+    Machine,
+    /// In an entry that matches.
+    Valid,
+    /// After `login` in one.
+    Login,
+    /// After `password` in one.
+    Password,
+}
+
+/// The words of a line. None if a quote does not end, which is an error to curl.
+fn words(line: &str) -> Option<Vec<String>> {
+    let (mut words, mut rest) = (Vec::new(), line.trim_start());
+    while !rest.is_empty() && !rest.starts_with('#') {
+        if let Some(quoted) = rest.strip_prefix('"') {
+            let (mut word, mut characters) = (String::new(), quoted.chars());
+            loop {
+                match characters.next()? {
+                    '"' => break,
+                    '\\' => word.push(characters.next()?),
+                    character => word.push(character),
+                }
+            }
+            words.push(word);
+            rest = characters.as_str().trim_start();
+        } else {
+            let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
+            words.push(rest.get(..end)?.to_owned());
+            rest = rest.get(end..)?.trim_start();
+        }
+    }
+    Some(words)
+}
+
+/// A node's enroot.conf.
+pub(crate) fn enroot_conf(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let variables = [("HOME", "/home/alice"), ("EMPTY", ""), ("B", "a  b "), ("GLOB", "/*")];
+    let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    for value in assignments(&text).take(20) {
+        assert!(!value.is_empty() && !value.contains('\n') && text.contains(value));
+        match expanded(value, &variables, 61001) {
+            Expanded::To(path) => {
+                // Nothing that a shell would run or match is left in what is not quoted.
+                if !value.contains(['\'', '"', '\\']) {
+                    assert!(
+                        !path.contains(['`', '$', ';', '&', '|', '<', '>', '(', ')', '*', '?', '{']),
+                        "{value}: {path}"
+                    );
+                }
+                assert!(!value.contains("$(") || value.contains(['\'', '\\']), "{value}");
+            }
+            Expanded::Unset => assert!(value.contains('$'), "{value}"),
+            Expanded::NeedsShell => {}
+        }
+        let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+        if value.chars().all(plain) {
+            assert!(
+                is_expandable(value) && expanded(value, &variables, 0) == Expanded::To(value.to_owned()),
+                "{value}"
+            );
+        }
+    }
+}
