@@ -307,6 +307,7 @@ impl Transport for Client {
         let mut response = call.send(request.body.expose()).map_err(transport_error)?;
         let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let (content_type, retry_after) = (header("content-type").unwrap_or_default(), header("retry-after"));
+        let date = header("date").and_then(|text| date(&text)).map(OffsetDateTime::unix_timestamp);
         let retry_after =
             retry_after.and_then(|text| retry_after_seconds(&text, OffsetDateTime::now_utc().unix_timestamp()));
         let status = response.status().as_u16();
@@ -326,11 +327,10 @@ pub fn retry_after_seconds(text: &str, now: UnixSeconds) -> Option<u64> {
     if let Ok(seconds) = text.trim().parse() {
         return Some(seconds);
     }
-    let date = OffsetDateTime::parse(text.trim(), &Rfc2822).ok()?;
-    u64::try_from(date.unix_timestamp().saturating_sub(now)).ok().or(Some(0))
+    u64::try_from(date(text)?.unix_timestamp().saturating_sub(now)).ok().or(Some(0))
 }
 
-/// A date as HTTP has it.
+/// Parses an HTTP date.
 fn date(text: &str) -> Option<OffsetDateTime> {
     OffsetDateTime::parse(text.trim(), &Rfc2822).ok()
 }
