@@ -1,4 +1,5 @@
-//! What the packages install besides the programs: pages, and files for the shell, logrotate and systemd.
+//! What the packages install besides the programs: pages, and files for the shell, logrotate and systemd. And what is
+//! said beside them of the programs.
 //!
 //! `ci/package-test` installs the packages themselves.
 
@@ -6,6 +7,10 @@
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::print_stderr, clippy::unwrap_used)]
 #![allow(dead_code, unreachable_pub, reason = "what is not tested is said as in tests/slurm")]
 
+#[path = "packages/rust_version.rs"]
+mod rust_version;
+#[path = "packages/sbom.rs"]
+mod sbom;
 #[path = "slurm/skipped.rs"]
 mod skipped;
 
