@@ -1,4 +1,4 @@
-//! The agent: how fast it answers a job, and what it takes of a node's memory.
+//! The agent: how fast it answers a job, and how much of a node's memory it uses.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use crate::samples::{Samples, rounded};
 use crate::site::Site;
 use crate::sites::{self, Prolog};
 
-/// As many as a node's processes have at once at most, each rank of a job one.
+/// As many connections as a node's processes have at once, one for each rank of a job.
 const CONNECTIONS: usize = 64;
 const TIME: Duration = Duration::from_secs(2);
 const ROUNDS: usize = 5;
@@ -29,7 +29,7 @@ fn site() -> Site {
     site
 }
 
-/// A job that runs on until its end is asked for, and where its agent serves it.
+/// A job that runs until the bench ends it, and the address where its agent serves it.
 fn job(site: &Site) -> (Background, SocketAddr) {
     let words = ["srun", "-w", "n1", "--gcp-wif", "bash", "-c", "echo $GCE_METADATA_HOST; sleep 1000"];
     let job = site.cluster.as_user("alice").command(words).spawn();
@@ -38,14 +38,14 @@ fn job(site: &Site) -> (Background, SocketAddr) {
     (job, address)
 }
 
-/// The token endpoint under load. The clients are root's, as they may be.
+/// The token endpoint under load. The clients run as root, which the agent permits.
 pub fn speed() -> Vec<Row> {
     let site = site();
     let (job, address) = job(&site);
     let path = "/computeMetadata/v1/instance/service-accounts/default/token";
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nMetadata-Flavor: Google\r\n\r\n");
     let run = |connections| load(address, &request, connections, CONNECTIONS, TIME);
-    // In turns, the first time to warm up.
+    // In turns. The first round warms up.
     let mut loaded = [Connections::New, Connections::KeptAlive].map(|connections| (connections, Vec::new()));
     let node = site.cluster.node(1);
     let [serving, _] = settled(&node, "one job");
@@ -63,15 +63,15 @@ pub fn speed() -> Vec<Row> {
     loaded.map(|(connections, loads)| speed_row(connections, &loads)).into()
 }
 
-/// What the agent's one thread has had of the processors, in microseconds.
+/// Processor time of the agent's only thread, in microseconds.
 fn processor_time(node: &Node, serving: &Process) -> f64 {
     let told = node.command(["cat", &format!("/proc/{}/schedstat", serving.id)]).run().ok().stdout;
     let nanoseconds: f64 = told.split(' ').next().and_then(|word| word.parse().ok()).expect("the kernel counts");
     nanoseconds / 1000.0
 }
 
-/// The best of the rounds as well: what else the machine does only ever makes them worse. And the processor's time that
-/// an answer takes of the agent, which says most on a busy machine.
+/// Also the best of the rounds, because other programs on the machine only ever make a round worse. And the agent's
+/// processor time for an answer, which is the most reliable figure on a busy machine.
 fn speed_row(connections: Connections, loads: &[(f64, Loaded)]) -> Row {
     let each_second: Samples = loads.iter().map(|(_, loaded)| loaded.each_second).collect();
     let longest: Samples = loads.iter().map(|(_, loaded)| loaded.answers.quantile(0.99)).collect();
@@ -131,7 +131,7 @@ pub fn size() -> Vec<Row> {
     ]
 }
 
-/// Each page once: what the watcher shares it shares with the serving process, whose copy it is.
+/// Counts each page once, because the serving process is a fork of the watcher and shares its pages.
 fn resident([serving, watching]: &[Process; 2]) -> f64 {
     (serving.resident + watching.private) as f64 / 1024.0
 }

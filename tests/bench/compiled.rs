@@ -1,4 +1,4 @@
-//! What is written in C, as Slurm's own interface is.
+//! Programs in C, like Slurm's own interface.
 
 use std::collections::BTreeSet;
 use std::fs;

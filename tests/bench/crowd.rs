@@ -15,7 +15,7 @@ use crate::sites::{self, Prolog};
 
 const JOBS: usize = 50;
 const ROUNDS: usize = 5;
-/// What Google takes to think about each request.
+/// How long Google takes for each request.
 const THOUGHT: Duration = Duration::from_millis(100);
 
 pub fn run() -> Vec<Row> {
@@ -65,15 +65,15 @@ pub fn run() -> Vec<Row> {
 }
 
 struct Crowd {
-    /// What the jobs waited for credentials, in milliseconds, by slurmd's log.
+    /// How long the jobs waited for credentials, in milliseconds, from slurmd's log.
     durations: Samples,
     exchanges: usize,
 }
 
-/// Runs so many jobs of alice's at once on the first node, which has no agent and no credentials.
+/// Runs this many jobs of alice's at once on the first node, which has no agent and no credentials.
 fn jobs(site: &Site, count: usize) -> Crowd {
     let node = site.cluster.node(1);
-    // The last epilogs are over.
+    // Waits for the last epilogs.
     site.cluster.assert_healthy();
     kill_agent(&node);
     node.command(["rm", "-rf", "/run/gcp-wif"]).run().ok();
@@ -86,7 +86,7 @@ fn jobs(site: &Site, count: usize) -> Crowd {
     Crowd { durations, exchanges }
 }
 
-/// The duration in a line of slurmd's log on an issuance, in milliseconds.
+/// The duration in an issuance line of slurmd's log, in milliseconds.
 fn duration(line: &str) -> Option<f64> {
     let (_, issuance) = line.split_once("gcp-wif: issuance job=")?;
     let (_, rest) = issuance.split_once(" duration=")?;

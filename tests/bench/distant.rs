@@ -1,5 +1,5 @@
-//! Google as a node sees it: over TLS, with the authorities of the system, two services at two addresses, and some
-//! milliseconds away.
+//! Google as a node sees it: over TLS, with the system's certificate authorities, two services at two addresses, and a
+//! round trip of some milliseconds.
 
 use std::fs;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::google::{Google, Source};
 use crate::relay::Relay;
 use crate::site::Site;
 
-/// From a node to Google and back, within a region.
+/// The round trip between a node and Google within a region.
 pub const ROUND_TRIP: Duration = Duration::from_millis(20);
 
 const SYSTEM_CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -40,7 +40,7 @@ impl Distant {
         self.iam.url()
     }
 
-    /// The credential configuration that leads there.
+    /// The credential configuration for this Google.
     pub fn credential_configuration(&self, google: &Google, source: &Source) -> String {
         let mut configuration = google.credential_configuration(&source.clone().secure());
         let lead =
@@ -51,7 +51,7 @@ impl Distant {
         configuration.to_string()
     }
 
-    /// Has the nodes of a site go there, as the README's shortest configuration with a project does.
+    /// Makes the nodes of a site use this Google, with the README's shortest configuration and a project.
     pub fn serve(&self, site: &Site) {
         for node in site.cluster.nodes() {
             let path = node.config_path().with_file_name("ca.pem");

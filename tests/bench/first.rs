@@ -29,14 +29,14 @@ const ROUNDS: Rounds = Rounds { warm_up: 3, counted: 40, pause: Duration::from_m
 const COLD_ROUNDS: Rounds = Rounds { warm_up: 2, counted: 15, pause: Duration::from_millis(100) };
 const BUDGET: Duration = Duration::from_secs(17);
 
-/// The argument of the bench's own process that exchanges.
+/// The argument of the bench's own process that makes exchanges.
 pub const EXCHANGES: &str = "--exchanges=";
 
 pub fn run() -> Vec<Row> {
     vec![exchange(), cold()]
 }
 
-/// The exchange alone. Both begin with a process that is there and end with the access token in it.
+/// The exchange alone. Both measurements begin in a running process and end when it has the access token.
 fn exchange() -> Row {
     let google = Google::start(Options::default());
     let distant = Distant::new(&google);
@@ -85,7 +85,7 @@ fn exchange() -> Row {
     }
 }
 
-/// A process that exchanges as the hooks do: one thread, which forks a child for each exchange.
+/// A process that makes exchanges as the hooks do: its only thread forks a child for each exchange.
 struct Hook {
     child: Child,
     stdin: ChildStdin,
@@ -138,13 +138,13 @@ pub fn exchanges(config: &Path) {
     }
 }
 
-/// What slurmd says of a job of alice's.
+/// What slurmd says about one of alice's jobs.
 fn facts() -> JobFacts {
     let user = Some("alice".to_owned());
     JobFacts { job: JobId(7), uid: ALICE, gid: ALICE, user, groups: Vec::new(), placement: None }
 }
 
-/// A whole job on a node that has no agent and no credentials, against one that asks for none.
+/// A whole job on a node that has no agent and no credentials, compared with a job that asks for none.
 fn cold() -> Row {
     let site = Site::with(sites::settings(Plugin::Optional, Prolog::AtFirstStep));
     let distant = Distant::new(&site.google);

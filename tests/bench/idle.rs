@@ -1,4 +1,4 @@
-//! What every job of a cluster pays for the plugin, also those that never ask for credentials.
+//! The cost of the plugin for every job of a cluster, including those that never ask for credentials.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ pub fn run() -> Vec<Row> {
     [Prolog::AtFirstStep, Prolog::AtAllocation].into_iter().flat_map(with).collect()
 }
 
-/// Three clusters that are alike but for the plugin, up at once; a job on each of them in turn.
+/// Three clusters that differ only in the plugin run at once. Each of them runs a job in turn.
 fn with(prolog: Prolog) -> Vec<Row> {
     let settings = |plugin| sites::settings(plugin, prolog);
     let ours = Site::with(settings(Plugin::Optional));
@@ -37,7 +37,7 @@ fn with(prolog: Prolog) -> Vec<Row> {
     vec![
         row("plugin idle, against an empty plugin with the same hooks", &ours, &empty, "+1.0 ms"),
         row("plugin idle, against no plugin", &ours, &none, ""),
-        // Slurm starts `slurmstepd spank prolog` and `slurmstepd spank epilog` wherever a plugin has these hooks.
+        // Slurm starts `slurmstepd spank prolog` and `slurmstepd spank epilog` if a plugin has these hooks.
         row("an empty plugin against none, which is Slurm's own price", &empty, &none, ""),
     ]
 }

@@ -1,12 +1,12 @@
-//! Instructions that the hooks execute, counted by valgrind. Unlike times these repeat, whatever else the machine does:
-//! a change of the code shows by its percent. What the kernel does for a hook is not among them.
+//! Instructions that the hooks execute, counted by valgrind. Unlike times, these counts are repeatable on a busy
+//! machine, so a change of the code shows as a percentage. They do not include the kernel's work for a hook.
 //!
-//! The real plugin is counted, in a small host of ours instead of Slurm's processes (`host.c`): Slurm's own work would
-//! hide the plugin's. Each process of Slurm's that loads the plugin is a run of the host, and its children count as well.
-//! What the same host takes for an empty plugin is subtracted. The site has direct delivery: with an agent, the hooks
+//! The real plugin runs in a small host (`host.c`) instead of Slurm's processes, because Slurm's own work would hide
+//! the plugin's. Each of Slurm's processes that loads the plugin is one run of the host, including its children. The
+//! same host's count for an empty plugin is subtracted. The site has direct delivery, because with an agent the hooks
 //! would wait for a process that is not counted.
 //!
-//! `instructions.json` keeps the counts of a known state; `ci/bench --keep instructions` writes it anew.
+//! `instructions.json` keeps the counts of a known state; `ci/bench --keep instructions` rewrites it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,10 +21,10 @@ use crate::google::{Claims, Google, Options, ProjectedVolume, Source};
 use crate::rows::Row;
 use crate::samples::{Samples, rounded};
 
-/// How often all of them are counted. The least is taken: a process that has to wait for another looks again and again.
+/// How often everything is counted. The smallest count is used, because a process that waits for another one polls.
 const ROUNDS: usize = 3;
 
-/// What is counted: a name, the processes of Slurm's, whether the job wants credentials.
+/// A case: its name, Slurm's processes, and whether the job wants credentials.
 const COUNTED: [(&str, &[&str], bool); 5] = [
     ("idle: srun", &["srun"], false),
     ("idle: prolog", &["prolog"], false),
@@ -55,7 +55,7 @@ pub fn run() -> Vec<Row> {
     COUNTED.map(row).into()
 }
 
-/// Writes down what was counted.
+/// Writes the counts.
 pub fn keep(rows: &[Row]) {
     let own = rows.iter().filter(|row| row.line == "instructions");
     let pairs: BTreeMap<&str, u64> = own
@@ -77,7 +77,7 @@ fn kept_path() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bench/instructions.json")
 }
 
-/// The instructions of all that is counted.
+/// The instructions of all cases.
 fn count() -> BTreeMap<&'static str, u64> {
     let google = Google::start(Options::default());
     let directory = tempfile::tempdir().expect("a directory");
@@ -90,8 +90,8 @@ fn count() -> BTreeMap<&'static str, u64> {
 
     let host = compile("host", &["host.c", "-rdynamic", "-ldl"]);
     let (plugin, empty) = (plugin_path(), empty_plugin());
-    // The plugin's own runtime directory, on a file system that ends with the shell. The first job's credentials are not
-    // counted.
+    // The plugin's own runtime directory, on a file system that ends with the shell. The first job's credentials are
+    // not counted.
     let mut script = format!("set -e; mount -t tmpfs tmpfs /run; cd {}; exec 2>told\n", directory.path().display());
     let run = |plugin: &Path, process: &str, job: usize, wants: bool| {
         let wants = if wants { " wants" } else { "" };
@@ -123,7 +123,7 @@ fn count() -> BTreeMap<&'static str, u64> {
     names.map(|(number, (name, _, _))| (*name, total("own", number) - total("empty", number))).collect()
 }
 
-/// A line that waits for the processes that a command leaves behind, too: they keep a pipe open.
+/// A line that also waits for the processes that a command leaves behind, which keep a pipe open.
 fn waited_for(command: &str) -> String {
     format!("{{ {command} 9>&1 >/dev/null; }} | cat\n[ ${{PIPESTATUS[0]}} = 0 ]\n")
 }

@@ -1,4 +1,4 @@
-//! A load of HTTP requests from one thread, so that the server has the machine's other processors.
+//! A load of HTTP requests from a single thread, which leaves the machine's other processors to the server.
 
 use std::io::{self, ErrorKind, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,7 +10,7 @@ use rustix::net::{RecvFlags, recv, sockopt};
 
 use crate::samples::Samples;
 
-/// Whether each request has a connection of its own.
+/// Whether each request has its own connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Connections {
     New,
@@ -19,11 +19,11 @@ pub enum Connections {
 
 pub struct Loaded {
     pub each_second: f64,
-    /// From the beginning of a request, or of its connection, to the end of its answer, in milliseconds.
+    /// The time from the start of a request, or of its connection, to the end of its answer, in milliseconds.
     pub answers: Samples,
 }
 
-/// Keeps so many connections busy for some time. Each answer must be a 200.
+/// Keeps this many connections busy for some time. Each answer must be a 200.
 pub fn load(server: SocketAddr, request: &str, connections: Connections, count: usize, time: Duration) -> Loaded {
     let begun = Instant::now();
     let mut answers = Samples::default();
@@ -61,7 +61,7 @@ impl Client {
     fn begin(server: SocketAddr, request: &str) -> Self {
         let begun = Instant::now();
         let stream = connect(server);
-        // Else the client's end would stay in TIME_WAIT, and the search for a free port would take longer than the rest.
+        // Otherwise the client's end would stay in TIME_WAIT, and the search for a free port would dominate the time.
         sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).expect("a socket");
         let mut client = Self { stream, begun, answer: Vec::new() };
         client.ask(request);
@@ -75,7 +75,7 @@ impl Client {
         self.stream.write_all(request.as_bytes()).expect("the server listens");
     }
 
-    /// Reads what is there; true at the end of the answer.
+    /// Reads the available bytes; true at the end of the answer.
     fn read(&mut self) -> io::Result<bool> {
         let mut chunk = [0; 8 << 10];
         match recv(&self.stream, &mut chunk[..], RecvFlags::DONTWAIT).map(|(count, _)| count) {
@@ -90,7 +90,7 @@ impl Client {
     }
 }
 
-/// Connects. The ports of the loopback interface may be used up for a moment.
+/// Connects. All ports of the loopback interface may be in use for a moment.
 fn connect(server: SocketAddr) -> TcpStream {
     loop {
         match TcpStream::connect(server) {

@@ -1,4 +1,4 @@
-//! Where and when it was measured: a figure without this says nothing.
+//! The machine and the time of a measurement, without which a figure is meaningless.
 
 use std::fs;
 use std::process::Command;
@@ -33,7 +33,7 @@ impl Machine {
         }
     }
 
-    /// What to think of the figures, where other programs are at work.
+    /// A remark about the figures if other programs are running.
     pub fn warning(&self) -> Option<String> {
         let load: f64 = self.load.parse().ok()?;
         (load > 0.5)

@@ -1,7 +1,7 @@
-//! What the plugin and its agent cost: `ci/bench`.
+//! The cost of the plugin and its agent: `ci/bench`.
 //!
-//! Everything is measured on this machine, in a real Slurm, with the embedded Google. What is compared takes turns, so
-//! that a busy machine makes the figures worse and not wrong; nothing here fails because of a time.
+//! The bench measures everything on this machine, in a real Slurm, with the embedded Google. Measurements that are
+//! compared take turns, so that a busy machine makes the figures worse but not wrong. No time makes the bench fail.
 //!
 //! ```text
 //! idle.rs      srun true: with the plugin, with an empty one, with none
@@ -16,16 +16,16 @@
 //!   job.rs       jobs that exchange by the plugin's own code
 //! agent.rs     the agent under load, and its memory
 //!   load.rs      requests from one thread
-//! instructions.rs instructions of the hooks, which repeat
+//! instructions.rs instructions of the hooks, which are repeatable
 //!   host.c       a Slurm for them
-//! compiled.rs  what is in C
+//! compiled.rs  programs in C
 //! samples.rs   medians; measurements that take turns
-//! shell.rs     times commands inside of a cluster
+//! shell.rs     times commands inside a cluster
 //! sites.rs     clusters as sites run them
 //! distant.rs   Google as a node sees it, some milliseconds away
-//!   relay.rs     what makes it so
+//!   relay.rs     the relay that adds the distance
 //! rows.rs      the table, the JSON and the table of docs/speed.md
-//! machine.rs   where and when
+//! machine.rs   the machine and the time
 //! ```
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::print_stderr, clippy::unwrap_used)]
@@ -72,7 +72,7 @@ use std::time::Duration;
 use machine::Machine;
 use rows::Row;
 
-/// How long anything but a measurement may take.
+/// The time limit of everything except measurements.
 const LIMIT: Duration = Duration::from_secs(100);
 
 /// A line of the bench by its name.
@@ -120,7 +120,7 @@ fn main() -> ExitCode {
     for (name, run) in LINES {
         if names.is_empty() || names.iter().any(|wanted| wanted == name) {
             eprintln!("... {name}");
-            // What is broken in one line says nothing of the others.
+            // A failure of one line says nothing about the others.
             match panic::catch_unwind(run) {
                 Ok(measured) => {
                     print!("{}", rows::table(&measured));
@@ -158,7 +158,7 @@ fn write_page(rows: &[Row], machine: &Machine) {
     fs::write(&path, rows::page(&old, rows, machine)).expect("the page is writable");
 }
 
-/// cargo's directory of what it builds.
+/// cargo's target directory.
 fn target() -> PathBuf {
     let target = env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| OsString::from("target"));
     Path::new(env!("CARGO_MANIFEST_DIR")).join(target)

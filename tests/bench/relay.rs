@@ -1,11 +1,10 @@
 //! A server at a distance: a relay that carries each byte half a round trip later.
 //!
-//! Each direction of a connection stays full: a chunk is due when half a round trip has passed since it came, whatever
-//! else is under way, as on a long line. The kernel accepts a client's connection at once, before the relay knows of
-//! it, so that the handshake of TCP takes no time here. On a long line the client could send its first byte only one
-//! round trip after it began to connect. So that is what the relay makes of it: what a client sends within the first
-//! round trip counts as sent at its end. Congestion windows are not modelled: whatever an exchange sends or gets fits the
-//! first one.
+//! Each direction of a connection is independent, as on a long line: the relay forwards a chunk half a round trip after
+//! its arrival. The kernel accepts a client's connection before the relay knows about it, so the TCP handshake takes no
+//! time here. On a long line, the client could send its first byte only one round trip after it began to connect.
+//! Therefore the relay treats everything that a client sends within the first round trip as sent at its end. The relay
+//! does not model congestion windows, because all data of an exchange fits into the first one.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};

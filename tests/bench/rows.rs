@@ -1,4 +1,4 @@
-//! What is printed: a table for people, JSON for programs, and the table of docs/speed.md.
+//! The output: a table for people, JSON for programs, and the table of docs/speed.md.
 
 use serde_json::{Value, json};
 
@@ -11,9 +11,9 @@ pub struct Row {
     pub line: &'static str,
     pub what: String,
     pub measured: String,
-    /// How sure that is, for the terminal.
+    /// The uncertainty, for the terminal.
     pub spread: String,
-    /// What is to be reached; empty where the figure is for information.
+    /// The target; empty if the figure is only for information.
     pub to_reach: &'static str,
     /// The numbers behind it.
     pub numbers: Value,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-/// What one measurement brought, in milliseconds unless told.
+/// The samples of one measurement, in milliseconds unless told otherwise.
 #[derive(Clone, Debug, Default)]
 pub struct Samples(Vec<f64>);
 
@@ -22,7 +22,7 @@ impl Samples {
         self.quantile(0.5)
     }
 
-    /// The value below which this part of the samples is; between two of them, in proportion.
+    /// The value below which this fraction of the samples lies, interpolated between two samples.
     pub fn quantile(&self, part: f64) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
@@ -32,21 +32,22 @@ impl Samples {
         low + (high - low) * place.fract()
     }
 
-    /// Where the true median is in 95 of 100 cases: by the ranks of a sign test, which asks nothing of the distribution.
+    /// A 95 % confidence interval of the median, by the ranks of a sign test, which assumes nothing about the
+    /// distribution.
     pub fn bounds_of_median(&self) -> (f64, f64) {
         let count = self.0.len() as f64;
         let part = (0.98 / count.sqrt()).min(0.5);
         (self.quantile(0.5 - part), self.quantile(0.5 + part))
     }
 
-    /// What each sample has more than the other's of the same round.
+    /// The difference of each sample to the other's sample of the same round.
     pub fn minus(&self, other: &Self) -> Self {
         Self(self.0.iter().zip(&other.0).map(|(own, other)| own - other).collect())
     }
 
-    /// What it has more than another: the median over the rounds, as text; its bounds and the difference of the tenths
-    /// below, as text; all of it as numbers. What other programs do on the machine only ever adds to a sample, so the
-    /// tenths are the steadiest.
+    /// The difference to another measurement: the median over the rounds as text, its bounds and the difference of the
+    /// first deciles as text, and everything as numbers. Other programs on the machine only ever add to a sample, so
+    /// the deciles are the most stable.
     pub fn against(&self, other: &Self) -> (String, String, Value) {
         let more = self.minus(other);
         let ((low, high), best) = (more.bounds_of_median(), self.quantile(0.1) - other.quantile(0.1));
@@ -80,7 +81,7 @@ impl FromIterator<f64> for Samples {
     }
 }
 
-/// Three digits behind the point.
+/// Three digits after the decimal point.
 pub fn rounded(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
 }
@@ -91,12 +92,12 @@ pub struct Rounds {
     /// Rounds that are not counted.
     pub warm_up: usize,
     pub counted: usize,
-    /// Between two runs, for what the first one leaves to do in the background, such as an epilog.
+    /// The pause between two runs, for background work that the first one leaves, such as an epilog.
     pub pause: Duration,
 }
 
-/// Runs each of these once in each round. Who begins changes from round to round, so that whatever the machine does
-/// meanwhile, and whatever one run leaves behind for the next, hits all alike.
+/// Runs each of these once in each round. The order changes from round to round, so that other load on the machine, and
+/// what one run leaves behind for the next, affects all of them equally.
 pub fn in_turns<const N: usize>(rounds: Rounds, runs: [&mut dyn FnMut() -> f64; N]) -> [Samples; N] {
     let mut samples = [const { Samples(Vec::new()) }; N];
     for round in 0..rounds.warm_up + rounds.counted {

@@ -1,4 +1,4 @@
-//! The second job of a user on a node: what credentials cost where there are some already.
+//! The second job of a user on a node: the cost of credentials that the node already has.
 
 use std::time::Duration;
 

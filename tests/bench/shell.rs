@@ -1,5 +1,5 @@
-//! A shell of a user's on the submit host, which times commands from the inside: to get into the cluster's namespaces
-//! takes longer than what is measured.
+//! A user's shell on the submit host that times commands from the inside, because entering the cluster's namespaces
+//! takes longer than the commands.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -23,7 +23,7 @@ pub struct Shell {
 }
 
 impl Shell {
-    /// alice's, in her home directory.
+    /// Starts alice's shell in her home directory.
     pub fn start(cluster: &Cluster) -> Self {
         let mut child = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("ci/cluster"))
             .arg("run")
@@ -38,7 +38,7 @@ impl Shell {
         Self { child, stdin, stdout, errors: cluster.home("alice").join("errors") }
     }
 
-    /// How many milliseconds a line of shell takes. Panics if it fails: a figure of what failed would mislead.
+    /// How many milliseconds a line of shell takes. Panics if the line fails, because its time would be misleading.
     pub fn time(&mut self, line: &str) -> f64 {
         writeln!(self.stdin, "{line}").expect("the shell listens");
         let mut answer = String::new();

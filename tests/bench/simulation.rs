@@ -1,5 +1,5 @@
-//! Jobs that start on thousands of nodes within a minute, against Google's quota: the exchange's own code on a simulated
-//! clock.
+//! Jobs that start on thousands of nodes within a minute, against Google's quota: the exchange's own code on a
+//! simulated clock.
 
 mod google;
 mod job;
@@ -14,12 +14,12 @@ use crate::samples::{Samples, rounded};
 use google::Kept;
 use job::{Random, World, act};
 
-/// Within so many seconds, evenly by chance, the jobs begin.
+/// The jobs begin at random within this many seconds, uniformly distributed.
 const ARRIVAL: f64 = 60.0;
 const SEED: u64 = 1;
-/// Further ones, where it is to be said that no job fails.
+/// Additional seeds for the claim that no job fails.
 const MORE_SEEDS: [u64; 2] = [2, 3];
-/// `timeout_seconds`: the default, and up to the largest.
+/// `timeout_seconds`, from the default to the maximum.
 const TIMEOUTS: [u64; 6] = [20, 25, 30, 35, 40, 45];
 const MOST_ENDPOINTS: usize = 3;
 
@@ -90,7 +90,7 @@ fn text(kept: Kept) -> &'static str {
     }
 }
 
-/// How it went.
+/// The result of a run.
 struct Played {
     failed: usize,
     jobs: usize,
@@ -148,7 +148,7 @@ fn play(kept: Kept, endpoints: usize, (nodes, jobs_of_node): (usize, usize), tim
     }
 }
 
-/// What an exchange of a hook may take (`budget` in `core/src/job/lifecycle.rs`).
+/// The time limit of a hook's exchange (`budget` in `core/src/job/lifecycle.rs`).
 fn budget(timeout: u64) -> Duration {
     let timeout = Duration::from_secs(timeout);
     timeout - Duration::from_secs(3).min(timeout / 4)

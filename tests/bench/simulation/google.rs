@@ -1,4 +1,4 @@
-//! Google's quotas, as its pages state them, and its answers.
+//! Google's quotas, as its documentation states them, and its answers.
 
 use std::time::Duration;
 
@@ -11,16 +11,16 @@ pub const IAM_QUOTA: u32 = 60_000;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// How a quota of so many a minute is kept. Google does not say.
+/// How Google might count a quota for each minute. Google does not document it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kept {
-    /// A count that begins anew with each minute. The first minute begins with the first job, which is the worst case.
+    /// A count that restarts every minute. The first minute begins with the first job, which is the worst case.
     ByMinute,
-    /// A bucket that is refilled steadily and holds what comes in one second.
+    /// A bucket that is refilled steadily and holds the amount of one second.
     Steadily,
 }
 
-/// A quota. What is refused takes nothing of it.
+/// A quota. Refused requests do not count.
 #[derive(Clone, Debug)]
 pub struct Quota {
     kept: Kept,
@@ -39,7 +39,7 @@ impl Quota {
         Self { kept, each_minute, left, since: Duration::ZERO }
     }
 
-    /// Whether one more may pass.
+    /// Whether one more request may pass.
     pub fn take(&mut self, now: Duration) -> bool {
         match self.kept {
             Kept::ByMinute => {

@@ -1,4 +1,4 @@
-//! Jobs that exchange by the plugin's own code, on a simulated clock.
+//! Jobs that make exchanges with the plugin's own code, on a simulated clock.
 
 use std::cell::Cell;
 use std::sync::LazyLock;
@@ -18,9 +18,9 @@ use gcp_wif_core::world::http::{Request, Response, Transport, TransportError};
 use super::google::{self, IAM_QUOTA, Kept, Quota, STS_QUOTA};
 use super::time::Actor;
 
-/// What a request takes, to Google and back.
+/// The duration of a request to Google.
 const REQUEST: Duration = Duration::from_millis(60);
-/// How long a failure of Google's holds for other jobs (`core/src/plan/kept.rs`).
+/// How long a failure at Google applies to other jobs (`core/src/plan/kept.rs`).
 const FAILURE_HOLDS: Duration = Duration::from_secs(10);
 /// When it begins.
 const BEGIN: UnixSeconds = 1_800_000_000;
@@ -31,7 +31,7 @@ pub struct World {
     pub jobs_of_node: usize,
     pub budget: Duration,
     pub seed: u64,
-    /// One for each STS endpoint that the nodes use.
+    /// One quota for each STS endpoint that the nodes use.
     sts: Vec<Quota>,
     iam: Quota,
     nodes: Vec<Kind>,
@@ -54,25 +54,25 @@ impl World {
     }
 }
 
-/// What a node has for the user.
+/// What a node keeps for the user.
 #[derive(Clone, Debug)]
 enum Kind {
     Cold,
-    /// One job exchanges, these wait.
+    /// One job makes the exchange, and these wait.
     UnderWay(Vec<usize>),
     /// An exchange failed then.
     Failed(Duration),
     Kept,
 }
 
-/// A request that came to Google.
+/// A request that reached Google.
 pub struct Call {
     pub time: Duration,
     pub is_sts: bool,
     pub is_refused: bool,
 }
 
-/// What became of a job.
+/// The result of a job.
 pub struct Outcome {
     pub delay: Duration,
     pub has_failed: bool,
@@ -87,9 +87,9 @@ pub fn act(actor: &Actor<World>) {
     actor.with(|world, _| world.outcomes.push(Outcome { delay, has_failed }));
 }
 
-/// MODEL: how the jobs of a node share, as `core/src/job/obtain.rs` does it with files, locks and the node's own clock.
-/// To be replaced by that once it can run on a simulated one. A job looks for what is kept, a token or a failure that
-/// still holds; else it exchanges; and if another one exchanges, it looks again when that is done.
+/// MODEL: how the jobs of a node share tokens. `core/src/job/obtain.rs` does this with files, locks and the node's own
+/// clock, and could replace this model if it could run on a simulated clock. A job looks for a kept token, or for a
+/// failure that still applies. Otherwise it makes an exchange. If another job makes one, it looks again afterwards.
 fn obtain(actor: &Actor<World>, node: usize) -> bool {
     loop {
         match actor.with(|world, now| look(&mut world.nodes[node], actor.number, now)) {
@@ -110,7 +110,7 @@ fn obtain(actor: &Actor<World>, node: usize) -> bool {
     succeeds
 }
 
-/// What comes of a look.
+/// The result of a look.
 enum Looked {
     Known(bool),
     Busy,
@@ -175,7 +175,7 @@ impl Clock for Simulated<'_> {
 impl Transport for Simulated<'_> {
     fn send(&self, request: &Request, limit: Duration) -> Result<Response, TransportError> {
         let is_sts = request.endpoint.as_str().contains("sts.");
-        // All requests are under way equally long, so the order at Google is the order here.
+        // All requests take equally long to arrive, so the order at Google is the order here.
         let response = self.actor.with(|world, now| {
             let (quota, right, service) = if is_sts {
                 let endpoint = self.node % world.sts.len();
@@ -192,7 +192,7 @@ impl Transport for Simulated<'_> {
     }
 }
 
-/// What every exchange begins with.
+/// The start of every exchange.
 struct Inputs {
     configuration: CredentialConfiguration,
     token: SubjectToken,
@@ -226,7 +226,7 @@ impl Inputs {
     }
 }
 
-/// Numbers that only look random: splitmix64.
+/// Pseudo-random numbers: splitmix64.
 #[derive(Clone, Copy)]
 pub struct Random(u64);
 
@@ -235,7 +235,7 @@ impl Random {
         Self(seed.wrapping_mul(0x2545_f491_4f6c_dd1d))
     }
 
-    /// From 0 up to and without 1.
+    /// From 0 to 1, without 1.
     pub fn next(&mut self) -> f64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut bits = self.0;

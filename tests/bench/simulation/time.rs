@@ -1,5 +1,5 @@
-//! Simulated time. Each job is a thread, so that the code which waits for answers and pauses runs as it is; but only the
-//! one whose time has come runs, and then hands back. So a minute takes as long as its events do, and a run repeats.
+//! Simulated time. Each job is a thread, so that the unchanged code can wait for answers and pauses. Only the thread
+//! whose time has come runs, and then yields. A minute therefore takes as long as its events, and a run is repeatable.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
-/// Room for an exchange, which is shallow; there are thousands of threads.
+/// Enough stack for an exchange, which is shallow. There are thousands of threads.
 const STACK: usize = 128 << 10;
 
-/// What all actors of a simulation share: a world of the simulation's own, and the time.
+/// What all actors of a simulation share: the simulation's world, and the time.
 pub struct Timeline<W> {
     state: Mutex<State<W>>,
 }
@@ -19,7 +19,7 @@ pub struct Timeline<W> {
 struct State<W> {
     world: W,
     now: Duration,
-    /// Who is to run when; the number keeps those of one moment in their order.
+    /// The time at which each actor runs next. The number keeps the order of actors with the same time.
     due: BinaryHeap<Reverse<(Duration, u64, usize)>>,
     next: u64,
 }
@@ -88,7 +88,7 @@ impl<W> Drop for Actor<W> {
     }
 }
 
-/// Has an actor begin at each of these times, and runs until all have ended. Brings what they made of the world.
+/// Starts an actor at each of these times, and runs until all have ended. Returns the world after that.
 pub fn play<W: Send + 'static>(world: W, begins: &[Duration], act: fn(&Actor<W>)) -> W {
     let mut state = State { world, now: Duration::ZERO, due: BinaryHeap::new(), next: 0 };
     for (number, begin) in begins.iter().enumerate() {
@@ -118,7 +118,7 @@ pub fn play<W: Send + 'static>(world: W, begins: &[Duration], act: fn(&Actor<W>)
         back.recv().expect("the actor hands back");
     }
     drop(actors);
-    // The last thread may still be letting go of it.
+    // The last thread may still hold it for a moment.
     let mut timeline = timeline;
     loop {
         match Arc::try_unwrap(timeline) {
