@@ -1,4 +1,4 @@
-//! How many connections an exchange opens, when, and over which of them it asks.
+//! How many connections an exchange opens, when it opens them, and which of them it uses.
 
 use std::io::{ErrorKind, Read};
 use std::net::{SocketAddr, TcpListener};
@@ -25,7 +25,7 @@ fn https(google: &Google) -> SocketAddr {
     google.https_url().trim_start_matches("https://").parse().unwrap()
 }
 
-/// A world where IAM Credentials has this address and a name of its own, as at the real Google.
+/// A world where IAM Credentials has this address and its own name, as at the real Google.
 fn world(google: Google, iam: SocketAddr) -> World {
     let own = format!("url\": \"{}/v1/projects", google.https_url());
     let other = format!("url\": \"https://localhost:{}/v1/projects", iam.port());
@@ -106,14 +106,14 @@ fn what_the_user_reads_is_the_requests_own_error() {
 }
 
 #[test]
-fn what_fails_first_is_said_while_the_second_server_is_still_silent() {
-    // It accepts in the kernel alone.
+fn the_first_failure_is_reported_while_the_second_server_is_silent() {
+    // Only the kernel accepts connections here.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let world = world(google(), silent.local_addr().unwrap());
     world.google.inject(Endpoint::Sts, Fault::status(403), Times::Once);
     let error = world.exchange(&world.client(None)).unwrap_err();
     assert_eq!(error.leg, Leg::TokenExchange);
-    // The thread still waits for the handshake: nobody waited for the thread.
+    // The thread still waits for the handshake, because nobody waited for the thread.
     let (tell, told) = mpsc::channel();
     std::thread::spawn(move || tell.send(silent.accept()));
     let (stream, _) = told.recv_timeout(Duration::from_secs(20)).unwrap().unwrap();

@@ -1,16 +1,16 @@
-//! What stands between a node and Google.
+//! A relay between a node and Google.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-/// What is done with each connection.
+/// What the relay does with each connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Manner {
-    /// It leads to the one target, but for the first, which is dropped.
+    /// Connects to one target, except for the first connection, which it drops.
     DropsFirst(SocketAddr),
-    /// It leads where the client says, by HTTP's method CONNECT.
+    /// Connects to the client's target, by HTTP's method CONNECT.
     Proxy,
 }
 
@@ -39,7 +39,7 @@ impl Relay {
         self.address
     }
 
-    /// Where its connections were to lead, in the order of their arrival.
+    /// The targets of its connections, in the order of their arrival.
     pub fn targets(&self) -> Vec<String> {
         self.targets.lock().unwrap().clone()
     }

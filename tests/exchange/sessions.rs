@@ -29,7 +29,7 @@ fn a_later_exchange_resumes_and_keeps_no_connection() {
     }
     assert_eq!(world.google.connections(), [Some(Full), Some(Resumed), Some(Resumed)]);
     assert!(world.google.wait_until_closed(Duration::from_secs(20)));
-    // Through a proxy it is the same server.
+    // Through a proxy, the server is the same.
     let proxy = Relay::start(Manner::Proxy);
     let url = format!("http://{}", proxy.address());
     world.exchange(&sessions.client(Some(&world.authorities()), Some(&url)).unwrap()).unwrap();
@@ -56,7 +56,7 @@ fn other_authorities_end_the_sessions() {
     fs::write(world.authorities(), both).unwrap();
     world.exchange_over(&sessions);
     assert_eq!(world.google.connections(), [Some(Full); 2]);
-    // Not Google's any more.
+    // No longer Google's.
     fs::write(world.authorities(), stranger.ca_certificate()).unwrap();
     let error = world.exchange(&sessions.client(Some(&world.authorities()), None).unwrap()).unwrap_err();
     assert!(error.to_string().contains("TLS: invalid peer certificate"), "{error}");

@@ -17,12 +17,12 @@ fn a_quota_that_is_used_up_for_seconds_is_waited_for() {
 }
 
 #[test]
-fn a_quota_that_stays_used_up_is_told_in_googles_words() {
+fn a_quota_that_stays_used_up_is_reported_in_googles_words() {
     let world = world();
     world.google.inject(Endpoint::Sts, Fault::throttled(None), Times::Forever);
     let error = world.exchange(&world.client(None)).unwrap_err().to_string();
     let expected = "HTTP 429 quota_exceeded: The request was throttled due to rate limit: sts.googleapis.com/requests. Please retry after a few seconds.";
     assert!(error.ends_with(expected), "{error}");
-    // As many pauses of 3.5 seconds as a minute has room for.
+    // As many pauses of 3.5 seconds as fit into a minute.
     assert_eq!(world.clock.pauses.borrow().len(), 17);
 }

@@ -1,4 +1,4 @@
-//! A node's side of an exchange, with a clock that waits for nothing.
+//! A node's side of an exchange, with a clock that never waits.
 
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
@@ -15,10 +15,10 @@ use gcp_wif_core::world::http::Client;
 
 use crate::google::{Claims, Google, Source};
 
-/// Enough for every exchange that is to succeed.
+/// Enough time for every exchange that should succeed.
 pub const BUDGET: Duration = Duration::from_secs(60);
 
-/// A Google, and what a node knows of it.
+/// A Google, and what a node knows about it.
 pub struct World {
     pub google: Google,
     pub configuration: CredentialConfiguration,

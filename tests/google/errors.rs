@@ -1,4 +1,4 @@
-//! Google's refusals, word for word where they are on record.
+//! Google's refusals, verbatim if they are on record.
 //!
 //! STS answers in OAuth's style on one line; other services answer `google.rpc.Status` as
 //! indented JSON; Cloud Storage has a list `errors` of its own; unknown paths get the front end's
@@ -82,7 +82,7 @@ pub fn html(code: u16, name: &str, text: &str) -> Response {
     Response::new(code, "text/html; charset=UTF-8", body)
 }
 
-/// What a front end says where no service behind it answers.
+/// A front end's answer if no service behind it answers.
 pub fn no_service() -> Response {
     let text = "The server encountered a temporary error and could not complete your request.<p>Please try again in 30 \
                 seconds.";
@@ -142,7 +142,7 @@ pub fn wrong_issuer(issuer: &str, expected: &str) -> Response {
     oauth("invalid_grant", text)
 }
 
-/// Google could not fetch the issuer's keys; or it has them, and none of this id.
+/// Google could not fetch the issuer's keys, or none of them has this id.
 pub fn no_key_of_issuer() -> Response {
     oauth("invalid_grant", "Error connecting to the given credential's issuer.")
 }
@@ -191,7 +191,7 @@ pub fn invalid_client() -> Response {
     oauth_with(401, "invalid_client", "The OAuth client was not found.")
 }
 
-/// As STS answers today, with status 429, or as it did with others.
+/// STS's current answer, with status 429, or an earlier one with another status.
 pub fn throttled(status: u16) -> Response {
     if status != 429 {
         return oauth_with(
@@ -216,7 +216,7 @@ pub fn internal() -> Response {
 const EXPECTED_CREDENTIAL: &str = "Expected OAuth 2 access token, login cookie or other valid \
      authentication credential. See https://developers.google.com/identity/sign-in/web/devconsole-project.";
 
-/// 401 for no token, a token that nobody issued, or a dead one.
+/// 401 for a missing, unknown or expired token.
 pub fn unauthenticated(reason: &str, service: &str, method: &str) -> Response {
     let what = match reason {
         "CREDENTIALS_MISSING" => "Request is missing required authentication credential.",

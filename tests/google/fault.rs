@@ -1,4 +1,4 @@
-//! Answers that go wrong on purpose.
+//! Answers that are wrong on purpose.
 
 use std::time::Duration;
 
@@ -74,17 +74,17 @@ pub enum Fault {
     Status { code: u16, body: Body, retry_after: Option<String> },
     /// The right answer, but late.
     Delay(Duration),
-    /// The right answer as soon as clients have opened so many connections in all, TLS included.
+    /// The right answer as soon as clients have opened this many connections in total, including TLS.
     AfterConnections { count: usize, closes_others: Option<Duration> },
     /// The connection is closed without an answer.
     Hangup,
-    /// The right answer's first half under the whole one's `Content-Length`, then the end.
+    /// The first half of the right answer with the `Content-Length` of the whole one, then the end.
     Truncated,
     /// A body that goes on until the client leaves, chunked or with a length of 1 GiB.
     Endless { chunked: bool },
     /// The right answer, one byte at a time.
     Drip(Duration),
-    /// To another place. 307 makes clients that follow send everything again.
+    /// A redirect with this status to another address. 307 makes clients that follow redirects send everything again.
     Redirect(u16, String),
     /// Any answer.
     Answer { status: u16, content_type: String, body: Vec<u8> },
@@ -93,7 +93,7 @@ pub enum Fault {
     Edit(fn(&mut Value)),
     /// A refusal that repeats the token of the request.
     Repeat,
-    /// Bytes that are no HTTP.
+    /// Bytes that are not HTTP.
     Garbage,
 }
 
@@ -113,7 +113,7 @@ impl Fault {
         Self::Status { code: 429, body: Body::Throttled, retry_after }
     }
 
-    /// The right answer once so many connections are open.
+    /// The right answer once this many connections are open.
     pub fn after_connections(count: usize) -> Self {
         Self::AfterConnections { count, closes_others: None }
     }
@@ -138,7 +138,7 @@ impl Fault {
         matches!(self, Self::Delay(_) | Self::AfterConnections { .. } | Self::Truncated | Self::Drip(_) | Self::Edit(_))
     }
 
-    /// What goes over the wire; `right` is the right answer where the fault needs it.
+    /// The bytes to send. `right` is the right answer, if the fault needs it.
     pub fn apply(self, right: Response) -> Answer {
         match self {
             Self::Status { code, body, retry_after } => {

@@ -88,7 +88,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     fs::write(directory.join("ca.pem"), google.ca_certificate())?;
     fs::write(directory.join("registry.pem"), google.registry_certificate())?;
     fs::write(directory.join("credential-configuration.json"), google.credential_configuration_text(&source))?;
-    // The last file, and moved into place: whoever sees it sees the others.
+    // Written last and moved into place, so that a reader that sees it also sees the others.
     let address = directory.join("address");
     fs::write(address.with_extension("new"), google.http_url())?;
     fs::rename(address.with_extension("new"), &address)?;

@@ -31,7 +31,7 @@
 
 // Each test binary includes the whole module and uses a part of it.
 #![allow(dead_code, unreachable_pub, missing_docs)]
-// A test's server may stop at what it did not expect.
+// A test's server may panic at anything unexpected.
 #![allow(clippy::expect_used, clippy::indexing_slicing)]
 
 pub mod credential_configuration;
@@ -129,12 +129,12 @@ impl Google {
         change(&mut self.state.options());
     }
 
-    /// Sets Google's clock apart from this machine's, by seconds (negative: behind).
+    /// Sets the difference of Google's clock to this machine's, in seconds (negative: behind).
     pub fn shift_clock(&self, seconds: i64) {
         self.state.shift_clock(seconds);
     }
 
-    /// The coming requests to an endpoint go wrong; faults of one endpoint are used in order.
+    /// Injects faults into the next requests to an endpoint. Faults of one endpoint are used in order.
     pub fn inject(&self, endpoint: Endpoint, fault: Fault, times: Times) {
         self.state.inject(endpoint, fault, times);
     }
@@ -159,7 +159,7 @@ impl Google {
         self.state.wait_for_requests(count, limit)
     }
 
-    /// The connections over which requests can come or could: how TLS began, nothing where there is none.
+    /// All connections over which requests can or could arrive: how TLS began; nothing if there is no TLS.
     pub fn connections(&self) -> Vec<Option<HandshakeKind>> {
         self.state.connections()
     }
@@ -180,7 +180,7 @@ impl Google {
         self.state.access_tokens()
     }
 
-    /// Makes a token dead at once, as if it had expired.
+    /// Invalidates a token at once, as if it had expired.
     pub fn expire(&self, token: &str) {
         self.state.expire(token);
     }

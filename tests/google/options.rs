@@ -35,7 +35,7 @@ pub struct Options {
     pub attribute_condition: Option<AttributeCondition>,
     /// `false`: Google cannot fetch the issuer's discovery document or keys.
     pub issuer_reachable: bool,
-    /// How many exchanges the project's quota still has; none: as many as anyone wants.
+    /// How many exchanges the project's quota still permits; none: unlimited.
     pub exchanges_left: Option<u32>,
     /// `false`: the front end reaches no service behind it, and answers with its own page.
     pub services_reachable: bool,
@@ -43,11 +43,11 @@ pub struct Options {
     pub iam_credentials_enabled: bool,
     pub service_accounts: Vec<ServiceAccount>,
     pub buckets: Vec<Bucket>,
-    /// Cuts the life of federated tokens to so many seconds, for tests of refreshing.
+    /// Limits the lifetime of federated tokens to this many seconds, for tests of refreshing.
     pub federated_life: Option<i64>,
-    /// Cuts the life of service accounts' access tokens to so many seconds.
+    /// Limits the lifetime of service accounts' access tokens to this many seconds.
     pub access_token_life: Option<i64>,
-    /// How long tokens are, in bytes; none: as long as Google's usually are.
+    /// The length of tokens in bytes; none: Google's usual length.
     pub token_bytes: Option<usize>,
     /// Who may pull from the registry: emails, subjects, or `*`.
     pub registry_readers: Vec<String>,
@@ -90,7 +90,7 @@ pub struct Bucket {
 pub struct Object {
     pub body: Vec<u8>,
     pub content_type: String,
-    /// Another one for each writing.
+    /// Changes with each write.
     pub generation: u64,
 }
 
@@ -115,7 +115,7 @@ impl Bucket {
     }
 }
 
-/// The certificate that the https port shows.
+/// The certificate of the https port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Certificate {
     /// For 127.0.0.1, localhost and Google's host names, signed by the instance's authority.
@@ -125,7 +125,7 @@ pub enum Certificate {
     WrongName,
     /// Ended yesterday.
     Expired,
-    /// Signed by an authority that nobody knows.
+    /// Signed by an unknown authority.
     UnknownAuthority,
 }
 

@@ -33,7 +33,7 @@ pub fn token(request: &Request, state: &State) -> Response {
     let reader = token.identity.is_among(&state.options().registry_readers);
     let scopes = request.query.iter().filter(|(name, _)| name == "scope");
     let scopes = scopes.flat_map(|(_, value)| value.split(' ')).filter(|scope| !scope.is_empty());
-    // What may not be done is left out, as the specification says; the registry then refuses.
+    // Actions without permission are left out, as the specification says. The registry then refuses them.
     let access: Vec<Value> = scopes
         .filter_map(|scope| {
             let (rest, actions) = scope.rsplit_once(':')?;

@@ -1,5 +1,5 @@
-//! The embedded Google tested by itself: every check refuses what it must, in Google's words, the
-//! right requests pass, and faults really happen.
+//! Tests of the embedded Google itself: every check refuses what it must in Google's words, correct requests pass, and
+//! faults really happen.
 
 #![allow(missing_docs, unreachable_pub)]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]

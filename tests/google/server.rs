@@ -1,6 +1,5 @@
-//! The two listeners: one thread for each connection, every request recorded, then answered
-//! rightly or by a fault. Written out rather than taken from a server library because faults need
-//! the raw socket.
+//! The two listeners, with one thread for each connection. They record every request, and answer it correctly or with a
+//! fault. No server library is used, because faults need the raw socket.
 
 use std::io::{self, BufReader};
 use std::net::{TcpListener, TcpStream};
@@ -64,7 +63,7 @@ pub fn accept(listener: TcpListener, port: Port, state: Arc<State>) -> JoinHandl
             let (port, state) = (port.clone(), Arc::clone(&state));
             thread::spawn(move || {
                 let number = state.connected(&stream);
-                // A client that leaves in the middle is none of the server's business.
+                // It does not matter to the server if a client disconnects early.
                 let _ = serve(stream, port, number, &state);
                 state.disconnected(number);
             });

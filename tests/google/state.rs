@@ -17,7 +17,7 @@ use super::storage::Upload;
 
 pub const CLOUD_PLATFORM: &str = "https://www.googleapis.com/auth/cloud-platform";
 
-/// Who an access token stands for.
+/// The identity that an access token stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Identity {
     /// A federated token that STS made; the name is `principal://...`.
@@ -60,7 +60,7 @@ impl AccessToken {
     }
 }
 
-/// One request as it arrived, and what it was answered.
+/// One request as it arrived, and its answer.
 #[derive(Clone, Debug)]
 pub struct Recorded {
     pub endpoint: Endpoint,
@@ -177,7 +177,7 @@ impl State {
         secret
     }
 
-    /// What a token means, dead or alive.
+    /// What a token stands for, valid or expired.
     pub fn token(&self, secret: &str) -> Option<AccessToken> {
         self.memory().tokens.get(secret).cloned()
     }
@@ -314,7 +314,7 @@ pub fn random_text(bytes: usize) -> String {
     URL_SAFE_NO_PAD.encode(buffer)
 }
 
-/// A random number of so many digits, without a leading zero.
+/// A random number with this many digits, without a leading zero.
 pub fn random_digits(count: usize) -> String {
     let mut buffer = vec![0; count];
     SystemRandom::new().fill(&mut buffer).expect("random bytes");

@@ -25,7 +25,7 @@ const READ_SCOPES: [&str; 2] = [
     "https://www.googleapis.com/auth/cloud-platform.read-only",
     "https://www.googleapis.com/auth/devstorage.read_only",
 ];
-/// All objects are as old as this project.
+/// The creation time of all objects.
 const CREATED: i64 = 1_795_442_400;
 
 type Refusal = Box<Response>;
@@ -35,7 +35,7 @@ pub fn answer(request: &Request, state: &State) -> Response {
     route(request, state).unwrap_or_else(|refusal| *refusal)
 }
 
-/// What a request is to.
+/// The target of a request.
 struct Place<'a> {
     bucket: String,
     /// What follows the bucket's name: none, `o`, or `o/` and an object's name, which is still encoded.
@@ -43,7 +43,7 @@ struct Place<'a> {
 }
 
 impl<'a> Place<'a> {
-    /// None for what is no bucket.
+    /// None if it is not a bucket.
     fn of(path: &'a str) -> Option<Self> {
         let path = path.strip_prefix("/storage/v1/b/")?;
         // Object names hold slashes as %2F, but some clients send them plain.
@@ -105,7 +105,7 @@ fn route(request: &Request, state: &State) -> Result<Response, Refusal> {
     }
 }
 
-/// The object, if it is there and is the one that the request wants.
+/// The object, if it exists and fulfills the request's preconditions.
 fn existing<'a>(bucket: &'a Bucket, name: &str, request: &Request) -> Result<&'a Object, Refusal> {
     let wanted = |object: &&Object| {
         request.query("generation").is_none_or(|generation| generation == object.generation.to_string())
@@ -118,7 +118,7 @@ fn existing<'a>(bucket: &'a Bucket, name: &str, request: &Request) -> Result<&'a
     Ok(object)
 }
 
-/// `ifGenerationMatch` and `ifGenerationNotMatch`; an object that is not there has the generation 0.
+/// `ifGenerationMatch` and `ifGenerationNotMatch`. A missing object has the generation 0.
 fn check_preconditions(object: Option<&Object>, request: &Request) -> Result<(), Refusal> {
     let generation = object.map_or(0, |object| object.generation).to_string();
     if request.query("ifGenerationMatch").is_some_and(|wanted| wanted != generation) {

@@ -15,10 +15,10 @@ const SUBJECT_TOKEN_TYPES: [&str; 2] =
     ["urn:ietf:params:oauth:token-type:jwt", "urn:ietf:params:oauth:token-type:id_token"];
 /// The greatest mapped `google.subject`, in bytes.
 const SUBJECT_LIMIT: usize = 127;
-/// The difference of clocks that Google forgives.
+/// The clock skew that Google tolerates.
 const SKEW: i64 = 60;
 const DAY: i64 = 24 * 3600;
-/// First words of scopes: those of Google Cloud, and what its clients ask for besides.
+/// Prefixes of scopes: those of Google Cloud, and others that its clients ask for.
 /// <https://developers.google.com/identity/protocols/oauth2/scopes>
 const SCOPES: [&str; 32] = [
     "accounts",
@@ -54,7 +54,7 @@ const SCOPES: [&str; 32] = [
     "trace",
     "userinfo",
 ];
-/// gcloud says who it is, with the client id that its source code shows to everybody.
+/// gcloud identifies itself with the client id in its public source code.
 const GCLOUD_CLIENT: &str = "32555940559.apps.googleusercontent.com:";
 
 /// RFC 8693's token exchange, for the instance's one provider.
@@ -106,7 +106,7 @@ fn exchange(request: &Request, state: &State) -> Result<Response, Refusal> {
     Ok(errors::json_answer(&answer))
 }
 
-/// Counts an exchange, whatever becomes of it.
+/// Counts an exchange, whatever its result.
 fn take_from_quota(options: &mut Options) -> Result<(), Refusal> {
     match &mut options.exchanges_left {
         Some(0) => Err(errors::throttled(429).into()),
@@ -161,7 +161,7 @@ fn fields(request: &Request) -> Result<std::collections::HashMap<String, String>
     Ok(fields)
 }
 
-/// A name that is no provider's is malformed; a provider's name must be the one that exists.
+/// A name that is not a provider's name is malformed. A provider's name must be that of the existing one.
 fn check_audience(audience: &str, options: &Options) -> Result<(), Refusal> {
     let parts: Vec<&str> = audience.split('/').collect();
     let [
@@ -190,7 +190,7 @@ fn check_audience(audience: &str, options: &Options) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Checks a subject token as the provider is set up; gives its subject and its remaining life.
+/// Checks a subject token against the provider's settings. Returns its subject and its remaining lifetime.
 fn verify(token: &str, options: &Options, state: &State, now: i64) -> Result<(String, i64), Refusal> {
     let token = Parsed::parse(token).ok_or_else(errors::unparsable_token)?;
     let claims = &token.claims;
@@ -239,7 +239,7 @@ fn verify(token: &str, options: &Options, state: &State, now: i64) -> Result<(St
     Ok((subject.to_owned(), until - now))
 }
 
-/// RFC 7662's introspection, for gcloud alone: it asks whose federated token it has.
+/// RFC 7662's introspection, only for gcloud, which asks for the principal of its federated token.
 pub fn introspect(request: &Request, state: &State) -> Response {
     if !is_gcloud(request) {
         return errors::invalid_client();

@@ -8,7 +8,7 @@ use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::options::Certificate;
 
-/// A root, and what the server shows.
+/// A root certificate, and the server's certificate.
 pub struct Authority {
     certificate: String,
     server: Arc<ServerConfig>,

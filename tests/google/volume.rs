@@ -21,7 +21,7 @@ pub struct ProjectedVolume {
 }
 
 impl ProjectedVolume {
-    /// Lays a token out in a directory, which is made if absent. Mode 0600, the kubelet's for a
+    /// Lays a token out in a directory, which it creates if necessary. Mode 0600, the kubelet's for a
     /// pod that runs as root; 0644 is its other one, and 0400 the one of `defaultMode: 0400`.
     pub fn new(directory: impl AsRef<Path>, token: &str) -> Self {
         Self::with_mode(directory, token, 0o600)

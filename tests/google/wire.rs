@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 
-/// The greatest head and body that are read.
+/// The size limits of head and body.
 const HEAD_LIMIT: usize = 64 << 10;
 const BODY_LIMIT: usize = 4 << 20;
 
@@ -62,7 +62,7 @@ pub struct Response {
     pub status: u16,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
-    /// Of an answer to HEAD, which has the body's length and not the body.
+    /// Whether it answers HEAD, with the body's length but without the body.
     length: Option<usize>,
 }
 

@@ -1,4 +1,4 @@
-//! What is compared of an answer: status, content type, error code, reason, and the text without what differs by nature.
+//! The comparable parts of an answer: status, content type, error code, reason, and the text without variable parts.
 
 use gcp_wif_core::words::secret::Secret;
 use serde_json::Value;
@@ -7,11 +7,11 @@ use super::client::Reply;
 
 /// Longer words of base64url can be tokens.
 const LONGEST_WORD: usize = 64;
-/// Shorter numbers are not of a project, or of a time.
+/// Shorter numbers are neither project numbers nor times.
 const SHORTEST_NUMBER: usize = 6;
 const LONGEST_TEXT: usize = 600;
 
-/// Names of one side, and what stands for them.
+/// Names of one side, and their replacements.
 #[derive(Default)]
 pub struct Known {
     secrets: Vec<Secret>,
@@ -33,7 +33,7 @@ impl Known {
 /// An answer in a form that can be compared, and printed.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Seen {
-    /// What is compared, each with its name.
+    /// The parts to compare, each with its name.
     parts: [(&'static str, String); 5],
 }
 
@@ -64,7 +64,7 @@ impl Seen {
         Self { parts }
     }
 
-    /// What differs in another answer than this one of the embedded Google.
+    /// The differences between another answer and this one of the embedded Google.
     pub fn differences(&self, theirs: &Self) -> Vec<String> {
         let pairs = self.parts.iter().zip(&theirs.parts);
         let quoted = |text: &str| if text.is_empty() { "none".to_owned() } else { format!("{text:?}") };
@@ -89,7 +89,7 @@ fn refusal(body: &Value) -> [String; 3] {
     }
 }
 
-/// The reason of an ErrorInfo with its domain, or else the detail's type.
+/// The reason of an ErrorInfo with its domain, or the detail's type.
 fn detail(detail: &Value) -> String {
     let text = |name: &str| detail[name].as_str().unwrap_or_default();
     match text("reason") {
@@ -156,7 +156,7 @@ fn stable_word(word: &str) -> String {
         return "TOKEN".to_owned();
     }
     if word.find('@').is_some_and(|at| at > 0) {
-        // The end of a sentence is not of the address.
+        // The period at the end of a sentence is not part of the address.
         return format!("EMAIL{}", if word.ends_with('.') { "." } else { "" });
     }
     let mut stable = String::new();

@@ -10,16 +10,16 @@ use gcp_wif_core::words::secret::Secret;
 use ureq::Agent;
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 
-/// Where distributions keep the system's authorities.
+/// Where distributions keep the system's certificate authorities.
 const SYSTEM: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/ca-bundle.pem",
     "/etc/ssl/cert.pem",
 ];
-/// For one request.
+/// The time limit of one request.
 const LIMIT: Duration = Duration::from_secs(30);
-/// How often a request is repeated whose quota is used up, and the seconds before that.
+/// How often a request is repeated if the quota is used up, and the pause before that in seconds.
 const PAUSES: u32 = 3;
 const PAUSE: u64 = 5;
 const LONGEST_PAUSE: u64 = 60;
@@ -71,7 +71,7 @@ impl Client {
         Ok(Self(Agent::new_with_config(config)))
     }
 
-    /// Sends a request, again after a pause where a quota is used up.
+    /// Sends a request, and repeats it after a pause if a quota is used up.
     pub fn send(&self, request: &Request) -> Result<Reply, String> {
         let mut pauses = 0;
         loop {

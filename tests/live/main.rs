@@ -1,4 +1,4 @@
-//! `ci/live`: the exchange against the real Google, held against the embedded one.
+//! `ci/live`: compares the exchange at the real Google with the embedded one.
 
 #[path = "../google/mod.rs"]
 mod google;

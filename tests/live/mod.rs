@@ -1,4 +1,4 @@
-//! Walks every wire path of the exchange once at a Google, and says where the embedded Google answers otherwise.
+//! Sends every kind of request of the exchange to a Google, and reports where the embedded Google answers differently.
 //!
 //! Both get the same requests. The embedded Google is set up from the credential configuration and from the claims of
 //! the subject token, so that both have the same provider, issuer, subject and service account. It cannot know the key
@@ -8,8 +8,8 @@
 //! |---|---|
 //! | [`paths`] | the requests: each success, and each refusal that harms nobody |
 //! | [`side`] | a Google as the requests need it: its endpoints, and tokens for them |
-//! | [`answer`] | what is compared of an answer, without what differs by nature |
-//! | [`client`] | sends a request, and waits where a quota is used up |
+//! | [`answer`] | the comparable parts of an answer |
+//! | [`client`] | sends a request, and waits if a quota is used up |
 
 // The example and its test include the module.
 #![allow(unreachable_pub, missing_docs)]
@@ -83,7 +83,7 @@ fn arguments(mut words: impl Iterator<Item = String>) -> Result<Arguments, Strin
     Ok(arguments)
 }
 
-/// Does what the arguments say; gives the exit status.
+/// Does what the arguments say. Returns the exit status.
 pub fn run(words: impl Iterator<Item = String>, output: &mut dyn Write, errors: &mut dyn Write) -> u8 {
     let walked = arguments(words).and_then(|arguments| {
         if arguments.help {
@@ -102,7 +102,7 @@ pub fn run(words: impl Iterator<Item = String>, output: &mut dyn Write, errors: 
     }
 }
 
-/// Sends each request to both; gives whether all answers are the same.
+/// Sends each request to both. Returns whether all answers are the same.
 fn walk(arguments: &Arguments, output: &mut dyn Write) -> Result<bool, String> {
     let mut theirs = Side::of_files(
         &arguments.configuration,

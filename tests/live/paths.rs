@@ -1,5 +1,5 @@
-//! Every request that is sent, in this order. Google answers each of the first kind with a token, and refuses the others
-//! without remembering anything.
+//! Every request that is sent, in this order. Google answers each of the first kind with a token, and refuses the
+//! others without remembering anything.
 
 use gcp_wif_core::words::secret::Secret;
 use serde_json::{Map, Value, json};
@@ -14,10 +14,10 @@ const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 const REFRESH_TOKEN: &str = "urn:ietf:params:oauth:token-type:refresh_token";
 const CLOUD_PLATFORM: &str = "https://www.googleapis.com/auth/cloud-platform";
 const NO_SCOPE: &str = "https://www.googleapis.com/auth/no-such-scope";
-/// Of the tokens that nobody uses.
+/// The lifetime of tokens that nobody uses.
 const LIFETIME: &str = "600s";
 
-/// Makes a request for one of the two sides, or says why this path cannot be walked.
+/// Makes a request for one of the two sides, or says why it is not possible.
 pub type Make = fn(&Side) -> Result<Request, &'static str>;
 
 pub const PATHS: [(&str, Make); 26] = [
@@ -101,7 +101,7 @@ fn exchange_as_json(side: &Side) -> Result<Request, &'static str> {
     Ok(post(side.configuration.token_url.as_str(), JSON, None, Value::from(body).to_string()))
 }
 
-/// Only direct federation has it, in gcloud, which says there who it is.
+/// Only gcloud uses this, with direct federation, and identifies itself.
 fn introspect(side: &Side) -> Result<Request, &'static str> {
     let url = side.configuration.token_info_url.as_ref().ok_or("no token_info_url")?;
     let token = side.federated.as_ref().ok_or("no federated token")?;

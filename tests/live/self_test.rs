@@ -16,10 +16,10 @@ use google::{Claims, Endpoint, Fault, Google, Options, SERVICE_ACCOUNT, ServiceA
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// The most requests that a walk sends.
+/// The largest number of requests in a run.
 const MOST: usize = 25;
 
-/// A Google that stands for the real one, and the files of who may use it.
+/// A Google in the role of the real one, and the files of a permitted user.
 struct World {
     google: Google,
     directory: TempDir,
@@ -51,7 +51,7 @@ impl World {
         for secret in self.google.tokens() {
             assert!(!run.output.contains(&secret) && !run.errors.contains(&secret), "a token is printed");
         }
-        // What the embedded Google handed out is not known here; it has the same form.
+        // The embedded Google's tokens are not known here, but they have the same form.
         for text in [&run.output, &run.errors] {
             assert!(!text.contains("ya29.") && !text.contains("eyJ"), "a token is printed");
         }
@@ -66,7 +66,7 @@ struct Run {
 }
 
 impl Run {
-    /// The lines that begin so, without that.
+    /// The lines with this prefix, without it.
     fn lines(&self, beginning: &str) -> Vec<&str> {
         self.output.lines().filter_map(|line| line.strip_prefix(beginning)).map(str::trim_start).collect()
     }
@@ -137,7 +137,7 @@ fn each_refusal_is_provoked_by_what_its_path_says() {
             ("token exchange, GET", "status embedded \"405\""),
         ],
     );
-    // Without a federated token nothing else can be asked.
+    // Without a federated token, no other request is possible.
     assert!(run.lines("skipped").contains(&"generateIdToken: no federated token"), "{}", run.output);
     assert_told(
         &[Endpoint::Impersonation, Endpoint::IdToken],
@@ -158,7 +158,7 @@ fn each_refusal_is_provoked_by_what_its_path_says() {
 }
 
 #[test]
-fn direct_federation_is_walked_as_far_as_it_goes() {
+fn direct_federation_is_compared_as_far_as_possible() {
     let world = World::start(None);
     let run = world.walk(&[]);
     assert_eq!((run.status, run.errors.as_str()), (0, ""), "{}", run.output);
@@ -259,7 +259,7 @@ fn the_server_proves_who_it_is() {
 }
 
 #[test]
-fn wrong_usage_is_told() {
+fn wrong_usage_is_reported() {
     const USAGE: &str = "ci/live: usage: ci/live [OPTION...] CREDENTIAL_CONFIGURATION\n";
     for words in [&[][..], &["--nonsense", "x"], &["a", "b"]] {
         let run = run(words);
@@ -278,7 +278,7 @@ fn wrong_usage_is_told() {
 }
 
 #[test]
-fn the_command_of_the_readme_walks() {
+fn the_documented_command_works() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let readme = fs::read_to_string(root.join("CONTRIBUTING.md")).unwrap();
     let (_, block) = readme.split_once("```sh live\n").unwrap();

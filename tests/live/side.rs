@@ -1,4 +1,4 @@
-//! A Google as the requests need it: its endpoints, and the tokens that it may be shown.
+//! A Google as the requests need it: its endpoints, and tokens for them.
 
 use std::fs;
 use std::path::Path;
@@ -24,7 +24,7 @@ pub struct Side {
     pub configuration: CredentialConfiguration,
     pub subject_token: Secret,
     pub expired_token: Option<Secret>,
-    /// What the first exchange brought.
+    /// The result of the first exchange.
     pub federated: Option<Secret>,
     known: Known,
 }
@@ -81,7 +81,7 @@ impl Side {
             buckets: Vec::new(),
             ..Options::default()
         };
-        // Where the token is for another audience than the provider's own name, the provider allows that one.
+        // If the token has another audience than the provider's own name, the provider allows that audience.
         let audiences = audiences(&claims);
         if !audiences.iter().any(|audience| options.expected_audiences().contains(audience)) {
             options.allowed_audiences = audiences;
@@ -131,7 +131,7 @@ impl Side {
         self.configuration.impersonation_url(other.as_ref().unwrap_or(own)).map_err(|_| "it has no URL")
     }
 
-    /// The subject token with another subject in it, under its signature of before.
+    /// The subject token with another subject, and with its old signature.
     pub fn altered_token(&self) -> Secret {
         let token = self.subject_token.expose();
         let altered = claims(&self.subject_token).ok().and_then(|mut claims| {
@@ -149,7 +149,7 @@ impl Side {
         Secret::new(format!("{message}.{first}{}", signature.get(1..).unwrap_or_default()))
     }
 
-    /// Keeps the first federated token; gives what is compared of an answer.
+    /// Keeps the first federated token. Returns the comparable parts of an answer.
     pub fn learn(&mut self, reply: &Reply) -> Seen {
         if let Ok(body) = serde_json::from_slice::<Value>(&reply.body) {
             for name in ["access_token", "accessToken", "token"] {

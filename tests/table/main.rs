@@ -1,5 +1,5 @@
-//! Holds the table of clients in docs/clients.md against what the tests have seen: `clients-table RECORDS PAGE`. Prints the table;
-//! ends with 1 where they differ, and rewrites the page where BLESS is set.
+//! Compares the table of clients in docs/clients.md with the tests' results: `clients-table RECORDS PAGE`. Prints the
+//! table, ends with status 1 if they differ, and rewrites the page if BLESS is set.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::expect_used, clippy::indexing_slicing)]
 
@@ -16,7 +16,7 @@ fn main() -> ExitCode {
         eprintln!("usage: clients-table RECORDS PAGE");
         return ExitCode::from(2);
     };
-    // No test had a client: there is no file then.
+    // There is no file if no test ran a client.
     let seen = Seen::parse(&fs::read_to_string(records).unwrap_or_default());
     let page = fs::read_to_string(path).expect("the page can be read");
     print!("{}", seen.table(&page));

@@ -1,4 +1,4 @@
-//! The table of clients in docs/clients.md: what a row is, and where table and tests differ.
+//! The table of clients in docs/clients.md: its rows, and the differences between table and tests.
 
 // Each binary uses a part of it.
 #![allow(dead_code, unreachable_pub)]
@@ -13,7 +13,7 @@ const END: &str = "<!-- to here -->";
 const HEAD: &str =
     "| client | version | by file | by metadata | past three expiries | remark |\n|---|---|---|---|---|---|\n";
 
-/// Clients that cannot be had where the tests run, and what should work.
+/// Clients that are not available to the tests, and what should work.
 const NOT_TRIED: [(&str, &str); 6] = [
     (
         "DuckDB: httpfs",
@@ -32,7 +32,7 @@ const NOT_TRIED: [(&str, &str); 6] = [
     ),
 ];
 
-/// What became of a client in one way.
+/// The result of a client in one way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Outcome {
     #[default]
@@ -59,13 +59,13 @@ pub struct Row {
 }
 
 impl Row {
-    /// A client that was tried, which outlived three tokens.
+    /// A tested client, which outlived three tokens.
     pub fn new(client: &str, version: &str, [file, metadata]: [Outcome; 2], remark: &str) -> Self {
         let cells = [version, &file.to_string(), &metadata.to_string(), "yes", remark];
         Self { client: client.to_owned(), cells: cells.map(str::to_owned).into() }
     }
 
-    /// One that has no time to.
+    /// A tested client that does not run long enough for that.
     pub fn new_short(client: &str, version: &str, outcomes: [Outcome; 2], remark: &str) -> Self {
         let mut row = Self::new(client, version, outcomes, remark);
         "–".clone_into(&mut row.cells[3]);
@@ -95,7 +95,7 @@ pub fn absence(client: &str) -> String {
     format!("- {client}")
 }
 
-/// What the tests of one run have seen.
+/// The results of one run of the tests.
 #[derive(Debug)]
 pub struct Seen {
     rows: BTreeSet<Row>,
@@ -117,14 +117,14 @@ impl Seen {
         rows.iter().fold(HEAD.to_owned(), |table, row| format!("{table}{row}\n"))
     }
 
-    /// The page with that table in the place of its own; none if it has no place for it.
+    /// The page with that table instead of its own; none if it has no marks for a table.
     pub fn rewrite(&self, page: &str) -> Option<String> {
         let (before, rest) = page.split_once(BEGIN)?;
         let (_, after) = rest.split_once(END)?;
         Some(format!("{before}{BEGIN}{}{END}{after}", self.table(page)))
     }
 
-    /// Where the page's table says something else than the tests.
+    /// The differences between the page's table and the tests.
     pub fn differences(&self, page: &str) -> Vec<String> {
         let shown = shown(page);
         let wrong = shown.iter().filter(|row| !self.rows.contains(row) && !self.absent.contains(&row.client));

@@ -1,4 +1,4 @@
-//! A small client: requests written out, and the usual ones made of the right parts.
+//! A small client: raw requests, and the usual requests with correct fields.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -32,7 +32,7 @@ impl Reply {
     }
 }
 
-/// Sends a request on a connection of its own, and reads to the end.
+/// Sends a request on a separate connection, and reads to the end.
 pub fn raw(google: &Google, request: &str) -> Vec<u8> {
     let mut stream = connect(google);
     stream.write_all(request.as_bytes()).unwrap();

@@ -83,7 +83,7 @@ fn sts_refuses_wrong_parameters() {
 }
 
 #[test]
-fn sts_wants_no_authorization_but_gclouds() {
+fn sts_accepts_only_gclouds_authorization() {
     let google = Google::start(Options::default());
     let body = form(&fields(&google, &google.subject_token(&Claims::default())));
     let gcloud = STANDARD.encode("32555940559.apps.googleusercontent.com:ZmssLNjJy2998hD4CTg2ejr2");

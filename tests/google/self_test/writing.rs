@@ -70,7 +70,7 @@ fn an_object_is_written_in_pieces() {
         let reply = ask(&google, "POST", &target, &[], "{\"contentType\": \"text/big\"}");
         assert_eq!(reply.status, 200, "{}", reply.text());
         let location = reply.headers.lines().find_map(|line| line.strip_prefix("Location: ")).unwrap();
-        // The address alone is the permission.
+        // The address alone is sufficient permission.
         location.split_once("127.0.0.1").unwrap().1.to_owned()
     };
     let put = |session: &str, range: &str, body: &str| send(&google, "PUT", session, &[("Content-Range", range)], body);
@@ -82,7 +82,7 @@ fn an_object_is_written_in_pieces() {
     let told = |reply: &Reply| reply.headers.lines().find_map(|line| line.strip_prefix("Range: ").map(str::to_owned));
     let reply = put(&session, "bytes */*", "");
     assert_eq!((reply.status, told(&reply)), (308, None));
-    // Twice, as who has had no answer does.
+    // Twice, as a client without an answer does.
     for _ in 0..2 {
         let reply = put(&session, &format!("bytes 0-{}/*", length - 1), &piece);
         assert_eq!((reply.status, told(&reply)), (308, Some(format!("bytes=0-{}", length - 1))));
@@ -103,7 +103,7 @@ fn an_object_is_written_in_pieces() {
 }
 
 #[test]
-fn checksums_are_the_known_ones() {
+fn checksums_match_known_values() {
     use base64::{Engine, engine::general_purpose::STANDARD};
     let google = google();
     let long = "a".repeat(64);
@@ -151,7 +151,7 @@ fn an_object_is_deleted() {
 }
 
 #[test]
-fn who_may_only_read_writes_nothing() {
+fn a_reader_cannot_write() {
     let google = google();
     let denied = |permission: &str| {
         format!(
@@ -168,7 +168,7 @@ fn who_may_only_read_writes_nothing() {
     let reply = ask(&google, "DELETE", "/storage/v1/b/shown/o/old", &[], "");
     assert_eq!((reply.status, &reply.json()["error"]["message"]), (403, &denied("storage.objects.delete").into()));
     assert_eq!(ask(&google, "PUT", "/xml/shown/new", &[], "").status, 403);
-    // Scopes of reading are none of writing.
+    // Scopes for reading do not permit writing.
     let scope = serde_json::json!({"scope": ["https://www.googleapis.com/auth/devstorage.read_only"]});
     let reply = impersonate(&google, &federated(&google), SERVICE_ACCOUNT, &scope);
     let bearer = format!("Bearer {}", reply.json()["accessToken"].as_str().unwrap());

@@ -1,4 +1,4 @@
-//! Objects that are written: in one request with their metadata or without, or in pieces that can be resumed.
+//! Uploads of objects: in one request, with metadata or without, or in pieces that can be resumed.
 //! <https://cloud.google.com/storage/docs/uploads-downloads#uploads>
 
 use serde_json::Value;
@@ -9,13 +9,13 @@ use super::super::state::{State, random_text};
 use super::super::wire::{Request, Response};
 use super::{Refusal, allowed, check_preconditions, describe, not_met, token};
 
-/// Every piece of a resumable upload but the last is a multiple of this.
+/// Every piece of a resumable upload, except the last one, is a multiple of this.
 const PIECE: usize = 256 << 10;
 
 /// Where a piece begins and where it ends.
 type Piece = (usize, usize);
 
-/// A resumable upload that is under way.
+/// A resumable upload in progress.
 #[derive(Debug)]
 pub struct Upload {
     bucket: String,
@@ -137,7 +137,7 @@ fn content_type(head: &[u8]) -> Option<String> {
     })
 }
 
-/// Opens a session, whose address alone lets its user write this one object.
+/// Opens a session. Its address is sufficient permission to write this one object.
 fn begin(request: &Request, bucket: &str, state: &State) -> Result<Response, Refusal> {
     let metadata = match request.body.as_slice() {
         [] => None,
@@ -156,7 +156,7 @@ fn begin(request: &Request, bucket: &str, state: &State) -> Result<Response, Ref
 
 /// A piece of an upload, or the question how much of it has arrived.
 fn go_on(request: &Request, state: &State) -> Result<Response, Refusal> {
-    // Who sends a token to the address of a session sends a live one.
+    // A token that is sent to a session's address must be valid.
     token(request, state)?;
     let id = request.query("upload_id").unwrap_or_default();
     let mut uploads = state.uploads();
