@@ -1,7 +1,7 @@
-//! The order of the house that `core/src/lib.rs` describes, read from the sources.
+//! Checks the source code against the structure that `core/src/lib.rs` describes.
 //!
-//! Every `use` line is read, and every path in the code. What only tests have is left out: `#[cfg(test)]` modules,
-//! files named `tests.rs` or below `tests/`, and `core/src/testing.rs`.
+//! Reads every `use` line and every path in the code. Leaves test code out: `#[cfg(test)]` modules, files named
+//! `tests.rs` or below `tests/`, and `core/src/testing.rs`.
 //!
 //! - **Floors.** A file of the core imports from its own floor and from those below, and names none of the crates that
 //!   belong to the faces. In the command, `agent` imports nothing of `cli`, and of `cli` only `cli/agent.rs` starts it.
@@ -23,13 +23,13 @@ use std::path::Path;
 
 use source::{COMMAND, CORE, Mention, PLUGIN, Source, has_unsafe_code, rust_files};
 
-/// The core's floors, from below. Those of one line do not look up to each other.
+/// The core's floors, from the lowest one. Floors of one line do not import from each other.
 const FLOORS: [&[&str]; 6] = [&["words"], &["world"], &["exchange"], &["policy", "tokens"], &["plan"], &["job"]];
 
-/// What belongs to the faces.
+/// Crates that belong to the faces.
 const FOREIGN: [&str; 5] = ["clap", "hyper", "hyper_util", "slurm_spank", "tokio"];
 
-/// The files besides the world's that open files, or look at them.
+/// The files outside of the world that open files or examine them.
 const OPENERS: [(&str, &str); 11] = [
     ("command/src/agent/journal.rs", "the agent's own log"),
     ("command/src/pages.rs", "writes the manual pages, for ci/package"),
@@ -49,7 +49,7 @@ const LONGEST: usize = 400;
 /// What a path leads to.
 enum Target<'a> {
     File(&'a Source),
-    /// A folder of ours, by which it could be any file in it.
+    /// A folder of this project, so it could be any file in it.
     Folder,
     /// Another crate, or a name that the file itself has.
     Elsewhere,
@@ -103,7 +103,7 @@ impl House {
         }
     }
 
-    /// Everything that is not as it should be, each with file and line.
+    /// Every violation, with file and line.
     fn disorder(&self) -> Vec<String> {
         let mut found = Vec::new();
         let mut edges = Edges::new();
@@ -233,7 +233,7 @@ fn files_are_short_and_forbid_unsafe_code() {
 }
 
 #[test]
-fn the_pages_answers_are_where_it_says() {
+fn the_answers_of_the_page_exist() {
     let files: BTreeMap<String, String> = rust_files().into_iter().collect();
     let answers: Vec<Vec<&str>> =
         files["core/src/lib.rs"].lines().filter(|line| line.starts_with("//! | ")).map(quoted).collect();
@@ -249,13 +249,13 @@ fn the_pages_answers_are_where_it_says() {
     }
 }
 
-/// What is between backquotes.
+/// The text between backquotes.
 fn quoted(line: &str) -> Vec<&str> {
     line.split('`').skip(1).step_by(2).collect()
 }
 
 #[test]
-fn what_is_out_of_order_is_found() {
+fn violations_are_found() {
     let lower = ("core/src/words/names.rs", "pub struct Name;");
     let upper = ("core/src/plan/record.rs", "pub struct Record; #[cfg(test)] mod tests { use crate::job::wake; }");
     let (top, root) = (("core/src/job/wake.rs", ""), ("core/src/lib.rs", "pub mod words { pub mod names; }"));

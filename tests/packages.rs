@@ -1,5 +1,5 @@
-//! What the packages install besides the programs: pages, and files for the shell, logrotate and systemd. And what is
-//! said beside them of the programs.
+//! Files in the packages other than the programs: manual pages, and files for the shell, logrotate and systemd. Also the
+//! SBOMs beside the packages.
 //!
 //! `ci/package-test` installs the packages themselves.
 
@@ -29,7 +29,7 @@ fn text(path: &str) -> String {
     fs::read_to_string(file(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// Runs a program; none, and a line that says so, where it is not installed.
+/// Runs a program; none, with a note, if it is not installed.
 fn run(program: &str, arguments: &[&str]) -> Option<Output> {
     let output = Command::new(program).args(arguments).output();
     if output.is_err() {
@@ -63,7 +63,7 @@ fn the_page_of_the_configuration_has_each_key() {
     let (source, page) = (text("core/src/policy/config.rs"), text("deploy/packages/man/gcp-wif.json.5"));
     assert_eq!(described(&page, "DESCRIPTION"), fields(&source, "Config"));
     assert_eq!(described(&page, "RULES"), fields(&source, "Rule"));
-    // So has the README's table.
+    // The README's table has the same keys.
     let readme = text("README.md");
     for key in described(&page, "DESCRIPTION") {
         assert!(readme.contains(&format!("\n| `{key}` |")), "the README has no row for {key}");

@@ -1,4 +1,4 @@
-//! Jobs on nodes that have every file of ours from the manifests, and a read-only /etc/slurm.
+//! Jobs on nodes that have all of the project's files from the manifests, and a read-only /etc/slurm.
 #![forbid(unsafe_code)]
 
 use std::fs;
@@ -28,11 +28,11 @@ pub struct World {
 }
 
 impl World {
-    /// Boots a Slurm without our files. None, which is said, where manifests cannot be read.
+    /// Boots a Slurm without the project's files. None, with a note, if manifests cannot be parsed here.
     #[track_caller]
     pub fn new(test: &str, kind: Kind) -> Option<Self> {
         Manifests::fill(test, &[])?;
-        // The cluster's own lines, as the chart has them: those of a directory, or those of the values.
+        // The cluster's own lines, as in the chart: from a directory, or from the values.
         let after = match kind {
             Kind::Sunk => vec!["include /etc/slurm/plugstack.conf.d/*".to_owned()],
             Kind::Slinky => {
@@ -58,7 +58,7 @@ impl World {
         Some(Self { manifests, node, login, objects, site })
     }
 
-    /// Lets Slurm load pyxis on n1 and on the submit host. False, which is said, where it is not installed.
+    /// Makes Slurm load pyxis on n1 and on the submit host. False, with a note, if pyxis is not installed.
     #[track_caller]
     pub fn add_pyxis(&self, test: &str) -> bool {
         let Some(pyxis) = pyxis().filter(|_| is_installed("enroot")) else {
@@ -111,7 +111,7 @@ fn subject_token(google: &Google, audience: &str) -> String {
     google.subject_token(&Claims { audience: Some(vec![audience.to_owned()]), ..Claims::default() })
 }
 
-/// The manifests for this Google. Its host names are the one thing that these tests change in them.
+/// The manifests for this Google. These tests change only its host names in them.
 #[track_caller]
 fn fill(test: &str, google: &Google) -> Option<Manifests> {
     let audience = google.audience();
@@ -144,7 +144,7 @@ fn pyxis() -> Option<PathBuf> {
         .find(|path| path.exists())
 }
 
-/// Settings of enroot for these tests, in an /etc/enroot of the node's own.
+/// Settings of enroot for these tests, in the node's own /etc/enroot.
 pub fn prepare_enroot(world: &World) {
     world.node.shell(
         "install -d -m 1777 /run/enroot /run/pod/enroot && cp -a /etc/enroot/. /run/pod/enroot\n\
@@ -161,7 +161,7 @@ fn serves_a_job(kind: Kind) {
     let Some(mut world) = World::new(&test, kind) else { return };
     world.start(kind);
     let alice = world.site.cluster.as_user("alice");
-    // The plugin is where the image has it, and nowhere else.
+    // The plugin is at its path in the image, and nowhere else.
     let run = alice.command(["srun", "--help"]).run().ok();
     assert!(run.stdout.contains("[gcp-wif]"), "{}", run.stdout);
 
@@ -178,31 +178,31 @@ fn serves_a_job(kind: Kind) {
     assert_eq!(run.stdout, "/opt/gcp-wif/gcp-wif\n", "the agent is the image's");
     let on_tmpfs = world.node_n1().command(["findmnt", "-no", "FSTYPE", "/run/gcp-wif"]).run().ok();
     assert_eq!(on_tmpfs.stdout, "tmpfs\n");
-    // What root runs can be changed by nobody else.
+    // Nobody except root can change what root runs.
     let writable = "find /opt/gcp-wif ! -type l \\( -perm /022 -o ! -user root \\); touch /opt/gcp-wif/x 2>&1";
     let run = world.node_n1().command(["sh", "-c", writable]).run().expect_status(1);
     assert!(run.stdout.contains("Read-only") && run.stdout.lines().count() == 1, "{}", run.stdout);
 
-    // The doctor agrees.
+    // The doctor reports the same.
     let words = ["/opt/gcp-wif/gcp-wif", "doctor", "--config", "/etc/gcp-wif/gcp-wif.json"];
     let run = world.node_n1().command(words).run();
     assert_eq!(run.status, 0, "{}{}", run.stdout, run.stderr);
 
-    // A changed ConfigMap reaches the node, with no restart.
+    // A changed ConfigMap reaches the node without a restart.
     let config = world.manifests.path(kind, "gcp-wif.json");
     let config = fs::read_to_string(config).unwrap().replace(&format!("\"{project}\""), "\"another-project\"");
     world.node.update("gcp-wif-config", "gcp-wif.json", &config);
     let run = alice.shell("srun -w n1 --gcp-wif sh -c 'echo $GOOGLE_CLOUD_PROJECT'").run().ok();
     assert_eq!(run.stdout, "another-project\n", "{}", run.stderr);
 
-    // A runtime directory as the kubelet makes it, in which users could do what they like: that is told, and costs no node.
+    // The kubelet's runtime directory, writable by all users: the plugin reports it, and no node is drained.
     world.node.shell("chmod 0777 /run/gcp-wif");
     let run = alice.command(["srun", "-w", "n1", "--gcp-wif", "true"]).run().expect_status(1);
     assert!(run.stderr.contains("gcp-wif: files: /run/gcp-wif: mode 0777"), "{}", run.stderr);
     world.node.shell("chmod 0711 /run/gcp-wif");
     alice.command(["srun", "-w", "n1", "--gcp-wif", "true"]).run().ok();
 
-    // A container runtime that mounts image volumes noexec: what srun says, and the step runs.
+    // A container runtime that mounts image volumes noexec: srun reports it, and the step runs.
     if kind == Kind::Sunk {
         world.login.shell("mount -o remount,bind,ro,noexec /opt/gcp-wif");
         let run = alice.command(["srun", "-w", "n1", "true"]).run().ok();
@@ -239,7 +239,7 @@ fn a_private_image_is_pulled_on_such_a_node_and_a_denied_pull_says_why_first() {
         let words = ["srun", "-w", "n1", "--gcp-wif", &image, "sh", "-c", "echo $GCP_WIF_SERVICE_ACCOUNT"];
         let run = alice.command(words).run().ok();
         assert_eq!(run.stdout, format!("{SERVICE_ACCOUNT}\n"), "{}{}", run.stderr, registries.logs());
-        // Ours comes before pyxis: a step that must not run pulls nothing.
+        // The plugin comes before pyxis, so that a step that is going to fail pulls nothing.
         let other = "--gcp-wif-service-account=nobody@demo-project.iam.gserviceaccount.com";
         let run = alice.command(["srun", "-w", "n1", other, &image, "true"]).run().expect_status(1);
         assert!(run.stderr.contains("gcp-wif: ") && !run.stderr.contains("importing"), "{}", run.stderr);
@@ -267,7 +267,7 @@ fn s6_can_keep_the_agent() {
     let script = text(&world.manifests.values(Kind::Sunk)["compute"]["s6"]["gcp-wif-agent"]["script"]).to_owned();
     assert!(script.lines().last().unwrap().starts_with("exec "), "s6 waits for the agent itself");
     world.start(Kind::Sunk);
-    // Told to end, it ends. Until then it serves.
+    // The service serves until it is told to end.
     let mut agent = world.node_n1().command(["bash", "-c", &script]).spawn();
     let alice = world.site.cluster.as_user("alice");
     alice.command(["srun", "-w", "n1", "--gcp-wif", "printenv", "GCE_METADATA_HOST"]).run().ok();
@@ -282,22 +282,22 @@ fn the_health_check_drains_a_node_that_is_not_ready_and_resumes_it() {
     let Some(mut world) = World::new("the health check", Kind::Sunk) else { return };
     world.start(Kind::Sunk);
     let check = || {
-        // slurmd gives it no more than this.
+        // slurmd sets nothing more than this.
         let words = ["env", "-i", "SLURMD_NODENAME=n1", "/opt/gcp-wif/health-check"];
         world.node_n1().command(words).run().ok();
         let show =
             world.site.cluster.as_user("root").command(["sinfo", "-hN", "-n", "n1", "-p", "debug", "-o", "%T %E"]);
-        // The star is of a node that slurmctld has not heard of since.
+        // The star marks a node that has not reported to slurmctld since.
         show.run().ok().stdout.replace('*', "")
     };
     assert_eq!(check(), "idle none\n");
-    // As it is before the oneshot ran.
+    // The state before the oneshot.
     world.node.shell("chmod 0777 /run/gcp-wif");
     assert_eq!(check(), "drained gcp-wif doctor --offline failed\n");
     assert_eq!(check(), "drained gcp-wif doctor --offline failed\n");
     world.node.shell("chmod 0711 /run/gcp-wif");
     assert_eq!(check(), "idle none\n");
-    // Another reason is another's.
+    // The script leaves a node with another reason alone.
     let root = world.site.cluster.as_user("root");
     root.command(["scontrol", "update", "NodeName=n1", "State=DRAIN", "Reason=disk"]).run().ok();
     for mode in ["0777", "0711"] {

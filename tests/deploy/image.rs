@@ -1,4 +1,4 @@
-//! The image that brings plugin and command, as deploy/image/Containerfile says.
+//! The image with the plugin and the command, built as in deploy/image/Containerfile.
 #![forbid(unsafe_code)]
 
 use std::fs;
@@ -17,7 +17,7 @@ pub fn drop_in() -> String {
     fs::read_to_string(checkout().join("deploy/image/10-gcp-wif.conf")).unwrap()
 }
 
-/// Makes the image's root directory: busybox for the image that it is made from, and what it copies.
+/// Makes the image's root directory: busybox in place of the base image, and the files that it copies.
 #[track_caller]
 pub fn make(root: &Path) {
     let text = fs::read_to_string(checkout().join("deploy/image/Containerfile")).unwrap();
@@ -37,13 +37,13 @@ pub fn make(root: &Path) {
     }
 }
 
-/// A file of the build. What cargo makes is where this test has it from.
+/// A file of the build. cargo's files come from this test's target directory.
 fn source(path: &str) -> PathBuf {
     path.strip_prefix("target/release/")
         .map_or_else(|| checkout().join(path), |name| plugin_path().with_file_name(name))
 }
 
-/// Builds the image with buildah, and prints what is in it. Its base is an image of busybox alone: no network is asked.
+/// Builds the image with buildah, and prints its content. Its base is a local image of busybox, so it needs no network.
 const BUILD: &str = r#"
 cp -a "$1/deploy/image" context/deploy/
 echo '{"default": [{"type": "insecureAcceptAnything"}]}' >policy.json

@@ -1,5 +1,5 @@
 //! A pod on a node of the cluster: its volumes, init containers and mounts, as the kubelet makes them. Only the volumes
-//! that the manifests add are made; the others are those of the test's cluster.
+//! that the manifests add are created; the others belong to the test's cluster.
 #![forbid(unsafe_code)]
 
 use std::fmt::Write as _;
@@ -15,7 +15,7 @@ use crate::google::ProjectedVolume;
 use crate::image;
 use crate::manifests::{checkout, list, named, text};
 
-/// Gives a view an /etc and an /opt of its own, so that mount points can be made there. What is mounted below /etc stays.
+/// Gives a view its own /etc and /opt, so that mount points can be created there. Mounts below /etc stay.
 const OWN_ROOT: &str = "\
 mkdir -p /run/pod && mount -t tmpfs -o mode=0755 tmpfs /run/pod
 mkdir /run/pod/old /run/pod/upper /run/pod/work
@@ -52,8 +52,8 @@ impl Kubelet {
         change(&mut self.pod);
     }
 
-    /// Makes the volumes, runs the init containers, and mounts what the main container mounts. A subject token comes from
-    /// this function, which gets its audience.
+    /// Makes the volumes, runs the init containers, and mounts what the main container mounts. A subject token comes
+    /// from this function, which gets its audience.
     #[track_caller]
     pub fn start(&mut self, objects: &[Value], token: impl Fn(&str) -> String) {
         self.start_some(objects, token, |name| name.starts_with(OURS));

@@ -1,10 +1,10 @@
-//! What operators apply on Kubernetes (deploy/), rendered and checked; and run: a node of a real Slurm that has its files
-//! from the manifests alone.
+//! What operators apply on Kubernetes (deploy/): rendered, checked, and run on a node of a real Slurm that has its
+//! files only from the manifests.
 //!
 //! ```text
 //! manifests.rs  a copy of deploy/ with a site's values, parsed, rendered by kubectl, merged into pods
 //! rendered.rs   mounts, volumes, names, audiences, order; Kubernetes' own schemas
-//! image.rs      the image, as its Containerfile says
+//! image.rs      the image, built as in its Containerfile
 //! kubelet.rs    volumes, init containers and mounts on a node, as the kubelet makes them
 //! boot.rs       jobs on such nodes
 //! retired.rs    from the hand-made setup to the plugin, step by step, with a pull after each

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::skipped::{is_installed, skip};
 
-/// What brings Slurm into Kubernetes.
+/// The products that run Slurm in Kubernetes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Sunk,
@@ -35,7 +35,7 @@ pub fn checkout() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Python with what reads manifests; none, which is said, where `ci/install deploy` did not run.
+/// Python with the libraries for manifests; none, with a note, if `ci/install deploy` did not run.
 fn python(test: &str) -> Option<PathBuf> {
     let python = checkout().join("target/deploy/bin/python");
     let is_there = python.exists();
@@ -52,8 +52,8 @@ pub struct Manifests {
 }
 
 impl Manifests {
-    /// Copies deploy/ and runs the command that site.sed names, with these values instead of those in it. None, which is
-    /// said, where manifests cannot be read.
+    /// Copies deploy/ and runs the command that site.sed names, with these values instead of those in it. None, which
+    /// is said, where manifests cannot be read.
     #[track_caller]
     pub fn fill(test: &str, values: &[(&str, &str)]) -> Option<Self> {
         let python = python(test)?;
@@ -145,7 +145,7 @@ impl Manifests {
         pod
     }
 
-    /// Holds objects against the schemas of a version of Kubernetes.
+    /// Checks objects against the schemas of a version of Kubernetes.
     #[track_caller]
     pub fn check(&self, version: &str, objects: &[Value]) {
         let (is_right, out) = self.run(&["check", version], &json!(objects).to_string());

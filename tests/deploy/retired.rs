@@ -1,5 +1,5 @@
-//! From the hand-made setup to the plugin, in the order that deploy/sunk/README.md tells. After each step a private image
-//! is pulled.
+//! From the hand-made setup to the plugin, in the order of deploy/sunk/README.md, with a pull of a private image after
+//! each step.
 #![forbid(unsafe_code)]
 
 use std::fs;
@@ -12,7 +12,7 @@ use crate::google::{Endpoint, SERVICE_ACCOUNT};
 use crate::manifests::{Kind, checkout};
 use crate::registry::{HOST, Registries};
 
-/// What the hand-made setup puts on a compute node, besides the token: a directory with the script and the line of
+/// The hand-made setup's files on a compute node, in addition to the token: a directory with the script and the line of
 /// .credentials, and two files below /etc/enroot.
 #[track_caller]
 fn start_by_hand(world: &World) -> TempDir {
@@ -37,7 +37,7 @@ fn start_by_hand(world: &World) -> TempDir {
     let options = "none  x-create=dir,bind,ro,nosuid,nodev,noexec,private  0  -1";
     write("50-wif-token.fstab", &format!("/var/run/secrets/tokens  /var/run/secrets/tokens  {options}\n"), 0o444);
     let from = files.path().display();
-    // By subPath the two files, as a whole the directory.
+    // The two files are mounted by subPath, the directory as a whole.
     world.node.shell(&format!(
         "mkdir -p /run/secrets/gar; mount --bind {from}/gar /run/secrets/gar; mount -o remount,bind,ro /run/secrets/gar\n\
          for file in enroot.conf.d/30-gar-config.conf mounts.d/50-wif-token.fstab; do\n\
@@ -71,7 +71,7 @@ fn the_hand_made_setup_is_retired_with_a_pull_after_each_step() {
     prepare_enroot(&world);
     let ours = format!("<{SERVICE_ACCOUNT}>\n");
 
-    // Before: its token volume has no mode, so that everyone can read the token, and its script asks Google for each pull.
+    // Before: the token volume has no mode, so everyone can read the token, and the script asks Google for each pull.
     world.node.edit(|pod| {
         let volume = pod["spec"]["volumes"].as_array_mut().unwrap().iter_mut().find(|v| v["name"] == "gcp-wif-token");
         volume.unwrap()["projected"].as_object_mut().unwrap().remove("defaultMode").expect("a mode");
@@ -83,13 +83,13 @@ fn the_hand_made_setup_is_retired_with_a_pull_after_each_step() {
     assert_eq!(run.ok().stdout, "token\n<>\n");
     assert!(exchanges > 0, "the script was not asked");
 
-    // 1: the plugin beside it. Each job has credentials, and the script's line wins.
+    // 1: the plugin in addition. Each job has credentials, and the script's line takes precedence.
     world.start(Kind::Sunk);
     pull(&world, &registries).0.ok();
     let (run, exchanges) = pull(&world, &registries);
     assert_eq!(run.ok().stdout, format!("token\n{ours}"));
     assert!(exchanges > 0, "the line of the hand-made setup is not in force");
-    // With the token root's alone, the script fails, and no other line is tried: the mode comes last.
+    // If only root could read the token, the script would fail, and enroot tries no other line. The mode comes last.
     world.node.chmod_token(0o400);
     let (run, _) = pull(&world, &registries);
     assert!(run.status != 0 && run.stdout.is_empty(), "the order of the steps does not matter: {}", run.stderr);
@@ -107,7 +107,8 @@ fn the_hand_made_setup_is_retired_with_a_pull_after_each_step() {
     let (run, exchanges) = pull(&world, &registries);
     assert_eq!((run.ok().stdout, exchanges), (format!("token\n{ours}"), 0));
 
-    // 4: without the mount of the token, which is root's alone from now on. One without the other does no harm.
+    // 4: without the mount of the token, which only root can read from now on. One change without the other does no
+    // harm.
     world.node.chmod_token(0o400);
     assert_eq!(pull(&world, &registries).0.ok().stdout, format!("token\n{ours}"));
     world.node.shell("umount /etc/enroot/mounts.d/50-wif-token.fstab; rm /etc/enroot/mounts.d/50-wif-token.fstab");

@@ -1,4 +1,4 @@
-//! Our Rust files, and the paths in their code.
+//! The project's Rust files, and the paths in their code.
 
 use std::path::Path;
 
@@ -133,7 +133,7 @@ pub(crate) fn has_unsafe_code(stream: TokenStream) -> bool {
     })
 }
 
-/// Our Rust files with their texts.
+/// The project's Rust files with their texts.
 pub(crate) fn rust_files() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let (mut files, mut next) = (Vec::new(), vec![root.to_owned()]);

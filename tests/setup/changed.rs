@@ -1,4 +1,4 @@
-//! What is there already: changed, used as it is, or left alone.
+//! Existing resources: updated, used as they are, or left alone.
 
 use serde_json::{Value, json};
 
@@ -11,9 +11,9 @@ fn provider(desk: &Desk) -> Value {
     desk.api.world().providers["slurm/cluster"].clone()
 }
 
-/// Options that change change what was made; a step that another run has done is none.
+/// Changed options update the resources. The script skips steps that another run has done.
 #[test]
-fn changed_options_change_the_provider() {
+fn changed_options_update_the_provider() {
     let Some(desk) = Desk::new() else { return };
     let keys = desk.path("keys");
     std::fs::write(&keys, KEYS).unwrap();
@@ -47,14 +47,14 @@ fn changed_options_change_the_provider() {
     assert_eq!(after["attributeCondition"], "true");
     assert_eq!(after["oidc"]["jwksJson"], made["oidc"]["jwksJson"]);
 
-    // Without them they go.
+    // Without the options, the settings are removed.
     desk.run(&[&direct[..], &both].concat()).ok();
     assert_eq!(provider(&desk), made);
 }
 
-/// What somebody else made is used, and stays; and so does what somebody else uses.
+/// The script uses and keeps what somebody else created. It also keeps what somebody else uses.
 #[test]
-fn what_others_made_stays() {
+fn what_others_created_stays() {
     let Some(desk) = Desk::new() else { return };
     let other = "serviceAccount:trainer-jobs@my-project.iam.gserviceaccount.com";
     let email = "trainer-jobs@my-project.iam.gserviceaccount.com";
@@ -118,9 +118,9 @@ fn show(desk: &Desk, pool: &str, provider: &[&str]) {
     desk.install("gcloud", &text);
 }
 
-/// A provider of another issuer, and what somebody switched off, are nobody's to change in passing.
+/// The script does not change a provider of another issuer, nor what somebody has disabled.
 #[test]
-fn a_provider_that_is_not_this_clusters() {
+fn a_provider_of_another_cluster_is_left_alone() {
     let desk = Desk::without_gcloud(World::new());
     let mapping = "google.subject=assertion.sub";
     let others = ["ACTIVE", "", "", "https://token.actions.githubusercontent.com", "", "", mapping, ""];

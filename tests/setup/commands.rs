@@ -5,7 +5,7 @@ use std::fs;
 use crate::api::world::World;
 use crate::desk::{Desk, finish, root};
 
-/// Answers as Google does for a project that has nothing, and starts at once.
+/// A gcloud that answers like Google for an empty project, and starts at once.
 const EMPTY: &str = r#"#!/bin/sh
 printf '%s\n' "$*" >>"${0%/*}/asked"
 case "$*" in
@@ -19,7 +19,7 @@ fn readme() -> String {
     fs::read_to_string(root().join("deploy/google/README.md")).unwrap()
 }
 
-/// The lines of all blocks with this word behind the fence.
+/// The lines of all blocks with this word after the fence.
 fn blocks(fence: &str) -> Vec<String> {
     let mut lines = Vec::new();
     let mut inside = false;
@@ -34,7 +34,7 @@ fn blocks(fence: &str) -> Vec<String> {
     lines
 }
 
-/// One shell after another runs them; where it says so, the script only says what it would do.
+/// Runs them in a shell. With `--dry-run`, the script only prints its plan.
 fn run(desk: &Desk, lines: &[String]) -> String {
     let issuer = desk.api.issuer();
     let answers = format!(
@@ -49,7 +49,7 @@ fn run(desk: &Desk, lines: &[String]) -> String {
     run.stdout
 }
 
-/// Each of them, as far as its plan.
+/// Each command, up to its plan.
 #[test]
 fn every_command_is_one_that_the_script_takes() {
     let desk = Desk::without_gcloud(World::new());
@@ -77,7 +77,7 @@ fn every_command_is_one_that_the_script_takes() {
 }
 
 #[test]
-fn there_is_nobody_to_say_yes() {
+fn without_a_terminal_or_yes_the_script_refuses_to_run() {
     let desk = Desk::without_gcloud(World::new());
     desk.install("gcloud", EMPTY);
     let line = desk.setup(&[]).failure(2);
@@ -87,7 +87,7 @@ fn there_is_nobody_to_say_yes() {
 
 /// The module's call names variables and outputs that it has.
 #[test]
-fn the_call_of_the_module() {
+fn the_modules_example_names_existing_variables_and_outputs() {
     let call: hcl::Body = hcl::parse(&blocks("hcl").join("\n")).unwrap();
     let variables: String = fs::read_to_string(root().join("deploy/google/terraform/variables.tf")).unwrap();
     let outputs: String = fs::read_to_string(root().join("deploy/google/terraform/outputs.tf")).unwrap();

@@ -1,4 +1,4 @@
-//! An administrator's machine, in a directory of its own.
+//! An administrator's machine, in a separate directory.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -43,7 +43,7 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// None, and a word of it, where there is no gcloud.
+    /// None, with a note, if gcloud is not installed.
     pub fn new() -> Option<Self> {
         if !is_installed("gcloud") {
             skip("gcloud is not installed: deploy/google/setup");
@@ -72,7 +72,7 @@ impl Desk {
         fs::read_to_string(self.path("out").join(name)).unwrap()
     }
 
-    /// A command in the repository's root, with a gcloud that knows this project alone.
+    /// A command in the repository's root, with a gcloud that knows only this project.
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new(program.as_ref());
         command.current_dir(root()).stdin(Stdio::null());
@@ -101,7 +101,7 @@ impl Desk {
         self.run(&all)
     }
 
-    /// Runs the script with these options alone.
+    /// Runs the script with only these options.
     pub fn run(&self, options: &[&str]) -> Run {
         finish(self.command("deploy/google/setup").args(options))
     }

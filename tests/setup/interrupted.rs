@@ -1,9 +1,9 @@
-//! Killed at a step, before or after what the step does, and run again.
+//! The script is killed at a step, before or after the step's effect, and runs again.
 
 use crate::desk::{Desk, golden};
 use crate::whole::ALL;
 
-/// Kills the script at the step of this number; what only looks is no step.
+/// Kills the script at the step with this number. Commands that only read are not steps.
 const GCLOUD: &str = r#"#!/bin/bash
 real=$(PATH=${PATH#*:} command -v gcloud)
 case " $* " in *" describe "* | *" list "* | *" get-iam-policy "*) exec "$real" "$@" ;; esac
@@ -29,7 +29,7 @@ pub fn kill_at(desk: &Desk, step: usize, when: &str) {
     std::fs::remove_file(desk.path("bin/gcloud")).unwrap();
 }
 
-/// At each step. Without `GCP_WIF_SETUP_SWEEP` one step has to do, in `whole.rs`.
+/// Kills the script at each step. Without `GCP_WIF_SETUP_SWEEP`, only `whole.rs` kills it, at one step.
 #[test]
 fn killed_and_run_again() {
     if std::env::var_os("GCP_WIF_SETUP_SWEEP").is_none() {

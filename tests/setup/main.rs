@@ -1,14 +1,14 @@
 //! `deploy/google`: the script with the real gcloud, and the Terraform module, against a project at an embedded Google.
 //!
-//! Where gcloud or terraform is not installed, the tests that need it are skipped. `GCP_WIF_SETUP_SWEEP=1` kills the
-//! script at each of its steps, not only at some.
+//! Tests that need gcloud or terraform are skipped if it is not installed. `GCP_WIF_SETUP_SWEEP=1` kills the script at
+//! each of its steps, not only at some.
 //!
 //! ```text
-//! whole.rs        made, made again, removed, brought back; files that are written, and an exchange by them
-//! changed.rs      what is there already: changed, used, or left alone
+//! whole.rs        created, created again, removed, restored; the written files, and an exchange with them
+//! changed.rs      existing resources: updated, used, or left alone
 //! interrupted.rs  killed at a step, then run again
-//! wrong.rs        what is refused, and in which words
-//! terraform.rs    the module: its names, what it makes, compared with the script
+//! wrong.rs        refusals and their messages
+//! terraform.rs    the module: its names, and what it creates, compared with the script
 //! commands.rs     the commands of deploy/google/README.md
 //! desk.rs         an administrator's machine: gcloud's own configuration, the script, its output
 //! api/            the project at Google
@@ -16,7 +16,7 @@
 
 #![allow(missing_docs, unreachable_pub)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
-// What is skipped has to be said.
+// Skipped tests are reported.
 #![allow(clippy::print_stderr)]
 #![forbid(unsafe_code)]
 

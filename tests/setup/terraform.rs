@@ -1,7 +1,7 @@
-//! The Terraform module. Its provider cannot be had here, so:
+//! The Terraform module. The tests cannot run its provider, so:
 //!
-//! - each resource and each argument is one that the provider's documentation has,
-//! - each reference leads somewhere,
+//! - each resource and each argument is in the provider's documentation,
+//! - each reference resolves,
 //! - and Terraform itself evaluates the module, with each resource of Google's turned into a `terraform_data` of the same
 //!   arguments. What it would make is what the script makes: both are compared with the same file.
 
@@ -113,14 +113,15 @@ fn arguments(block: &Block) -> Vec<(String, String)> {
     all
 }
 
-/// Paths of names with dots between them, as `var.pool` or `google_service_account.jobs`; what is in brackets is left out.
+/// Paths of names with dots between them, as `var.pool` or `google_service_account.jobs`; what is in brackets is left
+/// out.
 fn paths(text: &str) -> BTreeSet<String> {
     let is_part = |letter: char| letter.is_ascii_alphanumeric() || letter == '_' || letter == '.';
     text.split(|letter| !is_part(letter)).filter(|part| part.contains('.')).map(str::to_owned).collect()
 }
 
 #[test]
-fn every_name_in_the_module_is_one_that_exists() {
+fn every_name_in_the_module_exists() {
     let blocks = blocks();
     let mut named: BTreeSet<String> = BTreeSet::new();
     let mut used: BTreeSet<String> = BTreeSet::new();
@@ -246,7 +247,7 @@ fn is_there() -> bool {
 }
 
 #[test]
-fn the_module_makes_what_the_script_makes() {
+fn the_module_creates_what_the_script_creates() {
     if !is_there() {
         return;
     }
@@ -307,7 +308,7 @@ fn the_module_makes_what_the_script_makes() {
         }
     }
     let mut of_script: BTreeMap<String, Vec<String>> = serde_json::from_value(wanted["policies"].clone()).unwrap();
-    // Theirs who made the bucket.
+    // These roles belong to the bucket's owner.
     of_script.values_mut().for_each(|lines| lines.retain(|line| !line.contains(" user:")));
     assert_eq!(policies, of_script);
 
@@ -362,7 +363,7 @@ fn the_module_refuses_what_the_script_refuses() {
     if !is_there() {
         return;
     }
-    // Terraform says all of them at once.
+    // Terraform reports all of them at once.
     let refusal = plan(&json!({
         "project": "my-project", "issuer": "http://oidc.example.net", "subjects": ["system:serviceaccount:*"],
         "pool": "gcp-slurm", "service_accounts": ["job"], "lifetime": 60, "repositories": ["images"],

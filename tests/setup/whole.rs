@@ -1,4 +1,4 @@
-//! One life: made, made again, removed, brought back.
+//! One life cycle: created, created again, removed, restored.
 
 use serde_json::Value;
 
@@ -16,7 +16,7 @@ use crate::desk::{Desk, Run, golden};
 use crate::google::{Bucket, Claims, Google, Options, SUBJECT, ServiceAccount};
 use crate::interrupted::kill_at;
 
-/// Everything that the script can make, once.
+/// Everything that the script can create, once.
 pub const ALL: [&str; 6] = [
     "--yes",
     "--service-account=trainer-jobs",
@@ -31,9 +31,9 @@ fn writing(requests: &[Recorded]) -> Vec<String> {
 }
 
 #[test]
-fn made_made_again_removed_and_brought_back() {
+fn created_created_again_removed_and_restored() {
     let Some(desk) = Desk::new() else { return };
-    // As a new project at Google is: what is made shows late, operations take time, others change policies.
+    // As in a new project at Google: new resources appear late, operations take time, and others change policies.
     {
         let mut world = desk.api.world();
         (world.lag, world.slow, world.interferes) = (1, true, true);
@@ -82,7 +82,7 @@ fn remove(desk: &Desk, options: &[&str]) -> Run {
     desk.setup(&options).ok()
 }
 
-/// A Google that has what the script made takes a node's token, by the file that it wrote.
+/// A Google with the script's resources accepts a node's token, with the file that the script wrote.
 fn accepts_a_job(desk: &Desk) {
     let google = Google::start(options(&desk.api));
     let text = desk.written("credential-configuration.json");
@@ -105,7 +105,7 @@ fn accepts_a_job(desk: &Desk) {
     assert!(!exchange("system:serviceaccount:tenant-slurm:another"));
 }
 
-/// What the embedded Google has of this project.
+/// The embedded Google with the resources of this project.
 fn options(api: &Api) -> Options {
     let world: &World = &api.world();
     let provider = &world.providers["slurm/cluster"];

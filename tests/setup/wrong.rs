@@ -1,4 +1,4 @@
-//! What is refused, and in which words.
+//! Refusals and their messages.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -6,11 +6,11 @@ use std::os::unix::fs::symlink;
 use crate::api::world::World;
 use crate::desk::{Desk, golden};
 
-/// What is wrong with the options alone is said before anything is asked.
+/// The script reports wrong options before it asks anything.
 #[test]
-fn options_that_cannot_be_right() {
+fn wrong_options_are_refused() {
     let desk = Desk::without_gcloud(World::new());
-    // Were it asked, it would not be there.
+    // This gcloud fails if the script calls it.
     desk.install("gcloud", "#!/bin/sh\nexit 99\n");
     let keys = desk.path("keys");
     fs::write(&keys, r#"{"keys": [{"kty": "RSA", "n": "AQAB", "d": "AQAB"}]}"#).unwrap();
@@ -62,7 +62,7 @@ fn options_that_cannot_be_right() {
 }
 
 #[test]
-fn there_is_no_gcloud() {
+fn a_missing_gcloud_is_reported() {
     let desk = Desk::without_gcloud(World::new());
     for program in ["bash", "dirname", "mktemp", "wc", "tr", "rm", "cut"] {
         let found = ["/usr/bin", "/bin"].map(|place| std::path::Path::new(place).join(program));
@@ -75,9 +75,9 @@ fn there_is_no_gcloud() {
     assert!(line.starts_with("setup: gcloud is not installed; install it"), "{line}");
 }
 
-/// The issuer is not what the tokens will say: each exchange would fail.
+/// The issuer differs from the tokens' iss, so each exchange would fail.
 #[test]
-fn an_issuer_that_is_another_one() {
+fn another_issuer_is_refused() {
     let desk = Desk::without_gcloud(World::new());
     desk.install("gcloud", "#!/bin/sh\nexit 99\n");
     let base = desk.api.issuer().replace("/id/cluster", "");
@@ -93,14 +93,14 @@ fn an_issuer_that_is_another_one() {
         line.contains("names the issuer https://oidc.example.net/id/cluster; --issuer must be exactly that"),
         "{line}"
     );
-    // The slash counts: tokens are compared with the issuer to the letter.
+    // The slash counts, because Google compares the tokens' iss with the issuer exactly.
     let line = run("/id/cluster/");
     assert!(line.contains("names the issuer https://") && line.contains("/id/cluster; --issuer must be"), "{line}");
 }
 
-/// What Google refuses is said in Google's words, and nothing else is done.
+/// The script reports Google's refusals in Google's words, and does nothing else.
 #[test]
-fn what_google_refuses() {
+fn googles_refusals_are_reported_in_its_words() {
     let Some(desk) = Desk::new() else { return };
     fs::write(desk.path("token"), "ya29.another").unwrap();
     let line = desk.setup(&["--yes"]).failure(1);
@@ -126,7 +126,7 @@ fn what_google_refuses() {
 }
 
 #[test]
-fn nobody_is_logged_in() {
+fn a_missing_login_is_reported() {
     let Some(desk) = Desk::new() else { return };
     let issuer = format!("--issuer={}", desk.api.issuer());
     let mut command = desk.command("deploy/google/setup");

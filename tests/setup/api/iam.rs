@@ -1,4 +1,4 @@
-//! Service accounts, pools and providers. What is removed of the last two stays for thirty days, and keeps its name.
+//! Service accounts, pools and providers. Removed pools and providers stay for thirty days, and keep their names.
 
 use serde_json::{Map, Value, json};
 
@@ -112,7 +112,7 @@ fn new(body: &Value, name: &str) -> Value {
     let mut made = body.clone();
     made["name"] = name.into();
     made["state"] = "ACTIVE".into();
-    // As protobuf leaves out what is false.
+    // protobuf omits false values.
     if let Some(fields) = made.as_object_mut() {
         fields.retain(|_, value| *value != json!(false));
     }

@@ -1,4 +1,4 @@
-//! Who may do what: policies, which are read, changed and written with the etag that was read.
+//! Policies: clients read them, change them, and write them with the etag that they read.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
@@ -91,7 +91,7 @@ fn write(policy: &Value, resource: &str, world: &mut World, stale: fn() -> Refus
     Ok(read(resource, world))
 }
 
-/// Refuses whom Google does not know, and whom nobody should let in.
+/// Refuses members that Google does not know, and members that nobody should admit.
 fn check_member(member: &str, role: &str, world: &mut World) -> Result<(), Refusal> {
     let wrong = |text: &str| Err(errors::invalid(format!("{text}: {member}")));
     if let Some(email) = member.strip_prefix("serviceAccount:") {
@@ -118,7 +118,7 @@ fn check_member(member: &str, role: &str, world: &mut World) -> Result<(), Refus
     if is_removed || is_human { Ok(()) } else { wrong("Member is not supported here") }
 }
 
-/// What becomes of an account's roles when it is removed.
+/// Updates an account's roles when it is removed.
 pub fn mark_removed(email: &str, id: &str, world: &mut World) {
     for policy in world.policies.values_mut() {
         for binding in &mut policy.bindings {

@@ -1,9 +1,8 @@
-//! A project at Google, for its administrators: the endpoints that gcloud asks when it makes identity pools, service
+//! A project at Google, for its administrators: the endpoints that gcloud uses to create identity pools, service
 //! accounts, repositories and roles, on 127.0.0.1, as strict as the real ones.
 //!
-//! What is not known is refused: a path, a parameter, a field, a member that does not exist. Policies are written only
-//! with the etag of the newest one. Pools and providers that are removed keep their names. A new resource can stay unseen
-//! for some requests, as at Google.
+//! The server refuses unknown paths, parameters, fields and members. It accepts a policy only with the current etag.
+//! Removed pools and providers keep their names. A new resource can stay invisible for some requests, as at Google.
 
 use std::io::{self, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -20,15 +19,15 @@ use crate::google::tls::Authority;
 use crate::google::wire::{self, Request, Response, Stream};
 use crate::google::{Certificate, errors as words};
 
-/// The access token that gcloud has to show.
+/// The access token that gcloud must send.
 pub const TOKEN: &str = "ya29.administrator";
 
-/// What is asked, in parts: `projects/P/...` or a bucket.
+/// The target of a request, in parts: `projects/P/...` or a bucket.
 pub struct Ask<'a> {
     pub method: &'a str,
     /// The path below the version, without a verb.
     pub path: Vec<&'a str>,
-    /// What stands behind the last colon: `undelete`, `getIamPolicy`; empty if nothing does.
+    /// The text after the last colon, such as `undelete` or `getIamPolicy`; empty if there is none.
     pub verb: &'a str,
     pub body: Value,
     pub request: &'a Request,
@@ -102,7 +101,7 @@ impl Api {
                         return;
                     }
                     let (world, requests, tls) = (Arc::clone(&world), Arc::clone(&requests), tls.clone());
-                    // A client that was killed is none of the server's business.
+                    // It does not matter to the server if a client was killed.
                     thread::spawn(move || serve(stream, tls, &world, &requests));
                 }
             })
@@ -126,18 +125,18 @@ impl Api {
         self.authority.certificate()
     }
 
-    /// What there is, for a test to look at or to change.
+    /// The project's resources, for a test to read or to change.
     pub fn world(&self) -> MutexGuard<'_, World> {
         self.world.lock().expect("the world")
     }
 
-    /// Everything there is, without what differs from run to run.
+    /// All resources, without the parts that differ between runs.
     pub fn dump(&self) -> String {
         let text = format!("{:#}\n", self.world().dump());
         text.replace(&self.secure.to_string(), "ISSUER")
     }
 
-    /// What has been asked since the last call of this.
+    /// The requests since the last call of this function.
     pub fn take_requests(&self) -> Vec<Recorded> {
         std::mem::take(&mut *self.requests.lock().expect("the requests"))
     }

@@ -1,4 +1,4 @@
-//! What there is in a project.
+//! The resources of a project.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,21 +33,21 @@ pub struct World {
     pub filled: BTreeSet<String>,
     /// By the resource's name: an email, `gs://BUCKET`, `LOCATION/NAME` or the project.
     pub policies: BTreeMap<String, Policy>,
-    /// Parts of paths that the caller may not ask, with the permission that he lacks.
+    /// Parts of paths that the caller may not use, with the missing permission.
     pub denied: Vec<(&'static str, &'static str)>,
-    /// How many requests do not see a resource that was just made.
+    /// How many requests do not see a new resource.
     pub lag: u32,
     unseen: BTreeMap<String, u32>,
     /// Whether somebody else changes each policy once, between reading and writing.
     pub interferes: bool,
     pub interfered: BTreeSet<String>,
-    /// Operations are done only when they are asked for.
+    /// Operations end only when a client asks for them.
     pub slow: bool,
     made: u64,
 }
 
 impl World {
-    /// A new project with one bucket. Of its APIs those are on that a project has from the start.
+    /// A new project with one bucket, and with the APIs that are enabled in every new project.
     pub fn new() -> Self {
         Self {
             services: ["serviceusage.googleapis.com", "cloudresourcemanager.googleapis.com", "storage.googleapis.com"]
@@ -97,7 +97,7 @@ impl World {
         }
     }
 
-    /// Time passes: everything is seen.
+    /// Time passes, and everything becomes visible.
     pub fn settle(&mut self) {
         self.unseen.clear();
         (self.lag, self.interferes) = (0, false);
@@ -120,7 +120,7 @@ impl World {
         if self.slow { json!({"name": name}) } else { Self::done(&name) }
     }
 
-    /// An operation that somebody asks for.
+    /// The answer to a client that asks for an operation.
     pub fn operation(&self, name: &str) -> Value {
         Self::done(name)
     }
