@@ -13,7 +13,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 const LOOKS: u32 = 5;
 
 /// Reads a regular file of at most `longest` bytes. If the file is absent, tries again until `patience` is over, and at
-/// least [`LOOKS`] times: the path leads through a link to a directory for each version, and the kubelet can remove
+/// least `LOOKS` times: the path leads through a link to a directory for each version, and the kubelet can remove
 /// that directory after the link was followed (`pkg/volume/util/atomic_writer.go`).
 ///
 /// # Errors
