@@ -42,7 +42,7 @@ impl Host for SpankHost<'_, '_> {
             Change::Unset(name) => self.0.unsetenv(name).map_err(|_| *name),
         };
         if let Err(name) = result {
-            self.log(&format!("gcp-wif: Slurm does not let {name} be changed in the job's environment"));
+            self.log(&format!("gcp-wif: Slurm refuses to change {name} in the job's environment"));
         }
     }
 

@@ -21,7 +21,7 @@ const INHERITED: &str = "SLURM_SPANK__SLURM_SPANK_OPTION_gcp_wif_";
 pub(crate) fn register(spank: &mut SpankHandle) -> Result<(), Box<dyn Error>> {
     let usage = "[gcp-wif] Google Cloud credentials for the job, or it fails.";
     spank.register_option(SpankOption::new(WANTED).usage(usage))?;
-    let usage = "[gcp-wif] no Google Cloud credentials, even where the site gives them to every job.";
+    let usage = "[gcp-wif] no Google Cloud credentials, even if the site gives them to all jobs.";
     spank.register_option(SpankOption::new(REFUSED).usage(usage))?;
     let usage = "[gcp-wif] credentials of this service account, or the job fails; implies --gcp-wif.";
     spank.register_option(SpankOption::new(SERVICE_ACCOUNT).takes_value("EMAIL").usage(usage))?;

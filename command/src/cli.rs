@@ -26,7 +26,7 @@ use gcp_wif_core::policy::config::DEFAULT_PATH;
 use gcp_wif_core::words::json::to_line;
 use plugstack::Plugstack;
 
-/// Google Cloud credentials for Slurm jobs: looks after the plugin spank_gcp_wif.so
+/// Google Cloud credentials for Slurm jobs: the companion command of the plugin spank_gcp_wif.so
 #[derive(Parser)]
 #[command(name = "gcp-wif", version, after_help = "Exit status: 0, 1 (a check failed, denied) or 2 (usage).")]
 pub(crate) struct Arguments {

@@ -129,7 +129,7 @@ impl fmt::Display for ExchangeError {
                     Whose::Googles => "Google's",
                     Whose::Nodes => "this node's",
                 };
-                write!(f, "{}: the token ended {ago} seconds ago by {whose} clock", self.endpoint)
+                write!(f, "{}: the token expired {ago} seconds ago by {whose} clock", self.endpoint)
             }
         }
     }
@@ -291,7 +291,7 @@ impl<'a> Exchange<'a> {
 }
 
 fn missing(field: &str) -> Problem {
-    Problem::Malformed(format!("the answer has no {field}"))
+    Problem::Malformed(format!("the response has no {field}"))
 }
 
 /// Parses the JSON object of a successful response.
@@ -302,7 +302,7 @@ fn object(response: &Response, sent: &Secret) -> Result<serde_json::Map<String, 
     // Drop the parser's message, because it can quote the token.
     serde_json::from_slice(response.body.expose()).map_err(|_| {
         Problem::Malformed(format!(
-            "the answer is not JSON (type {}, {} bytes)",
+            "the response is not JSON (type {}, {} bytes)",
             if response.content_type.is_empty() { "not given".to_owned() } else { clip(&response.content_type, 60) },
             response.body.expose().len()
         ))

@@ -339,7 +339,7 @@ fn a_configuration_that_others_can_write() {
     let site = Site::start();
     let path = site.cluster.node(1).config_path();
     let spoils: [(&str, fn(&std::path::Path)); 3] = [
-        ("must be root's", |path| set_owner(path, ALICE)),
+        ("must be owned by root", |path| set_owner(path, ALICE)),
         ("lets group or others write", |path| set_mode(path, 0o664)),
         ("lets group or others write", |path| set_mode(path, 0o646)),
     ];

@@ -97,7 +97,7 @@ fn explain_says_which_rule_decides_and_why() {
     assert!(run.stderr.contains("no rule gives user carol (61003) (account none, partition debug)"), "{}", run.stderr);
 
     let run = explain(&site, "mallory", "").expect_status(2);
-    assert_eq!(run.stderr, "gcp-wif explain: this node knows no user \"mallory\"\n");
+    assert_eq!(run.stderr, "gcp-wif explain: this node has no user \"mallory\"\n");
     explain(&site, "alice", "--service-account alice").expect_status(2);
     site.configure(json!({"rules": 1}));
     let run = explain(&site, "alice", "").expect_status(1);
@@ -185,7 +185,7 @@ fn env_refuses_what_it_cannot_know() {
     assert!(run.stderr.ends_with(&format!("set SLURM_JOB_ID to one of {one}, {two}\n")), "{}", run.stderr);
     // Another user's job, and a job that does not exist.
     for (job, why) in
-        [(one.as_str(), "permission denied"), ("99", "no such file or directory"), ("../1", "not a job's number")]
+        [(one.as_str(), "permission denied"), ("99", "no such file or directory"), ("../1", "not a job ID")]
     {
         let bob = site.cluster.node(1).as_user("bob").command([command_path(), "env"]).env("SLURM_JOB_ID", job);
         let run = bob.run().expect_status(1);

@@ -152,7 +152,7 @@ fn fill(site: Site, line: &str) -> Vec<String> {
         fs::read_to_string(&token).is_ok_and(|text| text.starts_with("ya29.") && text.len() < 4 << 10)
     });
     let logs = node.log() + &fs::read_to_string(node.run_dir().join("gcp-wif/agent.log")).unwrap_or_default();
-    let told = logs.lines().filter(|line| line.contains("was ended: it fills the runtime directory"));
+    let told = logs.lines().filter(|line| line.contains("was killed: it fills the runtime directory"));
     let told = told.map(str::to_owned).collect();
     site.cancel(job);
     site.finish();
@@ -169,13 +169,13 @@ fn a_user_who_fills_the_runtime_directory_keeps_no_other_user_from_credentials()
 #[test]
 fn a_user_who_keeps_filling_the_runtime_directory_keeps_no_other_user_from_credentials() {
     let told = fill(agent::site(json!({}), None), KEEP_FILLING);
-    assert!(told.iter().any(|line| line.contains("(bash) of uid 61001 was ended")), "{told:?}");
+    assert!(told.iter().any(|line| line.contains("(bash) of uid 61001 was killed")), "{told:?}");
 }
 
 #[test]
 fn a_user_with_a_lease_on_a_file_that_fills_the_runtime_directory_keeps_no_other_user_from_credentials() {
     let told = fill(agent::site(json!({}), None), FILL_AND_LEASE);
-    assert!(told.len() == 1 && told[0].contains("(python3) of uid 61001 was ended"), "{told:?}");
+    assert!(told.len() == 1 && told[0].contains("(python3) of uid 61001 was killed"), "{told:?}");
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub(crate) fn answer(call: &Call, served: &Served, now: Moment) -> Option<Answer
 fn checked(call: &Call, resource: &str, method: &str, served: &Served, now: Moment) -> Result<Answer, Reply> {
     let bearer = call.bearer.as_ref().ok_or_else(|| unauthenticated("the header Authorization: Bearer is missing"))?;
     if !served.knows(bearer, now) {
-        return Err(unauthenticated("the bearer token is none of this job's"));
+        return Err(unauthenticated("the bearer token is not one of this job's"));
     }
     let Some(email) = resource.strip_prefix(ACCOUNTS) else {
         return Err(invalid("the project must be given as -, and the service account by its email"));
@@ -49,7 +49,7 @@ fn checked(call: &Call, resource: &str, method: &str, served: &Served, now: Mome
         let audience = audience.ok_or_else(|| invalid("audience is missing"))?;
         return Ok(Answer::id_token(served, audience, id_token));
     }
-    let scopes = list(&fields, "scope").ok_or_else(|| invalid("scope is no list of scopes"))?.join(" ");
+    let scopes = list(&fields, "scope").ok_or_else(|| invalid("scope is not a list of scopes"))?.join(" ");
     let scopes = answer::scopes(&scopes).map_err(|problem| invalid(&problem))?;
     if scopes.is_empty() {
         return Err(invalid("scope is missing"));

@@ -38,14 +38,14 @@ impl Call {
     pub(crate) fn read(parts: &Parts, here: SocketAddr) -> Result<Self, Reply> {
         let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         if parts.headers.contains_key("x-forwarded-for") {
-            return Err(Reply::refuse(403, "requests are not taken from proxies"));
+            return Err(Reply::refuse(403, "requests from proxies are not accepted"));
         }
         let hosts = [here.to_string(), format!("localhost:{}", here.port()), "metadata.google.internal".to_owned()];
         if !hosts.iter().any(|host| host == header("host")) {
-            return Err(Reply::refuse(403, "another host is meant"));
+            return Err(Reply::refuse(403, "the Host header names another host"));
         }
         if FROM_PAGES.iter().any(|name| parts.headers.contains_key(*name)) {
-            return Err(Reply::refuse(403, "requests are not taken from pages"));
+            return Err(Reply::refuse(403, "requests from web pages are not accepted"));
         }
         let bearer = header("authorization").split_once(' ');
         let bearer = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));

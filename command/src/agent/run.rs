@@ -172,7 +172,7 @@ impl Agent {
                 }
                 heard = keep::heard(watcher.as_ref()) => match heard {
                     Heard::End => {
-                        self.log(LogLevel::Info, "it is told to end");
+                        self.log(LogLevel::Info, "the service manager asks the agent to end");
                         self.leave(&socket).await;
                         return Ok(End::Over);
                     }
@@ -200,7 +200,7 @@ impl Agent {
             if alone_until.is_some_and(|end| Instant::now() >= end) {
                 self.start_over().await;
             } else if is_reloaded && !is_alone && self.is_old() {
-                self.log(LogLevel::Info, "the command is another program now");
+                self.log(LogLevel::Info, "the command is a new program");
                 self.leave(&socket).await;
                 return Ok(End::Upgrade);
             }
@@ -262,7 +262,7 @@ impl Agent {
         for (port, event) in events {
             match event {
                 Event::Served => self.log(LogLevel::Debug, format_args!("port {port} is served")),
-                Event::Ended => self.log(LogLevel::Debug, format_args!("port {port} is served no more")),
+                Event::Ended => self.log(LogLevel::Debug, format_args!("port {port} is no longer served")),
                 Event::Taken => {
                     self.log(LogLevel::Warn, format_args!("port {port} of 127.0.0.1 is taken by another program"));
                 }
@@ -304,7 +304,7 @@ impl Agent {
                 Some(error.to_string())
             }
         };
-        self.tell_trouble(&self.trouble, trouble, "the configuration can be used again");
+        self.tell_trouble(&self.trouble, trouble, "the configuration is valid again");
     }
 
     /// Tells of trouble once for each change, and when it is over.

@@ -299,7 +299,7 @@ async fn answer(request: Request<Incoming>, here: SocketAddr, door: &Door) -> Re
         Err(refusal) => return refusal,
     };
     let body = tokio::time::timeout(PATIENCE, Limited::new(body, LONGEST).collect()).await;
-    let Ok(Ok(body)) = body else { return Reply::refuse(400, "the body is too long or does not come") };
+    let Ok(Ok(body)) = body else { return Reply::refuse(400, "the body is too long or does not arrive") };
     call.body = Zeroizing::new(body.to_bytes().to_vec());
     // Clone the credentials, because they can change while the request waits for Google.
     let Some(served) = door.served.upgrade().map(|served| served.borrow().clone()) else {

@@ -65,7 +65,7 @@ pub(crate) fn start(config_path: &Path, runtime_dir: Option<&Path>, syslog: Opti
     if let Some(slurmd) = slurmd(&runtime) {
         // If the cgroups cannot be changed, the agent can still serve from within the job's.
         let _ = cgroups::join(slurmd).inspect_err(|why| {
-            journal.write(LogLevel::Info, format_args!("gcp-wif: agent: it stays in its cgroup: {why}"));
+            journal.write(LogLevel::Info, format_args!("gcp-wif: agent: the agent stays in its cgroup: {why}"));
         });
     }
     drop(runtime);
@@ -199,7 +199,7 @@ fn sign(lock: &mut File, processes: &[ProcessId]) -> std::io::Result<()> {
 
 /// Kills the processes that a lock file names, if they are still the same.
 fn end_stuck(lock: &mut File, journal: &Journal) {
-    journal.write(LogLevel::Warn, "gcp-wif: agent: another agent has the lock and does not answer, it is ended");
+    journal.write(LogLevel::Warn, "gcp-wif: agent: another agent has the lock and does not respond, it is killed");
     let (mut text, proc) = (String::new(), Proc::new(PathBuf::new()));
     let _ = lock.rewind().and_then(|()| lock.read_to_string(&mut text));
     for line in text.lines() {
@@ -291,8 +291,8 @@ impl Watcher {
         let (lock, sockets) = (self.lock.as_fd(), &self.sockets);
         let hand_down = |start: &mut Command| keep::hand_down_all(lock, sockets, start);
         let why = program::replace(&mut self.known, file, &command, &arguments, hand_down);
-        let text =
-            format_args!("gcp-wif: agent: {} cannot be started, it goes on: {why}", command.display()).to_string();
+        let text = format_args!("gcp-wif: agent: {} cannot be started, the agent continues: {why}", command.display())
+            .to_string();
         self.journal.write(LogLevel::Error, text);
     }
 }

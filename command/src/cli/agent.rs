@@ -13,7 +13,7 @@ use gcp_wif_core::world::proc::ProcFs;
 /// The socket of syslog, syslog(3).
 const SYSLOG: &str = "/dev/log";
 
-/// Keep the credentials of this node's jobs fresh, as root. The plugin starts it in the background
+/// Refresh and serve the credentials of this node's jobs, as root. The plugin starts it in the background
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     /// The site configuration

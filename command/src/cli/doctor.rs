@@ -49,7 +49,7 @@ pub(super) fn token_service_of(challenge: &str, image: &str) -> Option<String> {
 
 /// Check this node, from its configuration to a real exchange with Google
 ///
-/// Prints for each check ok, or what is wrong and the fix. Changes nothing, prints no token. Run it as root.
+/// Prints for each check ok, or the problem and its fix. Changes nothing and prints no token. Run it as root.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     /// The site configuration [default: the one that plugstack.conf names, or /etc/slurm/gcp-wif.json]
@@ -58,20 +58,20 @@ pub(super) struct Arguments {
     /// Try the exchange with this service account instead of the credential configuration's identity
     #[arg(long, value_name = "EMAIL", value_parser = ServiceAccountEmail::parse, conflicts_with = "offline")]
     service_account: Option<ServiceAccountEmail>,
-    /// Try a pull from this registry: HOST, or HOST/IMAGE:TAG to try the rights to that image as well
+    /// Try a pull from this registry: HOST, or HOST/IMAGE:TAG to check the permission for that image too
     #[arg(long, value_name = "HOST", value_parser = Image::parse, conflicts_with = "offline")]
     registry: Option<Image>,
-    /// Ask nobody over the network, and print only what is wrong: for Slurm's HealthCheckProgram
+    /// Make no network call, and print only problems: for Slurm's HealthCheckProgram
     #[arg(long)]
     offline: bool,
-    /// Print only what is wrong
+    /// Print only problems
     #[arg(long)]
     quiet: bool,
 }
 
 pub(super) fn run(arguments: Arguments, json: bool, screen: &mut Screen<'_>) -> Status {
     if !rustix::process::geteuid().is_root() {
-        screen.complain("gcp-wif doctor: it must run as root, because it reads what only root may read");
+        screen.complain("gcp-wif doctor: it must run as root, because it reads files that only root can read");
         return Status::Usage;
     }
     let form = match (json, arguments.offline || arguments.quiet) {

@@ -25,9 +25,9 @@ const STATUS: [(&str, &str); 2] =
     [("identity", "GCP_WIF_SERVICE_ACCOUNT"), ("expiry", "GOOGLE_OAUTH_ACCESS_TOKEN_EXPIRES_AT")];
 const METADATA: [&str; 3] = ["GCE_METADATA_HOST", "GCE_METADATA_ROOT", "GCE_METADATA_IP"];
 
-/// Print the current job's variables, for a shell that came in by ssh: eval "$(gcp-wif env)"
+/// Print the current job's variables, for a shell that was started by ssh: eval "$(gcp-wif env)"
 ///
-/// The job is the one of SLURM_JOB_ID, else the one whose cgroup this shell is in, else the only one of yours with
+/// The job is the one in SLURM_JOB_ID, or else the one in whose cgroup this shell runs, or else your only job with
 /// credentials on this node. Run it as the job's user.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -75,7 +75,7 @@ impl Shell<'_> {
     fn job(&self) -> Result<JobId, String> {
         for name in ["SLURM_JOB_ID", "SLURM_JOBID"] {
             if let Some(text) = (self.variable)(name).filter(|text| !text.is_empty()) {
-                let number = text.parse().map_err(|_| format!("{name}: \"{}\" is not a job's number", clip(&text, 40)));
+                let number = text.parse().map_err(|_| format!("{name}: \"{}\" is not a job ID", clip(&text, 40)));
                 return number.map(JobId);
             }
         }
@@ -87,13 +87,11 @@ impl Shell<'_> {
         match (rest.next(), rest.next()) {
             (Some(job), None) => Ok(job),
             (None, _) => {
-                Err("no job of yours with credentials is found on this node; set SLURM_JOB_ID (squeue --me)".to_owned())
+                Err("you have no job with credentials on this node; set SLURM_JOB_ID (squeue --me)".to_owned())
             }
             _ => {
                 let choices = choices.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                Err(format!(
-                    "several jobs of yours have credentials on this node; set SLURM_JOB_ID to one of {choices}"
-                ))
+                Err(format!("several of your jobs have credentials on this node; set SLURM_JOB_ID to one of {choices}"))
             }
         }
     }
@@ -236,7 +234,7 @@ mod tests {
         let named = |name: &str| (name == "SLURM_JOBID").then(|| "8".to_owned());
         assert_eq!(Shell { variable: &named, ..shell }.job(), Ok(JobId(8)));
         let wrong = |name: &str| (name == "SLURM_JOB_ID").then(|| "8/..".to_owned());
-        assert!(Shell { variable: &wrong, ..shell }.job().unwrap_err().contains("is not a job's number"));
+        assert!(Shell { variable: &wrong, ..shell }.job().unwrap_err().contains("is not a job ID"));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use gcp_wif_core::words::google::ServiceAccountEmail;
 use gcp_wif_core::words::names::{JobId, clip};
 use gcp_wif_core::world::sys;
 
-/// Say which rule decides for a user, and why
+/// Show which rule decides for a user, and why
 ///
 /// The groups are those that this node knows. Exit status: 0 granted, 1 denied, 2 unknown user.
 #[derive(clap::Args)]
@@ -30,7 +30,7 @@ pub(super) struct Arguments {
     /// The partition that the job would run in
     #[arg(long)]
     partition: Option<String>,
-    /// What --gcp-wif-service-account would name
+    /// The service account that --gcp-wif-service-account would name
     #[arg(long, value_name = "EMAIL", value_parser = ServiceAccountEmail::parse)]
     service_account: Option<ServiceAccountEmail>,
     /// The site configuration [default: the one that plugstack.conf names, or /etc/slurm/gcp-wif.json]
@@ -41,7 +41,7 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments, json: bool, screen: &mut Screen<'_>) -> Status {
     let Some(facts) = facts(arguments) else {
         let user = clip(&arguments.user, 80);
-        screen.complain(&format!("gcp-wif explain: this node knows no user \"{user}\""));
+        screen.complain(&format!("gcp-wif explain: this node has no user \"{user}\""));
         return Status::Usage;
     };
     let plugstack = Plugstack::of_node().ok();
@@ -114,7 +114,7 @@ impl Explanation<'_> {
         }
         lines.push(match self.decision {
             Ok(granted) if granted.rule.is_some() => format!("granted    {}", granted.identity),
-            Ok(granted) => format!("granted    {}: this site has one identity for everyone", granted.identity),
+            Ok(granted) => format!("granted    {}: this site has one identity for all users", granted.identity),
             Err(denial) => format!("denied     {}", Failure::from(denial.clone()).text()),
         });
         lines.extend(self.auto().map(|auto| {
@@ -168,7 +168,7 @@ impl Explanation<'_> {
 
     fn reason(&self, key: Key) -> String {
         let key_name = name(key);
-        let not_given = |option: &str| format!("{key_name}: the rule asks for one, and none was given (--{option})");
+        let not_given = |option: &str| format!("{key_name}: the rule requires one, and none was given (--{option})");
         let not_named = |value: &str| format!("{key_name}: {value} is not among them");
         match key {
             Key::Users => not_named(&self.facts.user_text()),
@@ -240,7 +240,7 @@ mod tests {
             "rule 1     users: alice (1000) is not among them",
             "rule 2     groups: the user is in none of them",
             "rule 3     accounts: vision is not among them",
-            "rule 4     partitions: the rule asks for one, and none was given (--partition)",
+            "rule 4     partitions: the rule requires one, and none was given (--partition)",
             "rule 5     matches, and decides",
             "granted    a@p.iam.gserviceaccount.com",
             "auto       no: with --gcp-wif only",

@@ -30,7 +30,7 @@ const HEADS: [&str; 6] = ["JOB", "USER", "IDENTITY", "EXPIRES", "REFRESHED", "ST
 
 /// Show this node's jobs with credentials: identity, expiry, last refresh, failures
 ///
-/// As root all jobs, and the agents that serve them; as a user those of your own that have a process on this node.
+/// As root: all jobs, and the agents that serve them. As a user: your own jobs that have a process on this node.
 /// Prints no token.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -71,7 +71,7 @@ pub(super) fn run(arguments: Arguments, json: bool, screen: &mut Screen<'_>) -> 
         screen.line(if is_root {
             "no job on this node has credentials"
         } else {
-            "no job of yours with credentials has a process on this node; squeue --me says where your jobs run"
+            "none of your jobs with credentials has a process on this node; squeue --me shows where your jobs run"
         });
     } else {
         table(&rows, screen);

@@ -127,7 +127,8 @@ impl CredentialConfiguration {
         let head: Head = from_json(text)?;
         if head.r#type != "external_account" {
             return Err(format!(
-                "type is \"{}\", a credential configuration of workload identity federation has \"external_account\"",
+                "type is \"{}\", but a credential configuration for workload identity federation has \
+                 \"external_account\"",
                 clip(&head.r#type, 40)
             ));
         }
@@ -229,7 +230,7 @@ fn subject_token_type(value: Option<String>) -> Result<String, String> {
         Ok(value)
     } else {
         Err(format!(
-            "subject_token_type is \"{}\", supported are {TOKEN_TYPE_JWT} and {TOKEN_TYPE_ID_TOKEN}",
+            "subject_token_type is \"{}\", but only {TOKEN_TYPE_JWT} and {TOKEN_TYPE_ID_TOKEN} are supported",
             clip(&value, 80)
         ))
     }
@@ -240,7 +241,7 @@ fn source(value: Option<Value>) -> Result<(PathBuf, SubjectTokenFormat), String>
     if let Some(other) =
         ["url", "executable", "environment_id", "certificate"].iter().find(|key| value.get(**key).is_some())
     {
-        return Err(format!("credential_source is of the kind \"{other}\", supported is \"file\""));
+        return Err(format!("credential_source is of type \"{other}\", but only \"file\" is supported"));
     }
     let source: SourceFile = serde_json::from_value(value)
         .map_err(|error| format!("credential_source: {}", clip(&error.to_string(), 300)))?;
@@ -253,7 +254,7 @@ fn source(value: Option<Value>) -> Result<(PathBuf, SubjectTokenFormat), String>
             ("json", None) => return Err("credential_source.format.subject_token_field_name is missing".to_owned()),
             (other, _) => {
                 return Err(format!(
-                    "credential_source.format.type is \"{}\", it can be \"text\" or \"json\"",
+                    "credential_source.format.type is \"{}\", it must be \"text\" or \"json\"",
                     clip(other, 40)
                 ));
             }
@@ -267,7 +268,7 @@ fn impersonation(url: Option<String>, settings: Option<ImpersonationFile>) -> Re
     let lifetime = settings.and_then(|settings| settings.token_lifetime_seconds);
     if let Some(seconds) = lifetime.filter(|seconds| !LIFETIMES.contains(seconds)) {
         return Err(format!(
-            "service_account_impersonation.token_lifetime_seconds is {seconds}, it can be 600 to 43200"
+            "service_account_impersonation.token_lifetime_seconds is {seconds}, it must be from 600 to 43200"
         ));
     }
     let Some(url) = url else {
@@ -362,8 +363,8 @@ mod tests {
             ),
             ("subject_token_type", Some(json!("urn:ietf:params:aws:token-type:aws4_request")), "subject_token_type is"),
             ("credential_source", None, "credential_source is missing"),
-            ("credential_source", Some(json!({"executable": {"command": "x"}})), "of the kind \"executable\""),
-            ("credential_source", Some(json!({"environment_id": "aws1"})), "of the kind \"environment_id\""),
+            ("credential_source", Some(json!({"executable": {"command": "x"}})), "of type \"executable\""),
+            ("credential_source", Some(json!({"environment_id": "aws1"})), "of type \"environment_id\""),
             (
                 "credential_source",
                 Some(json!({"file": "token"})),
@@ -376,7 +377,12 @@ mod tests {
                 "subject_token_field_name is missing",
             ),
             ("credential_source", Some(json!({"file": "/t", "format": {"type": "xml"}})), "format.type is \"xml\""),
-            ("service_account_impersonation", Some(json!({"token_lifetime_seconds": 43201})), "it can be 600 to 43200"),
+            (
+                "service_account_impersonation",
+                Some(json!({"token_lifetime_seconds": 43201})),
+                "it must be from 600 to \
+                 43200",
+            ),
             (
                 "service_account_impersonation_url",
                 Some(json!("https://evil.org/sa:generateAccessToken")),

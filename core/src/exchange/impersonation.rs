@@ -50,8 +50,7 @@ pub(super) fn receive(response: &Response, sent: &Secret) -> Result<AccessToken,
     let object = object(response, sent)?;
     let token = token(&object, "accessToken")?;
     let time = object.get("expireTime").and_then(Value::as_str).ok_or_else(|| missing("expireTime"))?;
-    let expires_at = from_rfc3339(time).ok_or_else(|| {
-        Problem::Malformed(format!("its expireTime \"{}\" is not a time of RFC 3339", clip(time, 40)))
-    })?;
+    let expires_at = from_rfc3339(time)
+        .ok_or_else(|| Problem::Malformed(format!("its expireTime \"{}\" is not an RFC 3339 time", clip(time, 40))))?;
     Ok(AccessToken { token, expires_at })
 }

@@ -93,7 +93,7 @@ fn parse(response: &Response, sent: &Secret) -> (Option<String>, Option<String>,
         return (
             None,
             None,
-            "it redirects elsewhere, which Google's endpoints do not do; redirects are not followed".to_owned(),
+            "it redirects elsewhere, which Google's endpoints never do; redirects are not followed".to_owned(),
         );
     }
     let encoded = Zeroizing::new(utf8_percent_encode(sent.expose(), NON_ALPHANUMERIC).to_string());

@@ -66,7 +66,7 @@ pub(super) fn receive(response: &Response, sent: &Secret) -> Result<Answer, Prob
     let object = object(response, sent)?;
     match object.get("token_type").and_then(serde_json::Value::as_str) {
         Some(kind) if kind.eq_ignore_ascii_case("Bearer") => {}
-        _ => return Err(Problem::Malformed("the answer's token_type is not Bearer".to_owned())),
+        _ => return Err(Problem::Malformed("the response's token_type is not Bearer".to_owned())),
     }
     Ok(Answer {
         token: token(&object, "access_token")?,

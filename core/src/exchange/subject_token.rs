@@ -46,7 +46,7 @@ impl SubjectToken {
         if token.expose().is_empty() {
             return Err("it is empty".to_owned());
         }
-        let claims = claims(token.expose()).ok_or("it is not a JWT (three parts of base64url with dots between)")?;
+        let claims = claims(token.expose()).ok_or("it is not a JWT (three base64url parts separated by dots)")?;
         Ok(Self { token, claims })
     }
 

@@ -66,10 +66,12 @@ impl Issuance<'_> {
         match overlay.left_out {
             LeftOut::Nothing => {}
             LeftOut::Hosts(count) => self.log.log(&format!(
-                "gcp-wif: files: .credentials would be too long for curl, {count} registries are left out of it; set registries to those in use"
+                "gcp-wif: files: .credentials would be too long for curl, so {count} registries are left out; set \
+                 registries to those in use"
             )),
             LeftOut::All => self.log.log(&format!(
-                "gcp-wif: files: the access token of job {} has {} bytes, which is too long for curl in .credentials; no registry has pull credentials",
+                "gcp-wif: files: the access token of job {} has {} bytes, which is too long for curl in .credentials, \
+                 so no registry gets pull credentials",
                 facts.job,
                 issued.token.secret().expose().len()
             )),

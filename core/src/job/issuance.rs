@@ -202,7 +202,7 @@ impl Issuance<'_> {
                 issued = now;
             }
         }
-        Err(Failure::of_agent("other programs take the ports of 127.0.0.1 before it can"))
+        Err(Failure::of_agent("other programs take the ports of 127.0.0.1 before the agent can"))
     }
 
     /// Returns a port that no other job has. The caller holds the turn until the record has the port: the agent binds

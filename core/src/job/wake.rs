@@ -64,7 +64,7 @@ pub fn wake(
         }
         std::thread::sleep(LOOK);
     }
-    Err(Failure::of_agent("the agent does not answer"))
+    Err(Failure::of_agent("the agent does not respond"))
 }
 
 /// Waits for an agent that a service manager restarts. Returns `None` if no service manager runs it, or if it hangs.

@@ -22,15 +22,15 @@ const INFO: &str = "gcp_wif_agent_info";
 
 /// The name, the type and the help text of each metric.
 pub const FAMILIES: [(&str, &str, &str); 11] = [
-    ("gcp_wif_issuances_total", "counter", "Jobs and steps that began with a new token, or without one."),
-    ("gcp_wif_refreshes_total", "counter", "Tokens that running jobs got before the old ones ended, or did not get."),
-    ("gcp_wif_requests_total", "counter", "Google's answers to clients that asked for other scopes or OpenID tokens."),
-    (EXCHANGES, "counter", "Tokens for which Google was asked."),
-    (SAVED, "counter", "Tokens that another job of the same user already had."),
-    (SECONDS, "gauge", "How long Google took for the last token, or until it failed."),
-    (LAST_SUCCESS, "gauge", "When a job got a token last."),
+    ("gcp_wif_issuances_total", "counter", "Jobs and steps that started with a new token, or failed to get one."),
+    ("gcp_wif_refreshes_total", "counter", "Refreshes of running jobs' tokens."),
+    ("gcp_wif_requests_total", "counter", "Exchanges for clients that requested other scopes or OpenID tokens."),
+    (EXCHANGES, "counter", "Exchanges with Google."),
+    (SAVED, "counter", "Exchanges saved because jobs of the same user share a token."),
+    (SECONDS, "gauge", "Duration of the last exchange, successful or not."),
+    (LAST_SUCCESS, "gauge", "When a job last got a token."),
     (JOBS, "gauge", "Jobs that the agent serves."),
-    (NEXT_EXPIRY, "gauge", "When the first token of those that the agent serves ends."),
+    (NEXT_EXPIRY, "gauge", "The earliest expiry of the tokens that the agent serves."),
     (START, "gauge", "When the agent started."),
     (INFO, "gauge", "The version of the agent."),
 ];

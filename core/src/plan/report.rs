@@ -23,7 +23,7 @@ use crate::world::sys::ChildError;
 /// The length limit of a cause, and of an advice, in characters.
 const LONGEST: usize = 1200;
 
-const NOT_GOOGLE: &str = "check that it is Google's endpoint and that no proxy answers in its place";
+const NOT_GOOGLE: &str = "check that it is Google's endpoint and that no proxy responds in its place";
 
 /// The stage at which a failure happened. All messages for users name it, and the troubleshooting documentation is
 /// organized by it.
@@ -134,8 +134,8 @@ impl Failure {
 
     /// The user's enroot configuration cannot be merged.
     pub fn of_enroot(problem: &str) -> Self {
-        let advice = "enroot's configuration stays as it is, and this step's containers are not given the job's \
-                      credentials: mend it, or set ENROOT_CONFIG_PATH to another directory";
+        let advice = "this step's containers get no credentials and use the unchanged configuration; fix it, or set \
+                      ENROOT_CONFIG_PATH to another directory";
         Self::new(Stage::Files, Blame::User, problem, advice)
     }
 
@@ -145,10 +145,11 @@ impl Failure {
             Stage::Files,
             Blame::User,
             format_args!(
-                "{}: Google's libraries take this file of yours, and not the job's credentials",
+                "{}: Google's client libraries use this file instead of the job's credentials",
                 file.display()
             ),
-            "remove it, or say export GOOGLE_APPLICATION_CREDENTIALS=$CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE in the job",
+            "remove it, or run export GOOGLE_APPLICATION_CREDENTIALS=$CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE in the \
+             job",
         )
     }
 
@@ -159,20 +160,20 @@ impl Failure {
 
     /// Another process's exchange for the same token does not finish in time.
     pub fn of_wait() -> Self {
-        let problem = "another process that asks Google for the same token did not finish in time";
+        let problem = "another process's exchange for the same token did not finish in time";
         Self::new(Stage::TokenExchange, Blame::Google { is_final: false }, problem, "try again")
     }
 
     /// The job's token has expired, and there is no new one.
     pub fn of_no_token() -> Self {
-        let problem = "no valid access token: Google could not be asked for a new one";
+        let problem = "there is no valid access token, because the refresh failed";
         Self::new(Stage::Agent, Blame::Google { is_final: false }, problem, "the job's status file says why")
     }
 
     /// A user has too many tokens for other scopes and audiences.
     pub fn of_share(limit: usize) -> Self {
-        let problem = format_args!("the node keeps {limit} tokens of yours for other scopes and audiences");
-        Self::new(Stage::Agent, Blame::User, problem, "ask for fewer, or wait an hour until some have ended")
+        let problem = format_args!("the node keeps {limit} of your tokens for other scopes and audiences");
+        Self::new(Stage::Agent, Blame::User, problem, "request fewer, or wait an hour until some have expired")
     }
 
     /// The subject token cannot be read.
@@ -185,8 +186,8 @@ impl Failure {
         Self::new(
             Stage::Configuration,
             Blame::Site,
-            "plugstack.conf names pyxis before gcp-wif, so that a step that must not run pulls its image first",
-            "let gcp-wif's line come first (10-gcp-wif.conf)",
+            "plugstack.conf names pyxis before gcp-wif, so a step pulls its image even if it must not run",
+            "move gcp-wif's line before pyxis's (10-gcp-wif.conf)",
         )
     }
 
@@ -215,7 +216,7 @@ impl Failure {
         };
         let hint = match (&error.problem, error.leg) {
             (Problem::Transport(TransportError::Tls(_)), _) => {
-                "check ca_certificates, and that no proxy answers in Google's place".to_owned()
+                "check ca_certificates, and that no proxy responds in Google's place".to_owned()
             }
             (
                 Problem::Transport(TransportError::TooLong)
@@ -228,7 +229,7 @@ impl Failure {
             (Problem::Refused(refusal), _) if refusal.is_redirect() => NOT_GOOGLE.to_owned(),
             (Problem::Refused(refusal), _) if refusal.is_of_issuer() => issuer_hint(claims),
             (Problem::Refused(refusal), _) if refusal.is_transient() => {
-                "Google is busy or out of order, try again later".to_owned()
+                "Google is overloaded or unavailable, try again later".to_owned()
             }
             (Problem::Refused(refusal), Leg::TokenExchange) => exchange_hint(refusal, configuration, claims, now),
             (Problem::Refused(refusal), Leg::Impersonation) => {
@@ -283,8 +284,8 @@ fn exchange_hint(
 fn issuer_hint(claims: &Claims) -> String {
     let issuer = claims.issuer.as_deref().map_or_else(|| "ISSUER".to_owned(), |issuer| clip(issuer, 200));
     format!(
-        "{}/.well-known/openid-configuration and the keys at its jwks_uri must be reachable from the internet, and have \
-         the subject token's key; where keys were uploaded to the provider, upload those of today",
+        "{}/.well-known/openid-configuration and the keys at its jwks_uri must be reachable from the internet and \
+         contain the subject token's key; if keys were uploaded to the provider, upload the current ones",
         issuer.trim_end_matches('/')
     )
 }
@@ -303,7 +304,7 @@ pub fn audience_hint(configuration: &CredentialConfiguration, claims: &Claims) -
 /// Returns advice for an expired subject token.
 pub fn expiry_hint(expiry: UnixSeconds, now: UnixSeconds) -> String {
     format!(
-        "the subject token expired {} seconds ago by this node's clock; see why it is not renewed",
+        "the subject token expired {} seconds ago by this node's clock; find out why it is not renewed",
         now.saturating_sub(expiry)
     )
 }
@@ -318,16 +319,16 @@ fn impersonation_hint(
         return "enable iamcredentials.googleapis.com in the service account's project".to_owned();
     }
     match refusal.status {
-        400 => "check scopes and token_lifetime_seconds; more than 3600 needs an organization policy".to_owned(),
+        400 => "check scopes and token_lifetime_seconds; more than 3600 requires an organization policy".to_owned(),
         401 => "the federated token was not accepted, try again".to_owned(),
-        404 => format!("Google knows no service account {identity}: correct its name, or create it"),
+        404 => format!("the service account {identity} does not exist: correct its name, or create it"),
         _ => {
             let pool = configuration.audience.as_str().split("/providers/").next().unwrap_or_default();
             let subject = claims.subject.as_deref().map_or_else(|| "SUBJECT".to_owned(), |subject| clip(subject, 130));
             format!(
                 "check that {identity} exists and grants roles/iam.workloadIdentityUser to \
                  principal:{pool}/subject/{subject}, if the provider maps google.subject from assertion.sub (a new \
-                 binding needs up to 5 minutes)"
+                 binding takes up to 5 minutes to work)"
             )
         }
     }

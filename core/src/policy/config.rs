@@ -286,19 +286,19 @@ impl Config {
             check_path("ca_certificates", path)?;
         }
         if config.runtime_dir == Path::new("/") {
-            return Err("runtime_dir: \"/\" cannot be it".to_owned());
+            return Err("runtime_dir: \"/\" is not allowed".to_owned());
         }
         if config.scopes.as_ref().is_some_and(Vec::is_empty) {
-            return Err("scopes: at least one is needed".to_owned());
+            return Err("scopes: at least one is required".to_owned());
         }
         if !TIMEOUTS.contains(&config.timeout_seconds) {
-            return Err(format!("timeout_seconds is {}, it can be 1 to 45", config.timeout_seconds));
+            return Err(format!("timeout_seconds is {}, it must be from 1 to 45", config.timeout_seconds));
         }
         if let Some(proxy) = &config.proxy {
             crate::world::http::check_proxy(proxy).map_err(|problem| format!("proxy: {problem}"))?;
         }
         if config.project.as_deref().is_some_and(|project| !is_project_id(project)) {
-            return Err("project: not a project id".to_owned());
+            return Err("project: not a project ID".to_owned());
         }
         let rules = config.rules.iter().flatten();
         let is_metadata = rules.filter_map(|rule| rule.adc).chain([config.adc]).any(|adc| adc == Adc::Metadata);
@@ -334,7 +334,7 @@ mod tests {
             (r#""auto": true, "auto": false"#, "duplicate field `auto`"),
             (r#""auto": "yes""#, "invalid type: string \"yes\", expected a boolean at line 1 column"),
             (r#""timeout_seconds": 0"#, "timeout_seconds is 0"),
-            (r#""timeout_seconds": 46"#, "timeout_seconds is 46, it can be 1 to 45"),
+            (r#""timeout_seconds": 46"#, "timeout_seconds is 46, it must be from 1 to 45"),
             (r#""timeout_seconds": -1"#, "invalid value: integer `-1`"),
             (r#""scopes": []"#, "scopes: at least one"),
             (r#""scopes": ["cloud-platform"]"#, "is not a scope"),
@@ -347,7 +347,7 @@ mod tests {
             (r#""delivery": "direct", "rules": [{"adc": "metadata"}]"#, "adc: \"metadata\" needs delivery \"agent\""),
             (r#""audit": "xml""#, "unknown variant `xml`"),
             (r#""proxy": "proxy:3128""#, "proxy: "),
-            (r#""project": "a b""#, "project: not a project id"),
+            (r#""project": "a b""#, "project: not a project ID"),
             (r#""rules": [{"user": ["alice"]}]"#, "unknown field `user`"),
             (r#""rules": [{"service_account": "alice"}]"#, "is not a service account's email"),
             (r#""auto": true} {"#, "trailing characters"),

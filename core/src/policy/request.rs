@@ -54,7 +54,7 @@ impl fmt::Display for OptionError {
             Self::Contradict => f.write_str("--gcp-wif and --no-gcp-wif contradict each other"),
             Self::ServiceAccount(error) => write!(f, "--gcp-wif-service-account: {error}"),
             Self::LaterComponent => {
-                f.write_str("Slurm hands a heterogeneous job the options of its first component only")
+                f.write_str("Slurm passes a heterogeneous job only the options of its first component")
             }
         }
     }
@@ -66,9 +66,9 @@ impl OptionError {
     /// Returns advice for the user.
     pub fn advice(&self) -> &'static str {
         match self {
-            Self::Contradict => "give one of them",
+            Self::Contradict => "use only one of them",
             Self::ServiceAccount(_) => "",
-            Self::LaterComponent => "give --gcp-wif there",
+            Self::LaterComponent => "give --gcp-wif to that component",
         }
     }
 }

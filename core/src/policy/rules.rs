@@ -53,7 +53,7 @@ impl fmt::Display for Denial {
                 write!(f, "user {user} may not use {identity} (rule {rule})")
             }
             Self::NotAllowed { user, identity, rule: None } => {
-                write!(f, "user {user} may not use {identity}: this site has one identity for everyone")
+                write!(f, "user {user} may not use {identity}: this site has one identity for all users")
             }
             Self::UnknownPlacement => {
                 f.write_str("account and partition of the job are not known on this node, because the prolog's record of them is missing")
@@ -69,8 +69,8 @@ impl Denial {
     pub fn advice(&self) -> &'static str {
         match self {
             Self::NoRuleMatches { .. } => "ask the site's administrators for one",
-            Self::NotAllowed { rule: Some(_), .. } => "leave the option out or name an allowed one",
-            Self::NotAllowed { rule: None, .. } => "leave the option out",
+            Self::NotAllowed { rule: Some(_), .. } => "omit the option or name an allowed service account",
+            Self::NotAllowed { rule: None, .. } => "omit the option",
             Self::UnknownPlacement => "see slurmd's log",
         }
     }

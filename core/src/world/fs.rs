@@ -124,17 +124,17 @@ impl fmt::Display for FileError {
                 write!(f, "cannot {action}: {reason}")
             }
             FileProblem::NotAFile => f.write_str("not a regular file"),
-            FileProblem::Pseudo => f.write_str("not a file of a real file system"),
-            FileProblem::NotText => f.write_str("not text in UTF-8"),
+            FileProblem::Pseudo => f.write_str("not on a real file system (such as /proc)"),
+            FileProblem::NotText => f.write_str("not UTF-8 text"),
             FileProblem::TooMany(limit) => write!(f, "more than {limit} names"),
             FileProblem::TooLong(limit) => write!(f, "longer than {limit} bytes"),
-            FileProblem::OwnedBy(uid) => write!(f, "owned by uid {uid}, must be root's"),
+            FileProblem::OwnedBy(uid) => write!(f, "owned by uid {uid}, must be owned by root"),
             FileProblem::Writable(mode) => {
                 let path = self.path.display();
                 write!(f, "mode {mode:04o} lets group or others write; run chmod go-w {path}")
             }
             FileProblem::Over => f.write_str("the job is over on this node"),
-            FileProblem::Locked => f.write_str("another process works on this job and did not finish in time"),
+            FileProblem::Locked => f.write_str("another process holds the lock and did not release it in time"),
         }
     }
 }

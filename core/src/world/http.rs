@@ -120,13 +120,13 @@ impl TransportError {
 impl fmt::Display for TransportError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Resolve => f.write_str("its name cannot be resolved"),
+            Self::Resolve => f.write_str("the host name cannot be resolved"),
             Self::Connection(text) => write!(f, "no connection: {text}"),
-            Self::Timeout => f.write_str("no answer in time"),
+            Self::Timeout => f.write_str("no response in time"),
             Self::Tls(text) => write!(f, "TLS: {text}"),
             Self::Proxy(text) => write!(f, "the proxy refused: {text}"),
-            Self::Protocol(text) => write!(f, "broken answer: {text}"),
-            Self::TooLong => write!(f, "its answer is longer than {LONGEST_BODY} bytes"),
+            Self::Protocol(text) => write!(f, "invalid response: {text}"),
+            Self::TooLong => write!(f, "the response is longer than {LONGEST_BODY} bytes"),
         }
     }
 }
@@ -165,7 +165,7 @@ impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(error) => write!(f, "ca_certificates: {error}"),
-            Self::NoCertificates(path) => write!(f, "ca_certificates: {}: no certificate in it", path.display()),
+            Self::NoCertificates(path) => write!(f, "ca_certificates: {}: contains no certificate", path.display()),
             Self::NoSystemCertificates => {
                 f.write_str("the system has no certificate store; install ca-certificates or set ca_certificates")
             }
@@ -379,7 +379,7 @@ fn io_error(error: &io::Error) -> TransportError {
         io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionAborted => {
             TransportError::Connection("it was reset".to_owned())
         }
-        io::ErrorKind::UnexpectedEof => TransportError::Protocol("it ends too early".to_owned()),
+        io::ErrorKind::UnexpectedEof => TransportError::Protocol("it ends prematurely".to_owned()),
         _ if error.to_string().contains("lookup address") => TransportError::Resolve,
         _ => TransportError::Connection(clip(&error.to_string(), 200)),
     }

@@ -304,7 +304,12 @@ fn an_agent_whose_program_changed_restarts_as_the_new_one() {
     set_mode(&command, 0o755);
     step();
     let log = || fs::read_to_string(node.run_dir().join("gcp-wif/agent.log")).unwrap();
-    wait_until(LIMIT, || log().contains("cannot be started, it goes on: with --help it ends with exit status: 1"));
+    wait_until(LIMIT, || {
+        log().contains(
+            "cannot be started, the agent continues: with --help it ends with exit \
+             status: 1",
+        )
+    });
     wait_until(LIMIT, || processes(&node).len() == 2);
     assert!(watching(&node).is_some_and(|watching| first.contains(&watching)));
     let before = replaced(&node, &[]);

@@ -65,7 +65,7 @@ fn an_answer_without_end_or_haste_is_given_up() {
     for (fault, told) in [
         (Fault::Endless { chunked: false }, "longer than 65536 bytes"),
         (Fault::Endless { chunked: true }, "longer than 65536 bytes"),
-        (Fault::Drip(Duration::from_secs(1)), "no answer in time"),
+        (Fault::Drip(Duration::from_secs(1)), "no response in time"),
     ] {
         site.forget();
         site.google.clear_faults();

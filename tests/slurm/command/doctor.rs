@@ -107,7 +107,7 @@ fn a_good_node_passes_each_check() {
         let run = doctor(&site, options).ok();
         assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("", ""), "{options:?}");
     }
-    let hint = "hint     subject token   mode                      0644: every job of this node can become every \
+    let hint = "hint     subject token   mode                      0644: every job on this node can impersonate every \
                 service account that trusts the node, whatever the rules say; \"direct\" delivery has it so";
     assert!(run.stdout.contains(hint), "{}", run.stdout);
     let (account, other) =
@@ -128,7 +128,7 @@ fn a_good_node_passes_each_check() {
     let run = site.cluster.node(1).command(["bash", "-c", &short]).run().ok();
     assert!(run.stdout.starts_with("ok ") && run.stderr.is_empty(), "{}", run.stderr);
     let run = site.cluster.node(1).as_user("alice").command([command_path(), "doctor"]).run().expect_status(2);
-    assert_eq!(run.stderr, "gcp-wif doctor: it must run as root, because it reads what only root may read\n");
+    assert_eq!(run.stderr, "gcp-wif doctor: it must run as root, because it reads files that only root can read\n");
     site.finish();
 }
 
@@ -210,7 +210,7 @@ fn the_doctor_reports_a_runtime_directory_on_a_disk() {
     let path = format!("{}/gcp-wif", env!("CARGO_TARGET_TMPDIR"));
     site.configure(json!({"delivery": "direct", "project": "p", "runtime_dir": path}));
     let run = doctor(&site, &[]).ok();
-    let expected = format!("{path} is on a disk, where tokens outlast a crash; put it on tmpfs");
+    let expected = format!("{path} is on a disk, where tokens survive a crash; put it on tmpfs");
     assert!(run.stdout.contains(&expected), "{}", run.stdout);
     site.finish();
 }

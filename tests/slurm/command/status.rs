@@ -59,7 +59,11 @@ fn root_sees_all_jobs_of_all_runtime_directories_and_a_user_sees_those_of_the_us
     assert_eq!(told, [old, new], "{}", own.stdout);
     assert!(!own.stdout.contains("agent"), "{}", own.stdout);
     let bobs = status(&site, "bob", &[]);
-    assert!(bobs.stdout.starts_with("no job of yours with credentials has a process on this node"), "{}", bobs.stdout);
+    assert!(
+        bobs.stdout.starts_with("none of your jobs with credentials has a process on this node"),
+        "{}",
+        bobs.stdout
+    );
 
     let object = status(&site, "root", &["--json"]);
     let parsed: Value = serde_json::from_str(&object.stdout).unwrap();

@@ -50,7 +50,7 @@ fn with_long_tokens_the_busiest_registries_have_their_lines_and_the_log_counts_t
     for host in ["us-docker.pkg.dev", "asia-docker.pkg.dev", "europe-west12-docker.pkg.dev", "gcr.io"] {
         assert!(hosts.contains(&host), "{host}: {hosts:?}");
     }
-    assert_told_once(&site, "registries are left out of it; set registries to those in use");
+    assert_told_once(&site, "registries are left out; set registries to those in use");
     site.finish();
 }
 

@@ -83,7 +83,7 @@ fn no_exported_function_runs_at_a_steps_start_or_leaves_a_process() {
     configure(&node, "ENROOT_CONFIG_PATH ${HOME}/.enroot\n");
     let body = format!(
         "() {{ /bin/touch ~/ran; for i in 1 2 3; do setsid sleep {SLEEP} <&- >&- 2>&- & done; \
-                        builtin \"${{FUNCNAME[0]}}\" \"$@\"; }}"
+         builtin \"${{FUNCNAME[0]}}\" \"$@\"; }}"
     );
     let functions = ["echo", "eval", "set", "command", "printf"].map(|name| format!("BASH_FUNC_{name}%%"));
     // The job's own processes do not count.
@@ -127,7 +127,13 @@ fn what_only_a_shell_can_expand_stays_and_is_reported() {
         let run = site.cluster.as_user("alice").command(words).run().ok();
         assert!(run.stdout.starts_with("path=\n") && run.stdout.contains(OBJECT), "{case}: {}", run.stdout);
         let line = only_line(&run.stderr);
-        for part in ["gcp-wif: files: ", "/etc/enroot/enroot.conf", value, "enroot's configuration stays as it is"] {
+        for part in [
+            "gcp-wif: files: ",
+            "/etc/enroot/enroot.conf",
+            value,
+            "this step's containers get no \
+             credentials",
+        ] {
             assert!(line.contains(part), "{case}: no {part} in: {line}");
         }
     }

@@ -44,7 +44,7 @@ fn a_configuration_at_the_limit_works_and_a_larger_one_is_reported() {
     let largest = run(
         &path,
         "find $ENROOT_CONFIG_PATH -type l | wc -l; wc -c <$ENROOT_CONFIG_PATH/.credentials; \
-                              grep -v '^#' $ENROOT_CONFIG_PATH/.credentials | cut -c-90",
+         grep -v '^#' $ENROOT_CONFIG_PATH/.credentials | cut -c-90",
     );
     assert_eq!(largest.stderr, "");
     let mut lines = largest.stdout.lines();
@@ -68,7 +68,7 @@ fn a_configuration_at_the_limit_works_and_a_larger_one_is_reported() {
         );
         let line = only_line(&run.stderr);
         assert!(line.starts_with(&format!("gcp-wif: files: {path}/{file}: ")), "{line}");
-        assert!(line.contains(&format!(" {limit} ")) && line.contains("stays as it is"), "{line}");
+        assert!(line.contains(&format!(" {limit} ")) && line.contains("containers get no credentials"), "{line}");
     }
     site.finish();
 }
@@ -105,7 +105,7 @@ fn twenty_steps_of_one_user_take_a_small_share_of_the_runtime_directory() {
         assert!(size <= most && inodes <= INODES, "{case}: {size} KiB and {inodes} inodes");
         fs::write(home.join("go"), "").unwrap();
         let told = steps.wait(LIMIT).ok().stderr;
-        let refused = told.matches("with the copies that your steps on this node have already").count();
+        let refused = told.matches("together with the copies of your other steps on this node").count();
         assert_eq!(refused, beyond_share, "{case}: {told}");
         site.cluster.assert_healthy();
         for name in ["go", "started"] {
@@ -156,7 +156,7 @@ fn files_of_the_kernel_are_not_copied() {
         );
         let line = only_line(&run.stderr);
         assert!(line.starts_with(&format!("gcp-wif: files: {path}/.credentials: ")), "{target}: {line}");
-        assert!(line.contains("not a file of a real file system"), "{target}: {line}");
+        assert!(line.contains("not on a real file system (such as /proc)"), "{target}: {line}");
     }
     site.finish();
 }

@@ -39,7 +39,7 @@ pub(super) fn command(report: &mut Report<'_, '_>, config: Option<&Config>) {
             None => report.fail(
                 STAGE,
                 NAME,
-                format_args!("command: {} does not tell its version; install gcp-wif there", path.display()),
+                format_args!("command: {} does not print its version; install gcp-wif there", path.display()),
             ),
         },
         (Delivery::Agent, Ok(())) => {
@@ -75,7 +75,7 @@ pub(super) fn running(report: &mut Report<'_, '_>, config: Option<&Config>, path
         STAGE,
         NAME,
         format_args!(
-            "it is gcp-wif {version} as it was before {command} was replaced; restart its service, or where it has none run \
+            "it runs gcp-wif {version} from before {command} was replaced; restart its service, or without a service run \
              kill -STOP {0} && kill -KILL {0} && {command} agent --config {path} --runtime-dir {runtime_dir}",
             agent.pids()
         ),

@@ -84,12 +84,12 @@ pub(super) fn project(
     let service_account = configuration.impersonation.as_ref().map(|impersonation| &impersonation.service_account);
     match service_account.and_then(ServiceAccountEmail::project) {
         Some(project) => {
-            report.ok(Stage::Configuration, NAME, format_args!("{project}, of the service account's email"));
+            report.ok(Stage::Configuration, NAME, format_args!("{project}, from the service account's email"));
         }
         None => report.warn(
             Stage::Configuration,
             NAME,
-            "none is set and the identity has none, so that Google's libraries look for one over the network; set \
+            "none is set and the identity has none, so Google's client libraries look for one over the network; set \
              project",
         ),
     }
@@ -111,7 +111,7 @@ pub(super) fn certificates(report: &mut Report<'_, '_>, config: Option<&Config>)
             let fix = match &error {
                 ClientError::File(error) if error.fix().is_some() => error.fix(),
                 ClientError::File(_) | ClientError::NoCertificates(_) => {
-                    Some("name a PEM file of root's, or leave the key out".to_owned())
+                    Some("name a PEM file that root owns, or omit the key".to_owned())
                 }
                 ClientError::NoSystemCertificates | ClientError::Tls(_) | ClientError::Proxy(_) => None,
             };
@@ -126,24 +126,23 @@ pub(super) fn rules(report: &mut Report<'_, '_>, config: Option<&Config>, open: 
     const NAME: &str = "rules";
     match config.map(|config| config.rules.as_deref()) {
         None => report.skip(Stage::Rules, NAME, NEEDS_CONFIG),
-        Some(None) => report.ok(Stage::Rules, NAME, "none: everyone has the credential configuration's identity"),
-        Some(Some([])) => {
-            report.warn(Stage::Rules, NAME, "an empty list denies everyone; add rules, or leave the key out")
-        }
+        Some(None) => report.ok(Stage::Rules, NAME, "none: all users have the credential configuration's identity"),
+        Some(Some([])) => report.warn(Stage::Rules, NAME, "an empty list denies all users; add rules, or omit the key"),
         Some(Some(_)) if open => report.warn(
             Stage::Rules,
             NAME,
-            "they decide nothing here: jobs can read the subject token, and with it become every service account that \
-             trusts the node; set delivery to \"agent\" and let root alone read the token (defaultMode: 0400)",
+            "they have no effect here: jobs can read the subject token, and impersonate every service account that \
+             trusts the node with it; set delivery to \"agent\" and make the token readable only by root \
+             (defaultMode: 0400)",
         ),
         Some(Some(rules)) => match shadowed(rules) {
             Some(number) => report.warn(
                 Stage::Rules,
                 NAME,
-                format_args!("rule {number} matches everyone, so that those after it never decide; put it last"),
+                format_args!("rule {number} matches all jobs, so the rules after it never decide; put it last"),
             ),
             None => {
-                report.ok(Stage::Rules, NAME, format_args!("{}; gcp-wif explain says which one decides", rules.len()))
+                report.ok(Stage::Rules, NAME, format_args!("{}; gcp-wif explain shows which one decides", rules.len()))
             }
         },
     }

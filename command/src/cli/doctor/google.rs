@@ -52,7 +52,7 @@ fn clock(report: &mut Report<'_, '_>, site: &Site, client: &Client) {
     const STAGE: Stage = Stage::TokenExchange;
     let limit = site.config.timeout().min(PATIENCE);
     let Some(theirs) = client.time_at(&site.configuration.token_url, limit) else {
-        return report.skip(STAGE, NAME, format_args!("{} does not tell the time", site.configuration.token_url));
+        return report.skip(STAGE, NAME, format_args!("{} sends no time", site.configuration.token_url));
     };
     let ahead = SystemClock.now().saturating_sub(theirs.unix_timestamp());
     if ahead.abs() <= TOLERANCE {
@@ -62,7 +62,7 @@ fn clock(report: &mut Report<'_, '_>, site: &Site, client: &Client) {
         report.warn(
             STAGE,
             NAME,
-            format_args!("this node's is {} seconds {way} Google's; let chrony or ntpd set it", ahead.abs()),
+            format_args!("this node's is {} seconds {way} Google's; synchronize it with chrony or ntpd", ahead.abs()),
         );
     }
 }

@@ -10,12 +10,12 @@ pub(super) type Release = (u32, u32, u32);
 
 /// The oldest major release that SchedMD still maintains, and what remains unfixed in older ones.
 const MAINTAINED: (u32, u32) = (25, 5);
-const FOR_EVER: &str = "SchedMD does not fix it any more, CVE-2026-65107 and CVE-2026-65108 among others";
+const FOR_EVER: &str = "SchedMD no longer fixes it, CVE-2026-65107 and CVE-2026-65108 among others";
 
 /// For each major.minor, the first release with the fix, and the vulnerability. If there are several, the latest one is
 /// listed, because it includes the earlier fixes.
 const FIXES: [(Release, &str); 9] = [
-    ((26, 5, 5), "slurmd took a task launch credential from another user than the one it was issued to"),
+    ((26, 5, 5), "slurmd accepted a task launch credential from another user than the one it was issued to"),
     ((25, 11, 8), "CVE-2026-65107 (sbcast without the credential's check), CVE-2026-65108 (a long SPANK option)"),
     ((25, 5, 9), "CVE-2026-65107 (sbcast without the credential's check), CVE-2026-65108 (a long SPANK option)"),
     ((24, 11, 5), "CVE-2025-43904 (coordinators make administrators)"),
@@ -54,7 +54,7 @@ mod tests {
             ((26, 5, 4), Some("install 26.05.5 or newer")),
             ((25, 11, 7), Some("install 25.11.8 or newer")),
             ((25, 11, 8), None),
-            ((24, 11, 5), Some("SchedMD does not fix it any more")),
+            ((24, 11, 5), Some("SchedMD no longer fixes it")),
             ((24, 11, 4), Some("before 24.11.5: CVE-2025-43904")),
             ((22, 5, 8), Some("before 22.05.11: CVE-2023-49933")),
             ((20, 11, 0), Some("install a newer major release")),

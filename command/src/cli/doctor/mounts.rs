@@ -33,22 +33,22 @@ pub(super) fn check(report: &mut Report<'_, '_>, proc: &ProcFs, files: &[PathBuf
         report.warn(
             Stage::SubjectToken,
             NAME,
-            format_args!("{} is a mount of its own (subPath), which is never renewed; {FIX}", token.display()),
+            format_args!("{} is mounted individually (subPath), so it is never renewed; {FIX}", token.display()),
         );
     } else if let Some((file, _)) = told.iter().find(|(_, how)| *how == Alone::Behind) {
         report.warn(
             STAGE,
             NAME,
-            format_args!("{file} is a mount of its own (subPath), and its source was replaced since; {FIX}"),
+            format_args!("{file} is mounted individually (subPath), and its source has been replaced since; {FIX}"),
         );
     } else if let Some((file, _)) = told.first() {
         report.hint(
             STAGE,
             NAME,
-            format_args!("{file} is a mount of its own (subPath), which will not follow its source; {FIX}"),
+            format_args!("{file} is mounted individually (subPath), so it will not follow its source; {FIX}"),
         );
     } else {
-        report.ok(STAGE, NAME, "no file is a mount of its own");
+        report.ok(STAGE, NAME, "no file is mounted individually");
     }
 }
 

@@ -88,7 +88,7 @@ pub(super) fn check(
             STAGE,
             LISTED,
             format_args!(
-                "{} gets no credentials of jobs; add it to registries in the site configuration",
+                "{} gets no credentials from jobs; add it to registries in the site configuration",
                 image.host()
             ),
         );
@@ -117,7 +117,9 @@ fn pull(client: &Client, image: &Image, token: &Secret) -> Result<String, String
     }
     let service = token_service(&challenge, image).ok_or_else(|| {
         let challenge = clip(&challenge, 200);
-        format!("{url}: it names a token service that enroot would not give the token to ({challenge}); check its name")
+        format!(
+            "{url}: it names a token service to which enroot would not send the token ({challenge}); check its name"
+        )
     })?;
     let (status, _, body) = get(&service, Some(&basic))?;
     let granted = serde_json::from_slice::<Value>(body.expose()).unwrap_or_default();
@@ -145,9 +147,9 @@ pub(super) fn token_service(challenge: &str, image: &Image) -> Option<Endpoint> 
 fn told(url: &Endpoint, image: &Image, status: u16, body: &Body) -> Result<String, String> {
     match (status, &image.image) {
         (200, Some((name, tag))) => Ok(format!("{name}:{tag} can be pulled from {}", image.registry)),
-        (200, None) => Ok(format!("{url} takes the token; HOST/IMAGE:TAG tries the rights to an image, too")),
+        (200, None) => Ok(format!("{url} accepts the token; HOST/IMAGE:TAG also checks the permission for an image")),
         (404, Some((name, tag))) => {
-            Err(format!("{url}: HTTP 404{}; {name}:{tag} is not there, correct its name", text(body)))
+            Err(format!("{url}: HTTP 404{}; {name}:{tag} does not exist, correct its name", text(body)))
         }
         _ => Err(refused(url, status, body)),
     }

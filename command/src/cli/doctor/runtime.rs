@@ -38,13 +38,13 @@ pub(super) fn check(report: &mut Report<'_, '_>, path: Option<&Path>) {
             file_system(report, &directory, path);
         }
         Ok((parent, false)) => {
-            report.ok(STAGE, DIRECTORY, format_args!("{}, made by the first job", path.display()));
+            report.ok(STAGE, DIRECTORY, format_args!("{}, created by the first job", path.display()));
             file_system(report, &parent, path);
         }
         Err(error) => {
             let fix = match error.problem {
                 FileProblem::OwnedBy(_) | FileProblem::Writable(_) => error.fix().unwrap_or_default(),
-                _ => "make it a directory of root's, mode 0711".to_owned(),
+                _ => "make it a directory that root owns, with mode 0711".to_owned(),
             };
             report.failure(DIRECTORY, error, &fix);
             for name in [SPACE, MEMORY] {
@@ -90,10 +90,10 @@ fn file_system(report: &mut Report<'_, '_>, directory: &OwnedFd, path: &Path) {
             let free = stat.f_bavail.saturating_mul(stat.f_frsize);
             let no_inodes = stat.f_files > 0 && stat.f_favail == 0;
             if free < LEAST || no_inodes {
-                report.failure(SPACE, cannot(Errno::NOSPC), "make room in it");
+                report.failure(SPACE, cannot(Errno::NOSPC), "free some space");
             } else if free < ENOUGH {
                 let free = free >> 20;
-                report.warn(STAGE, SPACE, format_args!("{free} MiB left; a node's jobs may need 16 at once"));
+                report.warn(STAGE, SPACE, format_args!("{free} MiB left; a node's jobs may need 16 at the same time"));
             } else {
                 report.ok(STAGE, SPACE, format_args!("{} MiB", free >> 20));
             }
@@ -104,7 +104,7 @@ fn file_system(report: &mut Report<'_, '_>, directory: &OwnedFd, path: &Path) {
         _ => report.warn(
             STAGE,
             MEMORY,
-            format_args!("{} is on a disk, where tokens outlast a crash; put it on tmpfs", path.display()),
+            format_args!("{} is on a disk, where tokens survive a crash; put it on tmpfs", path.display()),
         ),
     }
 }

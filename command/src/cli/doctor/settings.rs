@@ -28,18 +28,22 @@ pub(super) fn check(report: &mut Report<'_, '_>, conf: &SlurmConf, config: Optio
         report.hint(
             STAGE,
             STORED,
-            "AccountingStoreFlags has job_env: slurmdbd keeps what a job's environment is at its submission. sbatch and \
-             salloc take a job's tokens out of it where they have the plugin; install it wherever they run",
+            "AccountingStoreFlags has job_env, so slurmdbd stores the environment of each job at its submission. With \
+             the plugin, sbatch and salloc remove an outer job's tokens from it; install the plugin wherever they run",
         );
     } else {
-        report.ok(STAGE, STORED, "slurmdbd keeps none");
+        report.ok(STAGE, STORED, "slurmdbd stores none");
     }
     match conf.value(HEALTH) {
         Some(program) if program.contains("gcp-wif") => report.ok(STAGE, HEALTH, program),
         Some(program) => {
-            report.hint(STAGE, HEALTH, format_args!("{program}; it can run gcp-wif doctor --offline, which is quiet"));
+            report.hint(
+                STAGE,
+                HEALTH,
+                format_args!("{program}; it can run gcp-wif doctor --offline, which prints only problems"),
+            );
         }
-        None => report.hint(STAGE, HEALTH, "none; gcp-wif doctor --offline is made for it"),
+        None => report.hint(STAGE, HEALTH, "none; gcp-wif doctor --offline is meant for it"),
     }
 }
 
@@ -50,11 +54,11 @@ fn prolog(report: &mut Report<'_, '_>, conf: &SlurmConf, config: Option<&Config>
             report.fail(
                 Stage::Rules,
                 PROLOG,
-                "RunInJob keeps account and partition from the plugin, so that rules that name them deny everybody; \
+                "RunInJob hides account and partition from the plugin, so rules that name them deny all jobs; \
                  remove RunInJob, or name users and groups in the rules",
             );
         } else {
-            report.hint(STAGE, PROLOG, "RunInJob: credentials are issued when a step starts, and not before");
+            report.hint(STAGE, PROLOG, "RunInJob: credentials are issued only when a step starts");
         }
     } else if conf.has(PROLOG, &["Alloc", "Contain", "X11"]) {
         report.ok(STAGE, PROLOG, conf.value(PROLOG).unwrap_or_default());
@@ -62,8 +66,8 @@ fn prolog(report: &mut Report<'_, '_>, conf: &SlurmConf, config: Option<&Config>
         report.hint(
             STAGE,
             PROLOG,
-            "without Alloc a node learns a job's options with its first step, and not at all if that step comes from \
-             outside of the job; set PrologFlags=Alloc",
+            "without Alloc, a node learns a job's options only with its first step, and not at all if that step was \
+             started outside the job; set PrologFlags=Alloc",
         );
     }
 }

@@ -33,7 +33,7 @@ pub(super) fn plugins(report: &mut Report<'_, '_>, plugstack: Result<&Plugstack,
             Some(path) => report.fail(
                 Stage::Configuration,
                 NAME,
-                format_args!("{} is not there, though {} names it; install it", path.display(), ours.file.display()),
+                format_args!("{} does not exist, but {} names it; install it", path.display(), ours.file.display()),
             ),
             None => report.ok(Stage::Configuration, NAME, ours.file.display()),
         },
@@ -51,7 +51,7 @@ pub(super) fn release(
     const HOLES: &str = "known holes";
     const STAGE: Stage = Stage::Configuration;
     let Some((running, text)) = running_release(slurmd, offline) else {
-        report.skip(STAGE, NAME, "neither slurmd -V nor scontrol --version tells it");
+        report.skip(STAGE, NAME, "neither slurmd -V nor scontrol --version prints it");
         return report.skip(STAGE, HOLES, "needs Slurm's release");
     };
     let (major, minor, _) = running;
@@ -61,7 +61,7 @@ pub(super) fn release(
     };
     match read_limited(&file, LONGEST).ok().and_then(|bytes| release_of_plugin(&bytes)) {
         None => {
-            report.fail(STAGE, NAME, format_args!("{} is no SPANK plugin; install it again", file.display()));
+            report.fail(STAGE, NAME, format_args!("{} is not a SPANK plugin; install it again", file.display()));
         }
         Some(built_for) if built_for == (major, minor) => report.ok(STAGE, NAME, text.trim()),
         Some((other_major, other_minor)) => report.fail(
@@ -82,7 +82,7 @@ fn holes(report: &mut Report<'_, '_>, name: &'static str, running: Release) {
         None => report.ok(Stage::Configuration, name, "none"),
         // Distributions backport fixes without changing the version.
         Some(open) => {
-            report.hint(Stage::Configuration, name, format_args!("{open}, unless its packager has fixed this one"));
+            report.hint(Stage::Configuration, name, format_args!("{open}, unless the packager has fixed it"));
         }
     }
 }
@@ -116,13 +116,13 @@ pub(super) fn loaded(report: &mut Report<'_, '_>, plugstack: Option<&Plugstack>,
             STAGE,
             NAME,
             format_args!(
-                "it has not loaded the plugin that {} names, so that jobs run without credentials; see its log if this \
-                 stays so when you restart slurmd",
+                "it has not loaded the plugin that {} names, so jobs run without credentials; restart slurmd, and see \
+                 its log if this does not help",
                 ours.file.display()
             ),
         ),
         (Some(_), Loaded::Replaced, _) => {
-            report.warn(STAGE, NAME, "it has loaded the plugin's file as it was before it was replaced; restart slurmd")
+            report.warn(STAGE, NAME, "it has loaded the plugin from before its file was replaced; restart slurmd")
         }
         (Some(_), Loaded::Unknown, pid) => {
             report.skip(STAGE, NAME, format_args!("/proc/{pid}/maps cannot be read"));
@@ -144,7 +144,7 @@ fn version(report: &mut Report<'_, '_>, name: &'static str, plugstack: Option<&P
             STAGE,
             name,
             format_args!(
-                "{} is gcp-wif {}, this command is {OWN}; install both of one release and restart slurmd",
+                "{} is gcp-wif {}, this command is {OWN}; install the same release of both and restart slurmd",
                 file.display(),
                 clip(version.as_deref().unwrap_or("of an unknown version"), 40)
             ),
@@ -195,13 +195,13 @@ pub(super) fn enroot(report: &mut Report<'_, '_>) {
     };
     let text = format!("{} sets ENROOT_CONFIG_PATH to {}", file.display(), clip(&value, 200));
     if is_expandable(&value) {
-        report.ok(Stage::Files, NAME, format_args!("{text}, which is merged like a user's own"));
+        report.ok(Stage::Files, NAME, format_args!("{text}, which is merged like a user's configuration"));
     } else {
         report.warn(
             Stage::Files,
             NAME,
             format_args!(
-                "{text}, which only a shell can expand, so that containers get no credentials; \
+                "{text}, which only a shell can expand, so containers get no credentials; \
                  write it with ~, $VARIABLE or ${{VARIABLE:-default}}"
             ),
         );

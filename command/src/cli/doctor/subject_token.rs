@@ -55,7 +55,7 @@ pub(super) fn check(report: &mut Report<'_, '_>, site: Option<&Site>) -> Option<
             report.failure(
                 NAME,
                 error,
-                "see the projected volume, and credential_source in the credential configuration",
+                "check the projected volume, and credential_source in the credential configuration",
             );
             skip(report);
             None
@@ -83,12 +83,16 @@ fn audience(report: &mut Report<'_, '_>, configuration: &CredentialConfiguration
 fn expiry(report: &mut Report<'_, '_>, claims: &Claims, now: UnixSeconds) {
     const NAME: &str = "expiry";
     match claims.expiry {
-        None => report.warn(STAGE, NAME, "the token names none; see how the token is made"),
+        None => report.warn(STAGE, NAME, "the token has none; check how it is issued"),
         Some(expiry) if expiry <= now => report.fail(STAGE, NAME, expiry_hint(expiry, now)),
         Some(expiry) => {
             let (left, until) = (expiry.saturating_sub(now), rfc3339(expiry));
             if left < SOON {
-                report.warn(STAGE, NAME, format_args!("{left} seconds left, until {until}; see why it is not renewed"));
+                report.warn(
+                    STAGE,
+                    NAME,
+                    format_args!("{left} seconds left, until {until}; find out why it is not renewed"),
+                );
             } else {
                 report.ok(STAGE, NAME, format_args!("{left} seconds left, until {until}"));
             }
@@ -99,12 +103,12 @@ fn expiry(report: &mut Report<'_, '_>, claims: &Claims, now: UnixSeconds) {
 fn subject(report: &mut Report<'_, '_>, claims: &Claims) {
     const NAME: &str = "subject";
     match &claims.subject {
-        None => report.warn(STAGE, NAME, "the token names none; map google.subject from another claim"),
+        None => report.warn(STAGE, NAME, "the token has none; map google.subject from another claim"),
         Some(subject) if subject.len() > LONGEST_SUBJECT => report.warn(
             STAGE,
             NAME,
             format_args!(
-                "it has {} bytes, and google.subject at most {LONGEST_SUBJECT}; map it from another claim",
+                "it has {} bytes, and google.subject can have at most {LONGEST_SUBJECT}; map it from another claim",
                 subject.len()
             ),
         ),
@@ -122,13 +126,18 @@ fn mode(report: &mut Report<'_, '_>, path: &Path, delivery: Delivery) {
         Ok(exposure) => exposure,
         Err(error) => return report.warn(STAGE, NAME, format_args!("{}: {error}", path.display())),
     };
-    let means = "every job of this node can become every service account that trusts the node, whatever the rules say";
+    let means = "every job on this node can impersonate every service account that trusts the node, whatever the \
+                 rules say";
     match (open, delivery) {
         (true, Delivery::Direct) => {
             report.hint(STAGE, NAME, format_args!("{mode:04o}: {means}; \"direct\" delivery has it so"));
         }
         (true, Delivery::Agent) => {
-            report.fail(STAGE, NAME, format_args!("{mode:04o}: {means}; let root alone read it (defaultMode: 0400)"));
+            report.fail(
+                STAGE,
+                NAME,
+                format_args!("{mode:04o}: {means}; make it readable only by root (defaultMode: 0400)"),
+            );
         }
         (false, Delivery::Direct) => report.warn(
             STAGE,

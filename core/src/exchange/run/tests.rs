@@ -185,7 +185,7 @@ fn transient_errors_are_retried_up_to_four_attempts_with_growing_pauses() {
         Ok((503, "", None)),
         Err(TransportError::Connection("refused".to_owned())),
         Err(TransportError::Timeout),
-        Err(TransportError::Protocol("it ends too early".to_owned())),
+        Err(TransportError::Protocol("it ends prematurely".to_owned())),
     ] {
         let script = script(std::slice::from_ref(&reply));
         assert!(run_script(&script, &service_account()).unwrap_err().is_transient(), "{reply:?}");
@@ -299,27 +299,27 @@ fn a_server_that_hangs_late_gets_a_second_attempt_too() {
 #[test]
 fn responses_without_a_usable_token_are_malformed() {
     for (body, expected) in [
-        ("[]", "the answer is not JSON"),
-        ("{}", "the answer's token_type is not Bearer"),
-        (r#"{"token_type":"Bearer"}"#, "the answer has no access_token"),
-        (r#"{"token_type":"Bearer","access_token":1}"#, "the answer has no access_token"),
+        ("[]", "the response is not JSON"),
+        ("{}", "the response's token_type is not Bearer"),
+        (r#"{"token_type":"Bearer"}"#, "the response has no access_token"),
+        (r#"{"token_type":"Bearer","access_token":1}"#, "the response has no access_token"),
         (r#"{"token_type":"Bearer","access_token":"a\u0000b"}"#, "its access_token is not a token (3 bytes)"),
         (r#"{"token_type":"Bearer","access_token":"a\nb"}"#, "its access_token is not a token"),
         (r#"{"token_type":"Bearer","access_token":""}"#, "its access_token is not a token"),
-        (r#"{"token_type":"Bearer","access_token":"a"}"#, "the answer has no expires_in"),
-        (r#"{"token_type":"Bearer","access_token":"a","expires_in":"soon"}"#, "the answer has no expires_in"),
-        (r#"{"token_type":"Bearer","access_token":"a","expires_in":0}"#, "the token ended 0 seconds ago"),
+        (r#"{"token_type":"Bearer","access_token":"a"}"#, "the response has no expires_in"),
+        (r#"{"token_type":"Bearer","access_token":"a","expires_in":"soon"}"#, "the response has no expires_in"),
+        (r#"{"token_type":"Bearer","access_token":"a","expires_in":0}"#, "the token expired 0 seconds ago"),
     ] {
         let error = run_script(&script(&[ok(body)]), &Identity::Federated).unwrap_err();
         assert_eq!(error.leg, Leg::TokenExchange);
         assert!(error.to_string().contains(expected), "{body}: {error}");
     }
     for (body, expected) in [
-        (r#"{"accessToken":"a"}"#, "the answer has no expireTime"),
-        (r#"{"accessToken":"a","expireTime":"soon"}"#, "its expireTime \"soon\" is not a time of RFC 3339"),
+        (r#"{"accessToken":"a"}"#, "the response has no expireTime"),
+        (r#"{"accessToken":"a","expireTime":"soon"}"#, "its expireTime \"soon\" is not an RFC 3339 time"),
         (
             r#"{"accessToken":"a","expireTime":"2023-11-14T22:13:10Z"}"#,
-            "the token ended 10 seconds ago by this node's clock",
+            "the token expired 10 seconds ago by this node's clock",
         ),
     ] {
         let error = run_script(&script(&[ok(STS), ok(body)]), &service_account()).unwrap_err();
@@ -339,7 +339,7 @@ fn a_tokens_life_is_that_by_googles_clock() {
     }
     let script = Script { date: Some(NOW + 3600), ..script(&[ok(STS), ok(IAM)]) };
     let error = run_script(&script, &service_account()).unwrap_err();
-    assert!(error.to_string().ends_with("the token ended 0 seconds ago by Google's clock"), "{error}");
+    assert!(error.to_string().ends_with("the token expired 0 seconds ago by Google's clock"), "{error}");
     // STS tells the life itself.
     let script = Script { date: Some(NOW + 7200), ..self::script(&[ok(STS)]) };
     assert_eq!(run_script(&script, &Identity::Federated).unwrap().expires_at, NOW + 3599);

@@ -112,13 +112,13 @@ impl fmt::Display for SourceError {
             Self::Path(path) => write!(f, "ENROOT_CONFIG_PATH: \"{}\" is not an absolute path", clip(path, 100)),
             Self::NeedsShell { file, value } => write!(
                 f,
-                "{}: ENROOT_CONFIG_PATH: only a shell can expand \"{}\", and none is run for it",
+                "{}: ENROOT_CONFIG_PATH: only a shell can expand \"{}\", and gcp-wif runs none",
                 file.display(),
                 clip(value, 200)
             ),
             Self::Share(path) => write!(
                 f,
-                "{}: with the copies that your steps on this node have already it would be more than {} bytes or {} \
+                "{}: together with the copies of your other steps on this node, it would exceed {} bytes or {} \
                  names",
                 clip(path, 200),
                 SHARE.bytes,

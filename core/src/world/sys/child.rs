@@ -36,7 +36,7 @@ impl fmt::Display for ChildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Start(errno) => write!(f, "no process could be started: {}", std::io::Error::from(*errno)),
-            Self::Threads(threads) => write!(f, "no process is started from one of {threads} threads"),
+            Self::Threads(threads) => write!(f, "no process is started from a process with {threads} threads"),
             Self::Timeout => f.write_str("the process that talks to Google did not finish in time"),
             Self::Died(how) => write!(f, "the process that talks to Google ended early: {how}"),
         }

@@ -122,7 +122,7 @@ fn the_number_of_a_users_kept_tokens_is_limited() {
         ask(number).unwrap();
     }
     let refused = ask(256).unwrap_err();
-    assert!(refused.to_string().contains("256 tokens of yours"), "{refused}");
+    assert!(refused.to_string().contains("256 of your tokens"), "{refused}");
     ask(1).unwrap();
     assert_eq!((exchanges(&machine), machine.runtime().kept().len()), (256, 256));
     assert!(ask_for(&machine, &JobFacts { uid: 61002, ..facts() }, &[], AUDIENCE).0.is_ok());

@@ -41,10 +41,10 @@ impl Case {
             None => assert!(has_copy),
             Some(line) => {
                 let start =
-                    format!("gcp-wif: files: {path}: with the copies that your steps on this node have already ");
+                    format!("gcp-wif: files: {path}: together with the copies of your other steps on this node, ");
                 assert!(!has_copy && line.starts_with(&start), "{line}");
                 assert!(
-                    line.contains("more than 16777216 bytes or 4096 names; enroot's configuration stays"),
+                    line.contains("exceed 16777216 bytes or 4096 names; this step's containers get no credentials"),
                     "{line}"
                 );
             }

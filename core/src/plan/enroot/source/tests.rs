@@ -104,10 +104,12 @@ fn files_that_cannot_be_merged_are_named() {
     std::fs::write(&credentials, vec![b'x'; LONGEST_CREDENTIALS as usize + 1]).unwrap();
     assert!(read(&directory).unwrap_err().to_string().ends_with(".credentials: longer than 65536 bytes"));
     std::fs::write(&credentials, b"\xff").unwrap();
-    assert!(read(&directory).unwrap_err().to_string().ends_with(".credentials: not text in UTF-8"));
+    assert!(read(&directory).unwrap_err().to_string().ends_with(".credentials: not UTF-8 text"));
     std::fs::remove_file(&credentials).unwrap();
     symlink("/proc/self/status", &credentials).unwrap();
-    assert!(read(&directory).unwrap_err().to_string().ends_with(".credentials: not a file of a real file system"));
+    assert!(
+        read(&directory).unwrap_err().to_string().ends_with(".credentials: not on a real file system (such as /proc)")
+    );
     std::fs::remove_file(&credentials).unwrap();
     let environs = directory.join("environ.d");
     std::fs::create_dir(&environs).unwrap();

@@ -106,8 +106,8 @@ impl RuntimeDirectory {
         let process = i32::try_from(*pid).ok().and_then(Pid::from_raw);
         if process.is_some_and(|process| rustix::process::kill_process(process, Signal::KILL).is_ok()) {
             self.ended.borrow_mut().push(format!(
-                "process {pid} ({}) of uid {owner} was ended: it fills the runtime directory by {}, or keeps that from \
-                 being emptied",
+                "process {pid} ({}) of uid {owner} was killed: it fills the runtime directory with {}, or prevents \
+                 its truncation",
                 clip(&name, 20),
                 clip(&file.to_string_lossy(), 200)
             ));

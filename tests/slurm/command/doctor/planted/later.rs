@@ -28,7 +28,7 @@ fn the_doctor_reports_a_slurmd_that_has_not_loaded_the_plugin() {
     let told = run(&site, &["--offline"]).expect_status(1);
     let expected = "failed   configuration   slurmd                    it has not loaded the plugin that ";
     assert!(told.stdout.starts_with(expected) && told.stdout.lines().count() == 1, "{}", told.stdout);
-    assert!(told.stdout.ends_with("when you restart slurmd\n"), "{}", told.stdout);
+    assert!(told.stdout.ends_with("see its log if this does not help\n"), "{}", told.stdout);
     node.restart_slurmd();
     let content = run(&site, &["--offline"]).ok();
     assert_eq!(content.stdout, "");
@@ -59,8 +59,7 @@ fn the_doctor_reports_an_agent_that_is_older_than_its_program() {
     let told = run(&site, &["--offline"]).ok();
     let line = told.stdout.trim_end();
     let version = env!("CARGO_PKG_VERSION");
-    let expected =
-        format!("warning  agent           running agent             it is gcp-wif {version} as it was before ");
+    let expected = format!("warning  agent           running agent             it runs gcp-wif {version} from before ");
     assert!(line.starts_with(&expected) && line.lines().count() == 1, "{line}");
     run_command(&site, line);
     assert_eq!(run(&site, &["--offline"]).ok().stdout, "");
@@ -97,12 +96,12 @@ fn the_doctor_reports_a_registry_that_refuses() {
     ];
     assert_eq!((status, lines), (0, expected.to_vec()));
     let (status, lines) = checks(&address);
-    assert!(status == 0 && lines[1].starts_with("ok ") && lines[1].contains("takes the token"), "{lines:?}");
+    assert!(status == 0 && lines[1].starts_with("ok ") && lines[1].contains("accepts the token"), "{lines:?}");
 
     // The site's list has another registry.
     configure(&["us-docker.pkg.dev"]);
     let (status, lines) = checks(&image);
-    let fix = "127.0.0.1 gets no credentials of jobs; add it to registries in the site configuration";
+    let fix = "127.0.0.1 gets no credentials from jobs; add it to registries in the site configuration";
     assert!(status == 0 && lines[0].starts_with("warning ") && lines[0].ends_with(fix), "{lines:?}");
     configure(&["us-docker.pkg.dev", "127.0.0.1"]);
     assert!(checks(&image).1[0].starts_with("ok "));
@@ -167,7 +166,7 @@ fn where_slurm_has_no_configuration_files_slurmds_copies_are_read() {
     };
     line("spank_gcp_wif.so");
     let told = doctor().expect_status(1);
-    assert!(told.stdout.contains("/spank_gcp_wif.so is not there, though /run/slurm/conf/"), "{}", told.stdout);
+    assert!(told.stdout.contains("/spank_gcp_wif.so does not exist, but /run/slurm/conf/"), "{}", told.stdout);
     line(&site.cluster.dir().join("lib/spank_gcp_wif.so").display().to_string());
     assert_eq!(doctor().ok().stdout, "");
     std::os::unix::fs::symlink(linked, own).unwrap();

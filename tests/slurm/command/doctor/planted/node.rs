@@ -44,21 +44,21 @@ pub(super) const FAULTS: [Fault; 17] = [
         fs::remove_file(site.cluster.node(1).tokens_dir().join("token")).unwrap();
     })
     .by(|site, line| {
-        assert!(line.contains("see the projected volume"), "{line}");
+        assert!(line.contains("check the projected volume"), "{line}");
         symlink("..data/token", site.cluster.node(1).tokens_dir().join("token")).unwrap();
     }),
     Fault::new("a subject token that has expired", ("subject token", "expiry"), |site| {
         site.rotate(&site.google.subject_token(&Claims::default().issued_in(-7200).expires_in(-3600)));
     })
     .by(|site, line| {
-        assert!(line.contains("see why it is not renewed"), "{line}");
+        assert!(line.contains("find out why it is not renewed"), "{line}");
         site.rotate(&site.google.subject_token(&Claims::default()));
     }),
     Fault::new("a subject token that everybody reads", ("subject token", "mode"), |site| {
         reset(site, json!({"delivery": "agent", "command": command_path()}));
     })
     .by(|site, line| {
-        assert!(line.ends_with("let root alone read it (defaultMode: 0400)"), "{line}");
+        assert!(line.ends_with("make it readable only by root (defaultMode: 0400)"), "{line}");
         set_mode(site.cluster.node(1).tokens_dir().join("token"), 0o400);
     }),
     Fault::new("rules that everybody can pass by", ("rules", "rules"), |site| {
@@ -66,7 +66,7 @@ pub(super) const FAULTS: [Fault; 17] = [
     })
     .warns()
     .by(|site, line| {
-        let fix = "set delivery to \"agent\" and let root alone read the token (defaultMode: 0400)";
+        let fix = "set delivery to \"agent\" and make the token readable only by root (defaultMode: 0400)";
         assert!(line.ends_with(fix), "{line}");
         site.configure(json!({"delivery": "agent", "command": command_path(), "rules": [{"users": ["alice"]}]}));
         set_mode(site.cluster.node(1).tokens_dir().join("token"), 0o400);
@@ -85,14 +85,17 @@ pub(super) const FAULTS: [Fault; 17] = [
         fs::write(site.cluster.node(1).run_dir().join("filler"), vec![0; 65 << 20]).unwrap_err();
     })
     .by(|site, line| {
-        assert!(line.ends_with("make room in it"), "{line}");
+        assert!(line.ends_with("free some space"), "{line}");
         fs::remove_file(site.cluster.node(1).run_dir().join("filler")).unwrap();
     }),
     Fault::new("no parent of the runtime directory", RUNTIME, |site| {
         with_key(site, r#""runtime_dir": "/run/none/gcp-wif""#);
     })
     .by(|site, line| {
-        assert!(line.contains("/run/none: ") && line.ends_with("make it a directory of root's, mode 0711"), "{line}");
+        assert!(
+            line.contains("/run/none: ") && line.ends_with("make it a directory that root owns, with mode 0711"),
+            "{line}"
+        );
         site.cluster.node(1).command(["install", "-d", "-m", "0711", "/run/none"]).run().ok();
     }),
     Fault::new("an agent's program that is missing", ("agent", "command"), |site| agent(site, "/usr/bin/none")).by(

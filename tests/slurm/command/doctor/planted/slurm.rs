@@ -26,7 +26,7 @@ pub(super) const FAULTS: [Fault; 10] = [
         write(site, "plugstack.conf", "optional spank_pyxis.so\noptional spank_gcp_wif.so\n");
     })
     .by(|site, line| {
-        assert!(line.contains("let gcp-wif's line come first"), "{line}");
+        assert!(line.contains("move gcp-wif's line before pyxis's"), "{line}");
         write(site, "plugstack.conf", "optional spank_gcp_wif.so\noptional spank_pyxis.so\n");
     }),
     Fault::new("a plugin's file that is missing", PLUGSTACK, |site| fs::remove_file(plugin(site)).unwrap()).by(install),

@@ -113,7 +113,7 @@ fn a_process_that_keeps_filling_is_killed_and_one_that_only_has_the_file_open_is
     write(&runtime).unwrap();
     let ended = runtime.ended();
     let expected =
-        format!(" (bash) of uid {ALICE} was ended: it fills the runtime directory by {}, or", path.display());
+        format!(" (bash) of uid {ALICE} was killed: it fills the runtime directory with {}, or", path.display());
     assert!(ended.iter().any(|line| line.contains(&expected)), "{ended:?}");
     assert!(holder.is_running(), "{ended:?}");
     std::thread::sleep(PAUSE);
@@ -164,7 +164,7 @@ fn a_process_that_prevents_truncation_is_killed() {
     let mut holder = Holder::start_python(std::fs::File::open(&path).unwrap(), lease);
     write(&runtime).unwrap();
     let ended = runtime.ended();
-    assert!(ended.len() == 1 && ended[0].contains(" (python3) of uid 61001 was ended"), "{ended:?}");
+    assert!(ended.len() == 1 && ended[0].contains(" (python3) of uid 61001 was killed"), "{ended:?}");
     assert!(!holder.is_running());
     assert_eq!(size(&path), 0);
 }
@@ -178,7 +178,7 @@ fn a_process_that_fills_without_counting_as_written_is_killed() {
     let mut holder = Holder::start_python(file, program);
     write(&runtime).unwrap();
     let ended = runtime.ended();
-    assert!(ended.len() == 1 && ended[0].contains(" (python3) of uid 61001 was ended"), "{ended:?}");
+    assert!(ended.len() == 1 && ended[0].contains(" (python3) of uid 61001 was killed"), "{ended:?}");
     assert!(!holder.is_running());
     assert_eq!(size(&path), 0);
 }
