@@ -1,0 +1,183 @@
+//! Which system calls can change a directory tree, and what each of them would change.
+//!
+//! The list is the kernel's, and not ours: it has every call of x86-64 that takes a file to change by path or by
+//! descriptor. That none is missing is shown by the test that lets all of them fail: then nothing may change.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::FileExt;
+use std::path::{Component, Path, PathBuf};
+
+use nix::libc::{self, c_int, c_long, user_regs_struct};
+
+/// Where a call's arguments name what it changes.
+enum Operand {
+    /// A descriptor.
+    File(usize),
+    /// A path.
+    Path(usize),
+    /// A descriptor of a directory, and a path from there. Without the path it is the descriptor itself.
+    At(usize, usize),
+    /// The address of a socket, which may be a file.
+    Socket(usize),
+}
+use Operand::{At, File as Fd, Path as Name, Socket};
+
+const CALLS: &[(c_long, &str, &[Operand])] = &[
+    (libc::SYS_write, "write", &[Fd(0)]),
+    (libc::SYS_pwrite64, "pwrite64", &[Fd(0)]),
+    (libc::SYS_writev, "writev", &[Fd(0)]),
+    (libc::SYS_pwritev, "pwritev", &[Fd(0)]),
+    (libc::SYS_pwritev2, "pwritev2", &[Fd(0)]),
+    (libc::SYS_sendfile, "sendfile", &[Fd(0)]),
+    (libc::SYS_splice, "splice", &[Fd(2)]),
+    (libc::SYS_copy_file_range, "copy_file_range", &[Fd(2)]),
+    (libc::SYS_ftruncate, "ftruncate", &[Fd(0)]),
+    (libc::SYS_truncate, "truncate", &[Name(0)]),
+    (libc::SYS_fallocate, "fallocate", &[Fd(0)]),
+    (libc::SYS_fchmod, "fchmod", &[Fd(0)]),
+    (libc::SYS_chmod, "chmod", &[Name(0)]),
+    (libc::SYS_fchmodat, "fchmodat", &[At(0, 1)]),
+    (libc::SYS_fchmodat2, "fchmodat2", &[At(0, 1)]),
+    (libc::SYS_fchown, "fchown", &[Fd(0)]),
+    (libc::SYS_chown, "chown", &[Name(0)]),
+    (libc::SYS_lchown, "lchown", &[Name(0)]),
+    (libc::SYS_fchownat, "fchownat", &[At(0, 1)]),
+    (libc::SYS_fsetxattr, "fsetxattr", &[Fd(0)]),
+    (libc::SYS_setxattr, "setxattr", &[Name(0)]),
+    (libc::SYS_lsetxattr, "lsetxattr", &[Name(0)]),
+    (libc::SYS_fremovexattr, "fremovexattr", &[Fd(0)]),
+    (libc::SYS_removexattr, "removexattr", &[Name(0)]),
+    (libc::SYS_lremovexattr, "lremovexattr", &[Name(0)]),
+    (libc::SYS_utime, "utime", &[Name(0)]),
+    (libc::SYS_utimes, "utimes", &[Name(0)]),
+    (libc::SYS_futimesat, "futimesat", &[At(0, 1)]),
+    (libc::SYS_utimensat, "utimensat", &[At(0, 1)]),
+    (libc::SYS_mkdir, "mkdir", &[Name(0)]),
+    (libc::SYS_mkdirat, "mkdirat", &[At(0, 1)]),
+    (libc::SYS_mknod, "mknod", &[Name(0)]),
+    (libc::SYS_mknodat, "mknodat", &[At(0, 1)]),
+    (libc::SYS_rmdir, "rmdir", &[Name(0)]),
+    (libc::SYS_unlink, "unlink", &[Name(0)]),
+    (libc::SYS_unlinkat, "unlinkat", &[At(0, 1)]),
+    (libc::SYS_rename, "rename", &[Name(0), Name(1)]),
+    (libc::SYS_renameat, "renameat", &[At(0, 1), At(2, 3)]),
+    (libc::SYS_renameat2, "renameat2", &[At(0, 1), At(2, 3)]),
+    (libc::SYS_link, "link", &[Name(0), Name(1)]),
+    (libc::SYS_linkat, "linkat", &[At(0, 1), At(2, 3)]),
+    (libc::SYS_symlink, "symlink", &[Name(1)]),
+    (libc::SYS_symlinkat, "symlinkat", &[At(1, 2)]),
+    (libc::SYS_creat, "creat", &[Name(0)]),
+    (libc::SYS_open, "open", &[Name(0)]),
+    (libc::SYS_openat, "openat", &[At(0, 1)]),
+    (libc::SYS_openat2, "openat2", &[At(0, 1)]),
+    (libc::SYS_bind, "bind", &[Socket(1)]),
+];
+
+/// The longest path.
+const LONGEST: usize = 4096;
+
+/// A process's system call, before it happens.
+pub struct Entered<'a> {
+    pub process: i32,
+    pub registers: &'a user_regs_struct,
+}
+
+impl Entered<'_> {
+    /// The call's name, and the file that it would change below a directory. None if it changes nothing there.
+    pub fn change(&self, below: &Path) -> Option<(&'static str, PathBuf)> {
+        let number = c_long::try_from(self.registers.orig_rax).ok()?;
+        let (_, name, operands) = CALLS.iter().find(|(call, ..)| *call == number)?;
+        if !self.opens_to_write(number) {
+            return None;
+        }
+        // Of a rename the last one is the name that the file has then.
+        let paths = operands.iter().rev().filter_map(|operand| self.path(operand));
+        let changed = paths.map(|path| normal(&path)).find(|path| path.starts_with(below))?;
+        Some((name, changed))
+    }
+
+    /// Whether a call that opens a file may change it. Each other one may.
+    fn opens_to_write(&self, number: c_long) -> bool {
+        let flags = match number {
+            libc::SYS_open => self.argument(1),
+            libc::SYS_openat => self.argument(2),
+            libc::SYS_openat2 => self.memory(self.argument(2), 8).try_into().map_or(0, u64::from_ne_bytes),
+            _ => return true,
+        };
+        let has = |flag: c_int| flags & u64::from(flag.unsigned_abs()) != 0;
+        has(libc::O_WRONLY) || has(libc::O_RDWR) || has(libc::O_CREAT) || has(libc::O_TRUNC)
+    }
+
+    fn argument(&self, number: usize) -> u64 {
+        let user_regs_struct { rdi, rsi, rdx, r10, r8, .. } = *self.registers;
+        [rdi, rsi, rdx, r10, r8][number]
+    }
+
+    fn path(&self, operand: &Operand) -> Option<PathBuf> {
+        match *operand {
+            Fd(file) => self.descriptor(self.argument(file)),
+            Name(path) => Some(self.link("cwd")?.join(self.text(self.argument(path))?)),
+            At(directory, path) => match self.text(self.argument(path)) {
+                Some(path) if path.is_absolute() => Some(path),
+                Some(path) => Some(self.descriptor(self.argument(directory))?.join(path)),
+                None => self.descriptor(self.argument(directory)),
+            },
+            Socket(address) => {
+                let bytes = self.memory(self.argument(address), 110);
+                let (family, path) = bytes.split_first_chunk()?;
+                let path: Vec<u8> = path.iter().copied().take_while(|byte| *byte != 0).collect();
+                (c_int::from(u16::from_ne_bytes(*family)) == libc::AF_UNIX && !path.is_empty())
+                    .then(|| PathBuf::from(OsString::from_vec(path)))
+            }
+        }
+    }
+
+    fn descriptor(&self, number: u64) -> Option<PathBuf> {
+        // The kernel takes the lower half.
+        let number = number as c_int;
+        if number == libc::AT_FDCWD { self.link("cwd") } else { self.link(&format!("fd/{number}")) }
+    }
+
+    fn link(&self, name: &str) -> Option<PathBuf> {
+        std::fs::read_link(format!("/proc/{}/{name}", self.process)).ok()
+    }
+
+    fn text(&self, address: u64) -> Option<PathBuf> {
+        let bytes = self.memory(address, LONGEST);
+        let end = bytes.iter().position(|byte| *byte == 0)?;
+        Some(PathBuf::from(OsString::from_vec(bytes[..end].to_vec())))
+    }
+
+    /// The process's memory at an address, as much of it as is there.
+    fn memory(&self, address: u64, most: usize) -> Vec<u8> {
+        let Ok(memory) = File::open(format!("/proc/{}/mem", self.process)) else { return Vec::new() };
+        let mut bytes = vec![0; most];
+        let mut length = 0;
+        // A page that is not there ends it.
+        while length < most {
+            let (at, page) = (address + length as u64, 4096 - (address as usize + length) % 4096);
+            let end = most.min(length + page);
+            match memory.read_at(&mut bytes[length..end], at) {
+                Ok(read @ 1..) => length += read,
+                _ => break,
+            }
+        }
+        bytes.truncate(length);
+        bytes
+    }
+}
+
+/// A path without `.` and `..`.
+fn normal(path: &Path) -> PathBuf {
+    let mut normal = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => drop(normal.pop()),
+            Component::CurDir => {}
+            part => normal.push(part),
+        }
+    }
+    normal
+}
