@@ -32,7 +32,7 @@ mod world;
 use sweep::{FAULTS, sweep};
 
 /// Of how many calls one is tried, unless all are.
-const EVERY: usize = 12;
+const EVERY: usize = 6;
 
 /// Lets something happen in a kind of process, by its place in [`FAULTS`]. Prints a row of the table in docs/proof.md.
 fn try_all(role: &str, place: usize) {
