@@ -1,0 +1,124 @@
+//! The table of defences fits the code, the tests and the documents. `ci/defences` takes each of them out.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(unreachable_pub, reason = "the command and its test include the same modules")]
+
+#[allow(dead_code, reason = "the command has the rest")]
+mod outcome;
+mod table;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use outcome::Outcome;
+
+const PAGE: &str = "docs/security.md";
+/// The tables of the page whose rows name tests in their last column.
+const TABLES: [&str; 2] =
+    ["| attack | known from | repelled by | tests |\n", "| what happens | what holds | tests |\n"];
+const FROM: &str = "<!-- tests/defences, from here -->\n";
+const TO: &str = "<!-- to here -->\n";
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn page() -> String {
+    fs::read_to_string(root().join(PAGE)).unwrap()
+}
+
+/// The rows of the page's tables: what each is about, and its tests.
+fn rows(page: &str) -> Vec<(String, Vec<String>)> {
+    let mut rows = Vec::new();
+    for head in TABLES {
+        let table = page.split_once(head).unwrap_or_else(|| panic!("{PAGE} has no table {head}")).1;
+        for line in table.lines().skip(1).map_while(|line| line.strip_prefix("| ")?.strip_suffix(" |")) {
+            let (rest, tests) = line.rsplit_once(" | ").unwrap();
+            let tests = tests.split(", ").map(|name| name.trim_matches('`').to_owned()).collect();
+            rows.push((rest.split(" | ").next().unwrap().to_owned(), tests));
+        }
+    }
+    rows
+}
+
+/// The file of a module of the tests.
+fn module(name: &str) -> PathBuf {
+    root().join("tests/slurm").join(name.replace("::", "/") + ".rs")
+}
+
+fn is_test(name: &str) -> bool {
+    name.rsplit_once("::").is_some_and(|(of, test)| {
+        fs::read_to_string(module(of)).is_ok_and(|source| source.contains(&format!("fn {test}(")))
+    })
+}
+
+#[test]
+fn each_test_that_the_page_names_is_there() {
+    let rows = rows(&page());
+    for (row, tests) in &rows {
+        for name in tests {
+            assert!(is_test(name) || module(name).exists(), "{row}: there is no test {name}");
+        }
+    }
+    assert!(rows.len() > 45, "{}", rows.len());
+}
+
+#[test]
+fn each_row_of_the_page_has_a_defence_that_can_be_taken_out() {
+    let red: BTreeSet<&str> = table::all().into_iter().flat_map(|defence| defence.red.iter().copied()).collect();
+    for (row, tests) in rows(&page()) {
+        let is_of =
+            |red: &str, name: &str| red == name || red.strip_prefix(name).is_some_and(|rest| rest.starts_with("::"));
+        assert!(
+            tests.iter().any(|name| red.iter().any(|red| is_of(red, name))),
+            "{row}: of its tests none fails without a defence"
+        );
+    }
+}
+
+#[test]
+fn each_defence_can_still_be_taken_out() {
+    let mut names = BTreeSet::new();
+    for defence in table::all() {
+        assert!(names.insert(defence.name), "two are called {}", defence.name);
+        assert!(!defence.edits.is_empty() && !defence.red.is_empty(), "{}", defence.name);
+        for edit in defence.edits {
+            let text = fs::read_to_string(root().join(edit.file)).unwrap_or_default();
+            let count = text.matches(edit.was).count();
+            assert_eq!(count, 1, "{}: {} has {:?} not once: tests/defences/table", defence.name, edit.file, edit.was);
+            assert_ne!(edit.was, edit.becomes, "{}", defence.name);
+        }
+        for test in defence.red {
+            assert!(is_test(test), "{}: there is no test {test}", defence.name);
+        }
+    }
+}
+
+#[test]
+fn the_page_has_all_of_them() {
+    let page = page();
+    let (before, rest) = page.split_once(FROM).unwrap();
+    let (told, after) = rest.split_once(TO).unwrap();
+    let mut table = "| defence | taken out | then fail |\n|---|---|---|\n".to_owned();
+    for defence in table::all() {
+        let tests: Vec<String> = defence.red.iter().map(|test| format!("`{test}`")).collect();
+        table.push_str(&format!("| `{}` | {} | {} |\n", defence.name, defence.without, tests.join(", ")));
+    }
+    if std::env::var_os("BLESS").is_some() {
+        fs::write(root().join(PAGE), format!("{before}{FROM}{table}{TO}{after}")).unwrap();
+    } else {
+        assert_eq!(told, table, "BLESS=1 writes it");
+    }
+}
+
+#[test]
+fn a_test_is_red_by_an_assertion_of_its_own_only() {
+    let output = "test a::fails ... FAILED\ntest a::passes ... ok\ntest a::boots ... FAILED\n\nfailures:\n\n\
+        ---- a::fails stdout ----\n\nthread 'a::fails' (7) panicked at tests/slurm/a.rs:5:9:\nleft is not right\nmore\n\
+        ---- a::boots stdout ----\n\nthread 'a::boots' (8) panicked at tests/cluster/mod.rs:1:2:\nno cluster:\nslurmd\n";
+    assert_eq!(outcome::of("a::fails", output), Outcome::Red("tests/slurm/a.rs:5:9 left is not right".to_owned()));
+    assert_eq!(outcome::of("a::passes", output), Outcome::Green);
+    assert!(matches!(outcome::of("a::boots", output), Outcome::Error(_)));
+    assert!(matches!(outcome::of("a::is_not_there", output), Outcome::Error(_)));
+}
