@@ -203,8 +203,9 @@ fn hostile_variables_of_the_daemons() {
         site.configure(json!({"delivery": delivery, "command": command_path()}));
         site.forget();
         let line = format!("unset http_proxy all_proxy ALL_PROXY; {}", site.list());
-        let words = ["srun", "-w", "n1", "--gcp-wif", "bash", "-c", &line];
-        let run = site.cluster.as_user("alice").command(words).run().ok();
+        // The prolog's environment is made by slurmd. That of a step's slurmstepd, which asks here, is slurmd's own.
+        let words = ["salloc", "-Q", "-w", "n1", "bash", "-c", "srun true; srun --gcp-wif bash -c \"$LINE\""];
+        let run = site.cluster.as_user("alice").command(words).env("LINE", &line).run().ok();
         assert!(run.stdout.contains(OBJECT), "{delivery}: {}", run.stderr);
     }
     site.finish();
