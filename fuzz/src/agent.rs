@@ -9,7 +9,7 @@ use gcp_wif_core::words::google::Scope;
 use http::request::Parts;
 use serde_json::Value;
 
-use crate::fixtures::{FEDERATED, HANDLE, IMPERSONATES, NOW, TOKEN, record, token};
+use crate::fixtures::{FEDERATED, HANDLE, IMPERSONATES, MOMENT, TOKEN, record, token};
 use crate::line;
 
 struct Jobs {
@@ -45,7 +45,7 @@ pub(crate) fn request(bytes: &[u8]) {
     let here: SocketAddr = ([127, 0, 0, 1], 20_001).into();
     let failures = [Failure::of_wait(), Failure::of_share(1), Failure::of_no_token()];
     for job in [&JOBS.impersonates, &JOBS.federated] {
-        match job.answer((&parts, body), here, NOW, &token(), &failures) {
+        match job.answer((&parts, body), here, MOMENT, &token(), &failures) {
             Outcome::Reply(status, content_type, reply) => {
                 check_reply(status, content_type, &reply);
                 if reply.contains(TOKEN) {

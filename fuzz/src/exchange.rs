@@ -59,12 +59,12 @@ fn claims(token: &SubjectToken) {
     let body = br#"{"error":"invalid_grant","error_description":"Error connecting to the given credential's issuer"}"#;
     for status in [400, 403] {
         let response = response(status, String::new(), None, body);
-        told(&IMPERSONATES, Problem::Refused(Box::new(Refusal::of(&response))), token);
+        told(&IMPERSONATES, Problem::Refused(Box::new(Refusal::of(&response, token.token()))), token);
     }
 }
 
 fn response(status: u16, content_type: String, retry_after: Option<u64>, body: &[u8]) -> Response {
-    Response { status, content_type, retry_after, body: Body::new(body.to_vec()) }
+    Response { status, content_type, retry_after, date: None, body: Body::new(body.to_vec()) }
 }
 
 /// An answer as text: a line with its status and headers, `STATUS CONTENT-TYPE`, and its body.
@@ -161,7 +161,7 @@ pub(crate) fn iam_answer(bytes: &[u8]) {
     for purpose in [Purpose::AccessToken, Purpose::IdToken("https://a")] {
         let exchange = Exchange::new(&site.configuration, &SUBJECT_TOKEN, wanted, String::new());
         let mut exchange = exchange.for_purpose(purpose);
-        let federated = br#"{"access_token":"f","token_type":"Bearer","expires_in":3600}"#;
+        let federated = br#"{"access_token":"ya29.federated","token_type":"Bearer","expires_in":3600}"#;
         exchange.receive(&response(200, String::new(), None, federated), NOW).unwrap();
         give(&mut exchange, site, bytes);
         done(&exchange);
@@ -172,8 +172,9 @@ pub(crate) fn iam_answer(bytes: &[u8]) {
 pub(crate) fn refusal(bytes: &[u8]) {
     let (status, retry_after, body) = answer(bytes);
     let retry_after = retry_after_seconds(&retry_after, NOW);
-    let refusal = Refusal::of(&response(status, String::new(), retry_after, body));
+    let refusal = Refusal::of(&response(status, String::new(), retry_after, body), SUBJECT_TOKEN.token());
     line::check(&refusal.to_string(), 700);
+    assert!(!refusal.to_string().contains(JWT));
     for text in [&refusal.code, &refusal.reason].into_iter().flatten() {
         line::check(text, 63);
     }

@@ -24,6 +24,8 @@ pub const TOKEN: &str = "ya29.theaccesstokenofthejob";
 pub const HANDLE: &str = "thehandleofthejobsport";
 /// The time of all requests and answers.
 pub const NOW: UnixSeconds = 1_700_000_000;
+/// The same on both clocks of a node.
+pub const MOMENT: Moment = Moment { unix: NOW, since_boot: 100 };
 
 const HEAD: &str = r#""type": "external_account", "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
     "audience": "//iam.googleapis.com/projects/12/locations/global/workloadIdentityPools/p/providers/q",
@@ -64,7 +66,7 @@ pub fn grant(site: &Site) -> Grant {
 /// The job's token, which lives for an hour.
 pub fn token() -> Token {
     let token = AccessToken { token: Secret::new(TOKEN.to_owned()), expires_at: NOW + 3600 };
-    Token::new(token, Moment { unix: NOW, since_boot: 100 })
+    Token::new(token, MOMENT)
 }
 
 /// What was issued to the job.

@@ -11,7 +11,7 @@ use gcp_wif_core::tokens::Key;
 use gcp_wif_core::words::names::JobId;
 use gcp_wif_core::words::time::Moment;
 
-use crate::fixtures::{IMPERSONATES, NOW, facts, grant, record as record_of, token};
+use crate::fixtures::{IMPERSONATES, MOMENT, NOW, facts, grant, record as record_of, token};
 use crate::line;
 
 /// A job's record, and a step's part.
@@ -40,7 +40,7 @@ pub(crate) fn record(bytes: &[u8]) {
 /// What is kept for all jobs of a user with the same grant.
 pub(crate) fn kept_token(bytes: &[u8]) {
     let key = Key::new(facts().uid, &grant(&IMPERSONATES), &IMPERSONATES);
-    let (now, asked_by) = (Moment { unix: NOW, since_boot: 100 }, RunId::new());
+    let (now, asked_by) = (MOMENT, RunId::new());
     let mut kept = Kept::parse(Some(bytes), &key);
     let text = kept.to_text();
     assert_eq!(Kept::parse(Some(text.expose().as_bytes()), &key).to_text().expose(), text.expose());

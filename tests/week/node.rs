@@ -241,7 +241,7 @@ impl World {
     }
 
     pub fn runtime(&self) -> Option<RuntimeDirectory> {
-        RuntimeDirectory::existing(&self.at("run"))
+        RuntimeDirectory::existing(&self.at("run")).ok().flatten()
     }
 
     pub fn record(&self, job: JobId) -> Option<JobRecord> {

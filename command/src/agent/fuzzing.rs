@@ -8,7 +8,7 @@ use gcp_wif_core::plan::record::JobRecord;
 use gcp_wif_core::plan::report::Failure;
 use gcp_wif_core::tokens::Token;
 use gcp_wif_core::words::google::Scope;
-use gcp_wif_core::words::time::UnixSeconds;
+use gcp_wif_core::words::time::Moment;
 use http::request::Parts;
 use zeroize::Zeroizing;
 
@@ -48,7 +48,7 @@ impl Job {
         &self,
         (parts, body): (&Parts, &[u8]),
         here: SocketAddr,
-        now: UnixSeconds,
+        now: Moment,
         token: &Token,
         failures: &[Failure],
     ) -> Outcome {

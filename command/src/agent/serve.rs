@@ -29,7 +29,7 @@ use super::requested::Workplace;
 use super::served::Served;
 use super::{caller, impersonation, metadata, requested, token};
 use gcp_wif_core::plan::report::Failure;
-use gcp_wif_core::words::time::UnixSeconds;
+use gcp_wif_core::words::time::Moment;
 use gcp_wif_core::world::clock::{Clock, SystemClock};
 
 /// The size limit of a request, in bytes. Requests are short: a form with a handle.
@@ -305,14 +305,14 @@ async fn answer(request: Request<Incoming>, here: SocketAddr, door: &Door) -> Re
     let Some(served) = door.served.upgrade().map(|served| served.borrow().clone()) else {
         return Reply::refuse(403, "the job is over");
     };
-    match route(&parts.method, &call, &served, SystemClock.now()) {
+    match route(&parts.method, &call, &served, SystemClock.moment()) {
         Answer::Now(reply) => reply,
         Answer::Later(wanted) => later(door, served, wanted).await,
     }
 }
 
-/// What becomes of a request.
-pub(super) fn route(method: &Method, call: &Call, served: &Served, now: UnixSeconds) -> Answer {
+/// Answers a request.
+pub(super) fn route(method: &Method, call: &Call, served: &Served, now: Moment) -> Answer {
     match (method, call.path.as_str()) {
         (&Method::POST, "/v1/token") => token::exchange(call, served, now),
         (&Method::POST, "/v1/introspect") => token::introspect(call, served, now).into(),

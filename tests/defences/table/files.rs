@@ -101,9 +101,7 @@ pub(super) const DEFENCES: &[Defence] = &[
             "const SHARE: Size = Size { bytes: 16 << 20, names: 4096 };",
             "const SHARE: Size = Size { bytes: 16 << 30, names: 1 << 20 };",
         )],
-        red: &[
-            "containers::users::twenty_steps_of_one_user_take_a_small_share_of_the_runtime_directory",
-        ],
+        red: &["containers::users::twenty_steps_of_one_user_take_a_small_share_of_the_runtime_directory"],
     },
     Defence {
         name: "real-file-systems",

@@ -83,7 +83,7 @@ fn a_tree_that_changes_while_root_works_leads_it_nowhere() {
     site.configure(json!({"runtime_dir": "/run/alices/gcp-wif"}));
     let words = ["srun", "-w", "n1", "--gcp-wif", "true"];
     site.cluster.as_user("alice").command(words).run().ok();
-    let exchange = node.as_user("alice").command(["python3", "-c", EXCHANGE]).current_dir("/run/alices").spawn();
+    let exchange = node.as_user("alice").command(["env", "--chdir=/run/alices", "python3", "-c", EXCHANGE]).spawn();
     wait_until(LIMIT, || exchange.stdout().starts_with("begun"));
     for user in ["alice", "bob", "alice", "bob"] {
         // Some find the directory, and some the link.
