@@ -45,7 +45,7 @@ pub(crate) fn kept_token(bytes: &[u8]) {
     let text = kept.to_text();
     assert_eq!(Kept::parse(Some(text.expose().as_bytes()), &key).to_text().expose(), text.expose());
     // Another key's counts as nothing.
-    let other = key.clone().for_id_token("https://a");
+    let other = key.for_id_token("https://a");
     assert!(Kept::parse(Some(text.expose().as_bytes()), &other).token(|_| true).is_none());
     let has_token = kept.token(|token| token.lives(now)).is_some();
     let has_failure = kept.failure(now).is_some();

@@ -175,7 +175,7 @@ impl Troubles {
         let granted = USERS.iter().filter(|user| Some(**user) != denied);
         let rules: Value = granted.map(rule).collect();
         if self.active.contains_key(&Kind::Configuration) {
-            if detail % 2 == 0 {
+            if detail.is_multiple_of(2) {
                 world.put("site.json", b"{\"rules\": [");
             } else {
                 let _ = std::fs::remove_file(world.at("site.json"));
