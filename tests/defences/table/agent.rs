@@ -5,6 +5,7 @@ use super::{Defence, edit};
 const KEEP: &str = "command/src/agent/keep.rs";
 const RUN: &str = "command/src/agent/run.rs";
 const SERVE: &str = "command/src/agent/serve.rs";
+const REPLY: &str = "command/src/agent/reply.rs";
 const WATCH: &str = "command/src/agent/watch.rs";
 const CALLERS: &str = "agent::callers::another_user_is_not_answered";
 const CLOSED: &str = "agent::callers::files_and_processes_are_closed_to_users";
@@ -23,19 +24,19 @@ pub(super) const DEFENCES: &[Defence] = &[
     Defence {
         name: "pages",
         without: "requests of pages are refused",
-        edits: &[edit(SERVE, "if FROM_PAGES.iter().any(|name| request.headers().contains_key(*name)) {", "if false {")],
+        edits: &[edit(REPLY, "if FROM_PAGES.iter().any(|name| parts.headers.contains_key(*name)) {", "if false {")],
         red: &[CALLERS],
     },
     Defence {
         name: "hosts",
         without: "requests for another host are refused",
-        edits: &[edit(SERVE, r#"if !hosts.iter().any(|host| host == header("host")) {"#, "if hosts.is_empty() {")],
+        edits: &[edit(REPLY, r#"if !hosts.iter().any(|host| host == header("host")) {"#, "if hosts.is_empty() {")],
         red: &[CALLERS],
     },
     Defence {
         name: "proxies",
         without: "requests that a proxy passes on are refused",
-        edits: &[edit(SERVE, r#"if request.headers().contains_key("x-forwarded-for") {"#, "if false {")],
+        edits: &[edit(REPLY, r#"if parts.headers.contains_key("x-forwarded-for") {"#, "if false {")],
         red: &[CALLERS],
     },
     Defence {

@@ -22,8 +22,8 @@ pub(super) const DEFENCES: &[Defence] = &[
         without: "a directory is made or opened without following a link",
         edits: &[edit(
             HELD,
-            "openat(parent, name, directory_flags() | OFlags::NOFOLLOW, Mode::empty()).map_err",
-            "openat(parent, name, directory_flags(), Mode::empty()).map_err",
+            "let open = || rustix::fs::openat(parent, name, directory_flags() | OFlags::NOFOLLOW,",
+            "let open = || rustix::fs::openat(parent, name, directory_flags(),",
         )],
         red: &["attacks::trees::a_tree_that_changes_while_root_works_leads_it_nowhere"],
     },

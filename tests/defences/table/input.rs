@@ -44,13 +44,13 @@ pub(super) const DEFENCES: &[Defence] = &[
     Defence {
         name: "clipped-text",
         without: "foreign text is clipped",
-        edits: &[edit(NAMES, "if count == limit {", "if count == limit * 100_000 {")],
+        edits: &[edit(NAMES, "if length > limit {", "if length > limit.saturating_mul(100_000) {")],
         red: &["attacks::oversized_input", "attacks::forged::a_value_of_a_mebibyte_costs_its_own_step_at_most"],
     },
     Defence {
         name: "escaped-text",
         without: "control characters in foreign text are escaped",
-        edits: &[edit(NAMES, "if c.is_control() || (", "if (")],
+        edits: &[edit(NAMES, "(!is_shown(c)).then(", "false.then(")],
         red: &["attacks::escape_sequences"],
     },
     Defence {

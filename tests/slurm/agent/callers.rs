@@ -1,6 +1,7 @@
 //! Access to a node's agent through its ports, its files and its processes: who has it, and who does not.
 
 use std::fs;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -249,7 +250,7 @@ fn a_dead_agents_port_stays_reserved_or_is_useless() {
     let (serving, watching): (Vec<_>, Vec<_>) = processes(&node).into_iter().partition(|process| process.serves);
     node.command(["kill", "-STOP", &watching[0].id]).run().ok();
     node.command(["kill", "-KILL", &serving[0].id]).run().ok();
-    let run = squat(&node, door.port).wait(LIMIT);
+    let run = squat(&node, door.port, Duration::ZERO).wait(LIMIT);
     assert_eq!((run.status, run.stdout.as_str(), run.stderr.trim()), (1, "", "EADDRINUSE"));
     node.command(["kill", "-CONT", &watching[0].id]).run().ok();
     assert_answered(&door.token(&node, "alice", ""));
@@ -257,8 +258,8 @@ fn a_dead_agents_port_stays_reserved_or_is_useless() {
     // Both die, which only root can cause, and bob is faster than the next step.
     wait_until(LIMIT, || processes(&node).len() == 2);
     kill_agent(&node);
-    let squatter = squat(&node, door.port);
-    wait_until(LIMIT, || squatter.stdout().starts_with("taken\n"));
+    let squatter = squat(&node, door.port, 2 * LIMIT);
+    wait_until(2 * LIMIT, || squatter.stdout().starts_with("taken\n"));
     // Bob now learns the handle, but gets no token for it.
     assert!(door.exchange(&node, "alice").contains("of-bob"));
     wait_until(LIMIT, || squatter.stdout().contains(&door.handle));
@@ -289,8 +290,8 @@ fn a_step_does_not_begin_with_another_users_port() {
     let node = site.cluster.node(1);
     let before = Door::of(&node, &id);
     kill_agent(&node);
-    let squatter = squat(&node, before.port);
-    wait_until(LIMIT, || squatter.stdout().starts_with("taken\n"));
+    let squatter = squat(&node, before.port, 2 * LIMIT);
+    wait_until(2 * LIMIT, || squatter.stdout().starts_with("taken\n"));
 
     let line = "curl -sS --fail -H 'Metadata-Flavor: Google' \
                 http://$GCE_METADATA_HOST/computeMetadata/v1/instance/service-accounts/default/email";
@@ -311,12 +312,12 @@ fn a_step_does_not_begin_with_another_users_port() {
 }
 
 /// Bob takes a port and answers on it. The test lets bob take a privileged port, as a site might.
-fn squat(node: &Node, port: u64) -> Background {
+fn squat(node: &Node, port: u64, limit: Duration) -> Background {
     let script = include_str!("../../clients/squatter.py");
     let bob = [&format!("--reuid={BOB}"), &format!("--regid={BOB}"), "--clear-groups"];
     let any_port = ["--inh-caps=+net_bind_service", "--ambient-caps=+net_bind_service"];
     let words = ["setpriv"].into_iter().chain(bob).chain(any_port).chain(["--", "python3", "-"]);
-    node.command(words).arg(port.to_string()).stdin(script).spawn()
+    node.command(words).arg(port.to_string()).arg(limit.as_secs().to_string()).stdin(script).spawn()
 }
 
 #[test]
