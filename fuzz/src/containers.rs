@@ -26,7 +26,9 @@ pub(crate) fn netrc(bytes: &[u8]) {
     // Whoever had a login has the same one.
     for host in HOSTS.into_iter().chain(users.split_whitespace()).take(50) {
         let before = lookup(users, host);
-        if before.is_some() {
+        // The job's registries come before what the user has for any host.
+        let is_default = HOSTS.contains(&host) && !users.to_ascii_lowercase().contains(host);
+        if before.is_some() && !is_default {
             assert_eq!(lookup(merged, host), before, "{host}: {merged}");
         }
     }

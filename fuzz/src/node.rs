@@ -107,7 +107,9 @@ fn check_exposition(text: &str) {
         for label in labels.split(',').filter(|label| !label.is_empty()) {
             let (label, value) = label.split_once("=\"").unwrap_or_else(|| panic!("{line}"));
             let value = value.strip_suffix('"').unwrap_or_else(|| panic!("{line}"));
-            assert!(label.bytes().all(|b| b.is_ascii_lowercase()) && !label.is_empty(), "{line}");
+            // Prometheus' data model: [a-zA-Z_][a-zA-Z0-9_]*.
+            assert!(label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'), "{line}");
+            assert!(label.starts_with(|c: char| !c.is_ascii_digit()), "{line}");
             assert!(!value.contains(['"', '\\', '\n', ' ']), "{line}");
         }
     }

@@ -162,10 +162,10 @@ proptest! {
         ];
         let refused = |body: &String| {
             let response =
-                Response { status, content_type: code.clone(), retry_after: None, body: Body::new(body.clone().into()) };
-            Problem::Refused(Box::new(Refusal::of(&response)))
+                Response { status, content_type: code.clone(), retry_after: None, date: None, body: Body::new(body.clone().into()) };
+            Problem::Refused(Box::new(Refusal::of(&response, &Secret::new("eyJh.eyJp.c2ln".to_owned()))))
         };
-        for problem in bodies.iter().map(refused).chain([Problem::Transport(TransportError::Proxy(text.clone()))]) {
+        for problem in bodies.iter().map(refused).chain([Problem::Transport(TransportError::Proxy(text))]) {
             for site in sites() {
                 let error = ExchangeError { leg, endpoint: site.configuration.token_url.clone(), problem: problem.clone() };
                 let (configuration, identity) = (&site.configuration, &site.default_identity());

@@ -80,6 +80,7 @@ impl Tracer {
     }
 
     /// Runs a command, with one variable, to its end and that of all that it starts. Its output goes to a file.
+    #[allow(clippy::zombie_processes, reason = "follow waits for it and for what it starts")]
     pub fn run(mut self, command: &[&OsStr], variable: (&str, &str), output: &File) -> ExitStatus {
         // It stops itself, so that it is followed from its first call on.
         let mut shell = Command::new("/bin/sh");

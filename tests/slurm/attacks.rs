@@ -69,7 +69,8 @@ const WAIT: &str = "echo $SLURM_JOB_ID; sleep 300";
 
 #[test]
 fn failures_provoked() {
-    let faults: [(&str, fn(&Site)); 3] = [
+    type Break = fn(&Site);
+    let faults: [(&str, Break); 3] = [
         ("Google refuses", |site| site.google.inject(Endpoint::Sts, Fault::status(403), Times::Forever)),
         ("no rule", |site| site.configure(json!({"rules": [{"users": ["bob"]}]}))),
         ("a broken configuration", |site| site.configure(json!({"rules": true}))),
@@ -339,7 +340,8 @@ fn two_identities_at_once() {
 fn a_configuration_that_others_can_write() {
     let site = Site::start();
     let path = site.cluster.node(1).config_path();
-    let spoils: [(&str, fn(&std::path::Path)); 3] = [
+    type Spoil = fn(&std::path::Path);
+    let spoils: [(&str, Spoil); 3] = [
         ("must be owned by root", |path| set_owner(path, ALICE)),
         ("lets group or others write", |path| set_mode(path, 0o664)),
         ("lets group or others write", |path| set_mode(path, 0o646)),

@@ -113,13 +113,15 @@ impl Metrics {
     }
 }
 
-/// Whether it is a series of a metric of ours, with labels as all of ours are. Prometheus' readers refuse a file as a
-/// whole for one line that is none.
+/// Returns whether a series belongs to one of these metrics and has plain labels. Prometheus rejects a whole file because
+/// of one malformed line, so label names follow its data model: `[a-zA-Z_][a-zA-Z0-9_]*`.
 fn is_ours(series: &str) -> bool {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_.+~-".contains(c);
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let is_name = |name: &str| name.starts_with(|c: char| !c.is_ascii_digit()) && name.chars().all(is_word);
+    let is_value = |value: &str| value.chars().all(|c| is_word(c) || ".+~-".contains(c));
     let is_label = |label: &str| {
         let parts = label.split_once("=\"").and_then(|(name, value)| Some((name, value.strip_suffix('"')?)));
-        parts.is_some_and(|(name, value)| !name.is_empty() && name.chars().chain(value.chars()).all(is_plain))
+        parts.is_some_and(|(name, value)| is_name(name) && is_value(value))
     };
     let (name, labels) = series.split_once('{').map_or((series, None), |(name, labels)| (name, Some(labels)));
     let labels = labels.map(|labels| labels.strip_suffix('}').unwrap_or_default());
@@ -220,9 +222,19 @@ mod tests {
 
     #[test]
     fn what_prometheus_could_not_read_is_dropped() {
-        for series in
-            ["{", "{}", "{a}", "{a=\"1\"", "{a=\"\u{1b}\"}", "{a=\"1\" }", "{a=\"\"\"}", "{=\"1\"}", "{a=\"1\",}"]
-        {
+        for series in [
+            "{1version=\"0.2.0\"}",
+            "{ver-sion=\"0.2.0\"}",
+            "{",
+            "{}",
+            "{a}",
+            "{a=\"1\"",
+            "{a=\"\u{1b}\"}",
+            "{a=\"1\" }",
+            "{a=\"\"\"}",
+            "{=\"1\"}",
+            "{a=\"1\",}",
+        ] {
             assert_eq!(Metrics::parse(&format!("gcp_wif_agent_info{series} 1\n")), Metrics::default(), "{series}");
         }
         assert_eq!(Metrics::parse("gcp_wif_agent_info{version=\"0.2.0-rc.1+x\"} 1\n").0.len(), 1);

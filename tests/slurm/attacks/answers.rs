@@ -80,7 +80,8 @@ fn an_answer_without_end_or_haste_is_given_up() {
 #[test]
 fn a_token_that_cannot_be_one_is_not_taken() {
     let site = Site::start();
-    let faults: [(&str, fn(&mut serde_json::Value)); 3] = [
+    type Edit = fn(&mut serde_json::Value);
+    let faults: [(&str, Edit); 3] = [
         ("a newline", |answer| answer["accessToken"] = json!("ya29.x\nGOOGLE_CLOUD_PROJECT=y")),
         ("a zero byte", |answer| answer["accessToken"] = json!("ya29.x\0y")),
         ("a blank", |answer| answer["accessToken"] = json!("ya29.x password y")),
