@@ -16,9 +16,11 @@
 //!   callers.rs   access for other users, namespaces, web pages, crowds; files and processes
 //!   clients.rs   clients past three expiries, each with a row in docs/clients.md: one file for each language
 //!   examples.rs  the README's examples as jobs
+//!   exhausted.rs an agent without descriptors or memory
 //!   federated.rs the same without a service account
 //!   metadata.rs  the same without GOOGLE_APPLICATION_CREDENTIALS
 //!   proxies.rs   jobs whose environment names a proxy
+//!   requested.rs tokens that clients request: with other scopes, and OpenID tokens
 //!   trouble.rs   an agent that is stopped, gets no threads, or loses its directory
 //!   hanging.rs   an exchange that hangs, and what continues meanwhile
 //!   moved.rs     another runtime directory while jobs run
@@ -35,10 +37,15 @@
 //!   pulls.rs     pull credentials of running steps
 //!   clock.rs     a clock that was set back
 //!   steps.rs     steps that start without the job's environment
+//!   upgraded.rs an upgrade, and a restart of slurmd, while jobs run
 //! observed.rs  metrics, as Prometheus reads them; the audit log
 //! pages.rs     the documents: links, the picture, the blocks of commands
 //! published.rs a job's files: their owners, and files that their user lets grow
 //! attacks.rs   what a user of a shared node might try
+//!   answers.rs   responses that would make the node reveal a token
+//!   forged.rs    an srun that sends a forged environment
+//!   processes.rs the processes that work for a job
+//!   trees.rs     a runtime directory where users can write
 //! readme.rs    the README's commands run, and its troubleshooting quotes real lines
 //! containers.rs what a step gives to enroot: merged configuration, pull credentials, mounts
 //!   users.rs     dangerous files of users: too many, too long, from the kernel, on a file system that does not respond
@@ -52,6 +59,7 @@
 //!   doctor.rs    each check of the doctor, and faults whose fix is followed (planted.rs and below)
 //!   status.rs    a node's jobs with credentials
 //! registry.rs  the registries of these tests
+//! soak.rs      hundreds of jobs at the same time, for ci/soak
 //! clients.rs   Google's own clients as jobs with direct delivery: Python, Node, rclone, gcloud, curl
 //! loopback.rs  a separate loopback interface for a test
 //! golden.rs    lines that users read, compared with tests/golden

@@ -1,4 +1,4 @@
-//! What takes minutes: `ci/soak`, which prints a row for each of these.
+//! Tests that take minutes. `ci/soak` runs them and prints a row for each.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};

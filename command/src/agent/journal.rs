@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_log_moves_aside() {
+    fn a_long_log_is_renamed() {
         let directory = gcp_wif_core::testing::directory();
         let journal = Journal::new(&directory, None, LogLevel::Info);
         std::fs::write(&journal.path, vec![b'x'; LONGEST as usize + 1]).unwrap();

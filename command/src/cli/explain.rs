@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_denial_has_the_words_that_the_job_would_read() {
+    fn a_denial_has_the_same_text_as_in_a_job() {
         let (lines, json) = explanation(r#"[{"users": ["bob"]}]"#, None);
         let words = "no rule gives user alice (1000) (account vision, partition none) a service account";
         assert!(lines.last().unwrap().starts_with(&format!("denied     {words}")), "{lines:?}");

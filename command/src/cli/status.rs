@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_file_tells_a_failure_and_an_end() {
+    fn a_status_file_shows_failure_and_expiry() {
         let directory = gcp_wif_core::testing::directory();
         assert!(state(&directory, 0).is_none());
         let text =

@@ -1,4 +1,4 @@
-//! The agent without descriptors and without memory.
+//! An agent without free descriptors, or without memory.
 
 use std::fs;
 use std::time::{Duration, Instant};

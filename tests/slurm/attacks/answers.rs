@@ -1,4 +1,4 @@
-//! Answers of Google, or of whoever answers in its place, that would make the node tell or send a token.
+//! Responses, from Google or from a server in its place, that would make the node reveal or send a token.
 
 use std::io::ErrorKind;
 use std::net::TcpListener;

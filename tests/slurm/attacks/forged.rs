@@ -1,4 +1,4 @@
-//! An srun that a user has patched: the environment that it sends for a step is any text, and none of it counts.
+//! An srun that a user has patched. It can send any environment for a step, and none of it counts.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

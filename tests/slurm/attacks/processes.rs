@@ -1,4 +1,4 @@
-//! The processes that work for a job: what users see of them, and what they see of the users' files.
+//! The processes that work for a job: what users see of them, and which of the users' files they read.
 
 use std::fs;
 use std::os::unix::fs::{chown, symlink};

@@ -1,5 +1,5 @@
-//! A runtime directory in a place where users can write: what is there before root comes, and what changes while root
-//! works.
+//! A runtime directory in a place where users can write: files that exist before root starts, and files that change
+//! while root works.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! A node that is upgraded, and whose slurmd is restarted, while jobs run.
+//! An upgrade of the node, and a restart of its slurmd, while jobs run.
 
 use std::fs;
 
