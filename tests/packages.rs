@@ -11,6 +11,8 @@
 mod rust_version;
 #[path = "packages/sbom.rs"]
 mod sbom;
+#[path = "shell.rs"]
+mod shell;
 #[path = "slurm/skipped.rs"]
 mod skipped;
 

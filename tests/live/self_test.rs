@@ -7,6 +7,8 @@
 mod google;
 #[path = "mod.rs"]
 mod live;
+#[path = "../shell.rs"]
+mod shell;
 
 use std::fs;
 use std::path::Path;
@@ -14,6 +16,7 @@ use std::process::Command;
 
 use google::{Claims, Endpoint, Fault, Google, Options, SERVICE_ACCOUNT, ServiceAccount, Source, Times};
 use serde_json::Value;
+use shell::without_cargo;
 use tempfile::TempDir;
 
 /// The largest number of requests in a run.
@@ -285,11 +288,13 @@ fn the_documented_command_works() {
     let (command, _) = block.split_once("\n```").unwrap();
     let world = World::start(Some(SERVICE_ACCOUNT));
     let command = command.replace("/etc/slurm/credential-configuration.json", &world.path("configuration.json"));
-    let output = Command::new("bash").args(["-c", &command]).current_dir(root).output().unwrap();
+    let output = without_cargo(Command::new("bash").args(["-c", &command]).current_dir(root)).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     assert!(text.ends_with(" 0 differ, 2 skipped\n"), "{text}");
     assert_eq!(world.google.requests().len(), MOST - 1);
-    let status = |arguments: &str| Command::new("bash").args(["-c", arguments]).current_dir(root).output().unwrap();
+    let status = |arguments: &str| {
+        without_cargo(Command::new("bash").args(["-c", arguments]).current_dir(root)).output().unwrap()
+    };
     assert_eq!(status("ci/live").status.code(), Some(2));
 }

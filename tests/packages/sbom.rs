@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
+use crate::shell::without_cargo;
 use crate::{file, skip, text};
 
 const PROGRAMS: [&str; 2] = ["gcp-wif", "spank-gcp-wif"];
@@ -24,16 +25,11 @@ fn target() -> String {
     format!("{}-unknown-linux-gnu", std::env::consts::ARCH)
 }
 
-/// Runs cargo as a shell does. ring is built anew, and all that needs it, when what `cargo test` says to a test changes.
+/// Runs cargo as a shell does, and returns its output.
 pub(super) fn cargo(arguments: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO"));
     command.args(arguments).current_dir(file(""));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("CARGO_PKG_") || name.to_string_lossy().starts_with("CARGO_MANIFEST_") {
-            command.env_remove(name);
-        }
-    }
-    let output = command.output().unwrap();
+    let output = without_cargo(&mut command).output().unwrap();
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }

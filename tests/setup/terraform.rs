@@ -370,12 +370,12 @@ fn the_module_refuses_what_the_script_refuses() {
     }))
     .unwrap_err();
     for words in [
-        "The issuer is an https URL",
-        "A subject is one name",
-        "does not begin with gcp-",
-        "The name is 6 to 30",
-        "The lifetime is 600 to 43200 seconds",
-        "A repository is LOCATION/NAME",
+        "The issuer must be an https URL",
+        "A subject must be one name",
+        "must not begin",
+        "The name must have 6 to 30",
+        "The lifetime must be 600 to 43200 seconds",
+        "A repository must be LOCATION/NAME",
     ] {
         assert!(refusal.contains(words), "{words}\n{refusal}");
     }

@@ -75,6 +75,8 @@
 mod cluster;
 #[path = "../google/mod.rs"]
 mod google;
+#[path = "../shell.rs"]
+mod shell;
 #[path = "../table/rows.rs"]
 mod table;
 

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::google::{SERVICE_ACCOUNT, SUBJECT, ServiceAccount};
 use crate::pages::block;
+use crate::shell::without_cargo;
 use crate::site::Site;
 use crate::skipped::{is_installed, skip};
 
@@ -27,7 +28,7 @@ pub fn commands(word: &str) -> Vec<&'static str> {
 fn the_demo_shows_the_main_job_and_leaves_nothing() {
     for command in commands("here") {
         // What is shown holds for the first run as well.
-        let output = Command::new("bash").args(["-c", command]).current_dir(root()).output().unwrap();
+        let output = without_cargo(Command::new("bash").args(["-c", command]).current_dir(root())).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
         let shown = block("text demo").join("\n");
@@ -88,7 +89,9 @@ fn the_commands_of_the_installation_work() {
     let check = "find $t/usr $t/etc -type f -printf '%P %m %U\\n' | sort; \
         cmp target/release/libspank_gcp_wif.so /usr/lib/x86_64-linux-gnu/slurm-wlm/spank_gcp_wif.so";
     let script = format!("{overlay}\n{}\n{check}", commands("install").join("\n"));
-    let output = Command::new("unshare").args(["--mount", "bash", "-c", &script]).current_dir(root()).output().unwrap();
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "bash", "-c", &script]).current_dir(root());
+    let output = without_cargo(&mut command).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(
