@@ -40,7 +40,7 @@ fn made(package: &str) -> String {
     let path = directory.path().join("sbom");
     let (target, digest) = (target(), "0".repeat(64));
     // As ci/package does: what is built for that is there already, or will be used.
-    let run = ["run", "--locked", "--quiet", "--package", "gcp-wif", "--example", "sbom", "--"];
+    let run = ["run", "--locked", "--quiet", "--example", "sbom", "--"];
     let what = [package, &target, package, "1.0", "2026-01-01T00:00:00Z", &digest, path.to_str().unwrap()];
     cargo(&[&run[..], &what].concat());
     std::fs::read_to_string(path).unwrap()
