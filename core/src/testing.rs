@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a test ends with a panic")]
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::exchange::AccessToken;
 use crate::job::processes::{Processes, User};
 use crate::job::wake::Asked;
+use crate::plan::environment::Change;
 use crate::plan::record::{Generation, Issued, JobRecord, Metadata, Port, ProcessId};
 use crate::plan::report::Failure;
 use crate::policy::config::Config;
@@ -121,6 +122,39 @@ pub fn issued(token: &str, expires_at: UnixSeconds) -> Issued {
         metadata: Metadata::new(&site, grant.identity()),
         is_published: true,
         grant,
+    }
+}
+
+/// The environment of a fake job or step.
+#[derive(Debug, Default)]
+pub struct Environment(pub RefCell<BTreeMap<String, String>>);
+
+impl Deref for Environment {
+    type Target = RefCell<BTreeMap<String, String>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl Environment {
+    /// Returns a variable.
+    pub fn get(&self, name: &str) -> Option<String> {
+        self.0.borrow().get(name).cloned()
+    }
+
+    /// Makes a change.
+    pub fn change(&self, change: &Change) {
+        let mut variables = self.0.borrow_mut();
+        match change {
+            Change::Set(name, value) => drop(variables.insert((*name).to_owned(), value.expose().to_owned())),
+            Change::Unset(name) => drop(variables.remove(*name)),
+        }
+    }
+
+    /// Returns all variables.
+    pub fn all(&self) -> Vec<(String, String)> {
+        self.0.borrow().iter().map(|(name, value)| (name.clone(), value.clone())).collect()
     }
 }
 

@@ -6,10 +6,10 @@ use gcp_wif_core::exchange::AccessToken;
 use gcp_wif_core::exchange::credential_configuration::CredentialConfiguration;
 use gcp_wif_core::plan::record::{Generation, Issued, JobRecord, Metadata, Port, ProcessId};
 use gcp_wif_core::policy::config::Config;
-use gcp_wif_core::policy::facts::{JobFacts, Placement};
 use gcp_wif_core::policy::grant::Grant;
 use gcp_wif_core::policy::request::Options;
 use gcp_wif_core::policy::site::Site;
+pub use gcp_wif_core::testing::facts;
 use gcp_wif_core::tokens::Token;
 use gcp_wif_core::words::names::JobId;
 use gcp_wif_core::words::secret::Secret;
@@ -45,18 +45,6 @@ pub static IMPERSONATES: LazyLock<Site> = LazyLock::new(|| {
 });
 /// A site of direct federation.
 pub static FEDERATED: LazyLock<Site> = LazyLock::new(|| site(""));
-
-/// What slurmd says of the job.
-pub fn facts() -> JobFacts {
-    JobFacts {
-        job: JobId(7),
-        uid: 61001,
-        gid: 61001,
-        user: Some("alice".to_owned()),
-        groups: Vec::new(),
-        placement: Some(Placement { account: Some("vision".to_owned()), partition: None }),
-    }
-}
 
 /// What the site grants the job.
 pub fn grant(site: &Site) -> Grant {

@@ -1,7 +1,6 @@
 //! One hook of Slurm's, or one look of the agent's, in a process of its own: what is stopped.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -16,6 +15,7 @@ use gcp_wif_core::plan::metrics::Served;
 use gcp_wif_core::plan::record::JobRecord;
 use gcp_wif_core::policy::facts::{JobFacts, Placement};
 use gcp_wif_core::policy::request::Options;
+use gcp_wif_core::testing::Environment;
 use gcp_wif_core::words::names::{JobId, StepId};
 use gcp_wif_core::world::clock::SystemClock;
 use gcp_wif_core::world::fs::RuntimeDirectory;
@@ -67,7 +67,7 @@ impl Paths {
 /// Slurm, as the hook sees it.
 struct Slurm<'a> {
     paths: &'a Paths,
-    environment: RefCell<BTreeMap<String, String>>,
+    environment: Environment,
 }
 
 impl Log for Slurm<'_> {
@@ -87,19 +87,15 @@ impl Host for Slurm<'_> {
     }
 
     fn variable(&self, name: &str) -> Option<String> {
-        self.environment.borrow().get(name).cloned()
+        self.environment.get(name)
     }
 
     fn change(&self, change: &Change) {
-        let mut environment = self.environment.borrow_mut();
-        match change {
-            Change::Set(name, value) => drop(environment.insert((*name).to_owned(), value.expose().to_owned())),
-            Change::Unset(name) => drop(environment.remove(*name)),
-        }
+        self.environment.change(change);
     }
 
     fn environment(&self) -> Vec<(String, String)> {
-        self.environment.borrow().iter().map(|(name, value)| (name.clone(), value.clone())).collect()
+        self.environment.all()
     }
 
     fn pyxis_is_earlier(&self) -> bool {
@@ -116,7 +112,7 @@ pub fn be() {
     let home = paths.home();
     let environment = [("HOME", home.clone()), ("ENROOT_CONFIG_PATH", home.join("enroot"))];
     let environment = environment.map(|(name, path)| (name.to_owned(), path.display().to_string())).into();
-    let slurm = Slurm { paths: &paths, environment: RefCell::new(environment) };
+    let slurm = Slurm { paths: &paths, environment: Environment(RefCell::new(environment)) };
     let (config_path, default_dir) = (paths.site(), paths.node().join("default"));
     let processes = Proc::new(config_path.clone());
     let with = |exchanger: &dyn Exchanger, work: &dyn Fn(&Node<'_>)| {

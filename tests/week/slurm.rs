@@ -12,6 +12,7 @@ use gcp_wif_core::plan::record::{Generation, Port, ProcessId};
 use gcp_wif_core::plan::report::Failure;
 use gcp_wif_core::policy::config::Config;
 use gcp_wif_core::policy::request::Options;
+use gcp_wif_core::testing::Environment;
 use gcp_wif_core::words::names::JobId;
 use gcp_wif_core::words::secret::Secret;
 
@@ -19,7 +20,7 @@ use gcp_wif_core::words::secret::Secret;
 #[derive(Default)]
 pub struct Hook {
     pub options: Options,
-    pub environment: RefCell<BTreeMap<String, String>>,
+    pub environment: Environment,
     pub lines: RefCell<Vec<String>>,
 }
 
@@ -39,19 +40,15 @@ impl Host for Hook {
     }
 
     fn variable(&self, name: &str) -> Option<String> {
-        self.environment.borrow().get(name).cloned()
+        self.environment.get(name)
     }
 
     fn change(&self, change: &Change) {
-        let mut environment = self.environment.borrow_mut();
-        match change {
-            Change::Set(name, value) => drop(environment.insert((*name).to_owned(), value.expose().to_owned())),
-            Change::Unset(name) => drop(environment.remove(*name)),
-        }
+        self.environment.change(change);
     }
 
     fn environment(&self) -> Vec<(String, String)> {
-        self.environment.borrow().iter().map(|(name, value)| (name.clone(), value.clone())).collect()
+        self.environment.all()
     }
 
     fn pyxis_is_earlier(&self) -> bool {

@@ -15,7 +15,7 @@ use crate::plan::report::{Blame, Failure, Stage};
 use crate::policy::facts::JobFacts;
 use crate::policy::grant::Grant;
 use crate::policy::request::Options;
-use crate::testing::{self, Directory, FakeProcesses, SITE, facts};
+use crate::testing::{self, Directory, Environment, FakeProcesses, SITE, facts};
 use crate::tokens::Token;
 use crate::words::names::StepId;
 use crate::words::secret::Secret;
@@ -27,7 +27,7 @@ use crate::world::fs::RuntimeDirectory;
 pub(super) struct FakeHost {
     pub(super) options: Options,
     pub(super) inherited: Options,
-    pub(super) environment: RefCell<BTreeMap<String, String>>,
+    pub(super) environment: Environment,
     pub(super) log: RefCell<Vec<String>>,
     pub(super) pyxis_is_earlier: bool,
 }
@@ -48,19 +48,15 @@ impl Host for FakeHost {
     }
 
     fn variable(&self, name: &str) -> Option<String> {
-        self.environment.borrow().get(name).cloned()
+        self.environment.get(name)
     }
 
     fn change(&self, change: &Change) {
-        let mut environment = self.environment.borrow_mut();
-        match change {
-            Change::Set(name, value) => drop(environment.insert((*name).to_owned(), value.expose().to_owned())),
-            Change::Unset(name) => drop(environment.remove(*name)),
-        }
+        self.environment.change(change);
     }
 
     fn environment(&self) -> Vec<(String, String)> {
-        self.environment.borrow().iter().map(|(name, value)| (name.clone(), value.clone())).collect()
+        self.environment.all()
     }
 
     fn pyxis_is_earlier(&self) -> bool {
@@ -276,11 +272,11 @@ impl Machine {
         options: &Options,
         inherited: &Options,
     ) -> (Outcome, BTreeMap<String, String>) {
-        let environment = RefCell::new(environment);
+        let environment = Environment(RefCell::new(environment));
         let host =
             FakeHost { options: options.clone(), inherited: inherited.clone(), environment, ..FakeHost::default() };
         let outcome = self.serve(|node| start_step(node, &host, &JobFacts { placement: None, ..facts() }, step));
-        (outcome, host.environment.into_inner())
+        (outcome, host.environment.0.into_inner())
     }
 
     pub(super) fn epilog(&self) {
