@@ -218,6 +218,10 @@ impl Agent {
     /// the service.
     async fn leave(&self, socket: &Path) {
         let _ = std::fs::remove_file(socket);
+        self.close_ports().await;
+    }
+
+    async fn close_ports(&self) {
         // Take the ports out, as in `reload`.
         let mut ports = self.ports.take();
         ports.close().await;
@@ -229,10 +233,13 @@ impl Agent {
         service::hand_over(self.runtime.path(), self.ports.borrow().sockets())
     }
 
-    /// Replaces this process with a new agent that has a watcher. Returns only if that fails.
+    /// Answers the last requests and replaces this process with a new agent that has a watcher. Returns only if that
+    /// fails.
     async fn start_over(&self) {
+        self.close_ports().await;
         let error = keep::start_over(&self.config_path(), self.runtime.path(), self.ports.borrow().sockets());
         self.log(LogLevel::Error, error);
+        self.ports.borrow_mut().reopen();
         tokio::time::sleep(LONG_PAUSE).await;
     }
 

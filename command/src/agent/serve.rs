@@ -141,14 +141,8 @@ impl Ports {
                 }
                 None => (Rc::new(RefCell::new(served)), self.user(uid), true),
             };
-            let listening = self.listen(port).await.ok().map(|listener| {
-                let listener = Rc::new(listener);
-                let workplace = self.workplace.clone();
-                let closing = Rc::clone(&self.closing);
-                let door = Door { served: Rc::downgrade(&served), user: Rc::clone(&user), workplace, closing };
-                let task = accept(Rc::clone(&listener), Rc::new(door));
-                Listening { listener, task: tokio::task::spawn_local(task) }
-            });
+            let listener = self.listen(port).await.ok();
+            let listening = listener.map(|listener| self.open(Rc::new(listener), &served, &user));
             match &listening {
                 Some(_) => events.push((port, Event::Served)),
                 None if is_new => events.push((port, Event::Taken)),
@@ -170,6 +164,25 @@ impl Ports {
         }
         self.closing.send_replace(true);
         let _ = tokio::time::timeout(LAST, self.closing.closed()).await;
+    }
+
+    /// Accepts connections again after [`Self::close`].
+    pub(super) fn reopen(&mut self) {
+        self.closing = Rc::default();
+        let mut served = std::mem::take(&mut self.served);
+        for port in served.values_mut() {
+            let listening = port.listening.take();
+            port.listening =
+                listening.map(|listening| self.open(Rc::clone(&listening.listener), &port.served, &port.user));
+        }
+        self.served = served;
+    }
+
+    fn open(&self, listener: Rc<TcpListener>, served: &Rc<RefCell<Served>>, user: &Rc<User>) -> Listening {
+        let (workplace, closing) = (self.workplace.clone(), Rc::clone(&self.closing));
+        let door = Door { served: Rc::downgrade(served), user: Rc::clone(user), workplace, closing };
+        let task = accept(Rc::clone(&listener), Rc::new(door));
+        Listening { listener, task: tokio::task::spawn_local(task) }
     }
 
     /// Returns the limits of a user, which all jobs of the user share.

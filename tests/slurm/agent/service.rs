@@ -66,6 +66,8 @@ fn serves(node: &Node) -> Vec<String> {
     ids(node)
 }
 
+const TOKEN: &str = "/computeMetadata/v1/instance/service-accounts/default/token";
+
 /// A client of alice's that asks repeatedly, and ends at the first request without an answer.
 struct Client {
     stop: PathBuf,
@@ -74,13 +76,30 @@ struct Client {
 
 impl Client {
     fn start(site: &Site, node: &Node, door: &Door) -> Self {
-        let stop = site.cluster.home("alice").join("stop");
-        let _ = fs::remove_file(&stop);
-        let line = format!(
-            "while ! test -e stop; do curl -sS --fail -m 60 -o /dev/null -H 'Metadata-Flavor: Google' \
-             http://127.0.0.1:{}/computeMetadata/v1/instance/service-accounts/default/token || exit 1; echo; done",
+        let request = format!(
+            "curl -sS --fail -m 60 -o /dev/null -H 'Metadata-Flavor: Google' http://127.0.0.1:{}{TOKEN}",
             door.port
         );
+        Self::with(&request, site, node)
+    }
+
+    /// A client whose requests take a second to arrive, so that one is always on its way.
+    fn slow(site: &Site, node: &Node, door: &Door) -> Self {
+        let request = format!(
+            "{{ exec 3<>/dev/tcp/127.0.0.1/{port}
+             printf 'GET {TOKEN} HTTP/1.1\\r\\nHost: 127.0.0.1:{port}\\r\\nMetadata-Flavor: Google\\r\\n' >&3
+             sleep 1
+             printf 'Connection: close\\r\\n\\r\\n' >&3
+             grep -q '^HTTP/1.1 200 OK' <&3 || {{ echo no answer >&2; false; }}; }}",
+            port = door.port
+        );
+        Self::with(&request, site, node)
+    }
+
+    fn with(request: &str, site: &Site, node: &Node) -> Self {
+        let stop = site.cluster.home("alice").join("stop");
+        let _ = fs::remove_file(&stop);
+        let line = format!("while ! test -e stop; do {request} || exit 1; echo; done");
         let run = node.as_user("alice").shell(&line).spawn();
         let client = Self { stop, run };
         client.goes_on();
@@ -255,7 +274,7 @@ fn a_serving_process_whose_service_does_not_come_back_continues() {
     let service = service(&node);
     let first = serves(&node);
     let (job, id) = site.running_job();
-    let client = Client::start(&site, &node, &Door::of(&node, &id));
+    let client = Client::slow(&site, &node, &Door::of(&node, &id));
     node.command(["kill", "-9", &watching(&node).unwrap()]).run().ok();
     drop(service);
     wait_until(LIMIT, || processes(&node).len() == 2 && watching(&node).is_some_and(|id| !first.contains(&id)));

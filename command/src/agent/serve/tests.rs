@@ -241,3 +241,28 @@ fn malformed_and_oversized_requests_are_refused_and_others_still_answered() {
         assert_eq!(rest(stream).await.matches("ya29.t").count(), 51);
     });
 }
+
+#[test]
+fn a_port_that_is_closed_finishes_its_requests_and_can_be_reopened() {
+    run(async {
+        let (mut ports, port) = ports(ours()).await;
+        let host = format!("Host: 127.0.0.1:{port}\r\n");
+        let mut late = connect(port).await;
+        late.write_all(format!("{GET}{host}").as_bytes()).await.unwrap();
+        // Until it is accepted.
+        while ports.served[&port].user.connections.available_permits() == CONNECTIONS {
+            tokio::task::yield_now().await;
+        }
+        let (_, answer) = tokio::join!(ports.close(), async {
+            late.write_all(b"\r\n").await.unwrap();
+            rest(late).await
+        });
+        assert!(answer.contains("ya29.t") && answer.contains("connection: close"), "{answer}");
+        let mut waiting = connect(port).await;
+        let unanswered = tokio::time::timeout(Duration::from_millis(200), ask(&mut waiting, port, "")).await;
+        assert!(unanswered.is_err(), "{unanswered:?}");
+        ports.reopen();
+        assert!(rest(waiting).await.contains("ya29.t"));
+        assert!(ask(&mut connect(port).await, port, "").await.contains("ya29.t"));
+    });
+}
