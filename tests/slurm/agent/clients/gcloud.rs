@@ -117,7 +117,7 @@ fn gsutil() {
 
 #[test]
 fn bq() {
-    let world = World::start(LIFE);
+    let world = World::start(LONGER_LIFE);
     if !world.has_gcloud() {
         absent("gcloud: bq");
         return world.finish();
