@@ -105,12 +105,17 @@ impl RuntimeDirectory {
         let (name, file) = (ProcFs::default().name(*pid), std::fs::read_link(link).unwrap_or_default());
         let process = i32::try_from(*pid).ok().and_then(Pid::from_raw);
         if process.is_some_and(|process| rustix::process::kill_process(process, Signal::KILL).is_ok()) {
-            self.ended.borrow_mut().push(format!(
+            let line = format!(
                 "process {pid} ({}) of uid {owner} was killed: it fills the runtime directory with {}, or prevents \
                  its truncation",
                 clip(&name, 20),
                 clip(&file.to_string_lossy(), 200)
-            ));
+            );
+            // On a busy node it can take more than a round to end.
+            let mut ended = self.ended.borrow_mut();
+            if !ended.contains(&line) {
+                ended.push(line);
+            }
         }
     }
 }
