@@ -287,29 +287,25 @@ impl World {
         });
         let is_alive = self.in_process(|| {
             self.serve(|node| {
-                let next = loop {
-                    obtain::sweep(self, &runtime);
-                    let (mut served, mut longest) = (Vec::new(), NOTHING);
-                    for job in runtime.look_for_jobs().unwrap() {
-                        let Some(record) = runtime.peek_record(job).as_deref().and_then(JobRecord::parse) else {
-                            continue;
-                        };
-                        if heal(node, &self.journal, &runtime, &record).is_err() {
-                            longest = LOOK;
-                        }
-                        served.extend(self.due(&record, agent.jitter));
+                obtain::sweep(self, &runtime);
+                let (mut served, mut longest) = (Vec::new(), NOTHING);
+                for job in runtime.look_for_jobs().unwrap() {
+                    let Some(record) = runtime.peek_record(job).as_deref().and_then(JobRecord::parse) else {
+                        continue;
+                    };
+                    if heal(node, &self.journal, &runtime, &record).is_err() {
+                        longest = LOOK;
                     }
-                    let now = self.moment();
-                    let (begun, next) = agent.schedule.begin(served, now, longest);
-                    if begun.is_empty() {
-                        break next;
-                    }
-                    for due in begun {
-                        let how = refresh(node, &self.journal, runtime.path(), &due);
-                        agent.schedule.ended(due, Some(&how), self.moment());
-                    }
-                };
-                agent.look = self.time.get() + next.max(Duration::from_secs(1));
+                    served.extend(self.due(&record, agent.jitter));
+                }
+                let (begun, next) = agent.schedule.begin(served, self.moment(), longest);
+                // After a refresh it looks again at once, but what has happened meanwhile comes first.
+                let pause = if begun.is_empty() { next.max(Duration::from_secs(1)) } else { Duration::ZERO };
+                for due in begun {
+                    let how = refresh(node, &self.journal, runtime.path(), &due);
+                    agent.schedule.ended(due, Some(&how), self.moment());
+                }
+                agent.look = self.time.get() + pause;
             });
         });
         match is_alive {
