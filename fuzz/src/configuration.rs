@@ -64,7 +64,9 @@ pub(crate) fn credential_configuration(bytes: &[u8]) {
     };
     check_path(&configuration.subject_token_file);
     for url in [Some(&configuration.token_url), configuration.token_info_url.as_ref()].into_iter().flatten() {
-        assert!(url.as_str().starts_with("https://") || url.as_str().starts_with("http://"), "{url}");
+        // A scheme is case-insensitive (RFC 3986, 3.1).
+        let scheme = url.as_str().split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
+        assert!(["https", "http"].map(Some).contains(&scheme.as_deref()), "{url}");
         line::check(url.as_str(), usize::MAX);
     }
     line::check(configuration.audience.as_str(), usize::MAX);

@@ -132,9 +132,12 @@ impl Life {
             }
             "prolog" => say("its step", self.goes_on("step", "step", is_of_the_node)),
             "step" | "agent" => {
-                // The status is that of the last refresh, which has failed.
-                let may_differ =
-                    |path: &Path| is_of_the_node(path) || (fault != Fault::Stop && path.ends_with("status"));
+                // The status is that of the last refresh, which has failed. The record's temporary file, which only root
+                // can read, stays until the record is written again.
+                let may_differ = |path: &Path| {
+                    let is_left = if fault == Fault::Stop { ".record.new" } else { "status" };
+                    is_of_the_node(path) || path.ends_with(is_left)
+                };
                 say("its next step", self.goes_on("exit", "exit", may_differ));
             }
             _ => {}
