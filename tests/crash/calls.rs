@@ -1,7 +1,7 @@
-//! Which system calls can change a directory tree, and what each of them would change.
+//! The system calls that can change a directory tree, and the paths that they change.
 //!
-//! The list is the kernel's, and not ours: it has every call of x86-64 that takes a file to change by path or by
-//! descriptor. That none is missing is shown by the test that lets all of them fail: then nothing may change.
+//! The list contains all system calls of the kernel on x86-64 that change a file by path or by descriptor, and not only
+//! those that the project uses. A test makes all of them fail and checks that nothing has changed, so none is missing.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -11,15 +11,15 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::libc::{self, c_int, c_long, user_regs_struct};
 
-/// Where a call's arguments name what it changes.
+/// The arguments of a call that name the file it changes.
 enum Operand {
     /// A descriptor.
     File(usize),
     /// A path.
     Path(usize),
-    /// A descriptor of a directory, and a path from there. Without the path it is the descriptor itself.
+    /// A directory's descriptor, and a path relative to it. If the path is null, the descriptor is the file.
     At(usize, usize),
-    /// The address of a socket, which may be a file.
+    /// The address of a socket, which can be a path.
     Socket(usize),
 }
 use Operand::{At, File as Fd, Path as Name, Socket};
@@ -75,30 +75,31 @@ const CALLS: &[(c_long, &str, &[Operand])] = &[
     (libc::SYS_bind, "bind", &[Socket(1)]),
 ];
 
-/// The longest path.
+/// The size limit of a path, in bytes.
 const LONGEST: usize = 4096;
 
-/// A process's system call, before it happens.
+/// A process at the entry of a system call.
 pub struct Entered<'a> {
     pub process: i32,
     pub registers: &'a user_regs_struct,
 }
 
 impl Entered<'_> {
-    /// The call's name, and the file that it would change below a directory. None if it changes nothing there.
+    /// Returns the call's name, and the path that it would change below a directory, or `None` if it changes nothing
+    /// there.
     pub fn change(&self, below: &Path) -> Option<(&'static str, PathBuf)> {
         let number = c_long::try_from(self.registers.orig_rax).ok()?;
         let (_, name, operands) = CALLS.iter().find(|(call, ..)| *call == number)?;
         if !self.opens_to_write(number) {
             return None;
         }
-        // Of a rename the last one is the name that the file has then.
+        // The last path of a rename is the new name.
         let paths = operands.iter().rev().filter_map(|operand| self.path(operand));
         let changed = paths.map(|path| normal(&path)).find(|path| path.starts_with(below))?;
         Some((name, changed))
     }
 
-    /// Whether a call that opens a file may change it. Each other one may.
+    /// Returns whether a call that opens a file can change it. True for all other calls.
     fn opens_to_write(&self, number: c_long) -> bool {
         let flags = match number {
             libc::SYS_open => self.argument(1),
@@ -135,7 +136,7 @@ impl Entered<'_> {
     }
 
     fn descriptor(&self, number: u64) -> Option<PathBuf> {
-        // The kernel takes the lower half.
+        // The kernel uses only the lower 32 bits.
         let number = number as c_int;
         if number == libc::AT_FDCWD { self.link("cwd") } else { self.link(&format!("fd/{number}")) }
     }
@@ -150,12 +151,12 @@ impl Entered<'_> {
         Some(PathBuf::from(OsString::from_vec(bytes[..end].to_vec())))
     }
 
-    /// The process's memory at an address, as much of it as is there.
+    /// Reads up to `most` bytes of the process's memory at an address.
     fn memory(&self, address: u64, most: usize) -> Vec<u8> {
         let Ok(memory) = File::open(format!("/proc/{}/mem", self.process)) else { return Vec::new() };
         let mut bytes = vec![0; most];
         let mut length = 0;
-        // A page that is not there ends it.
+        // Stop at the first page that is not mapped.
         while length < most {
             let (at, page) = (address + length as u64, 4096 - (address as usize + length) % 4096);
             let end = most.min(length + page);
@@ -169,7 +170,7 @@ impl Entered<'_> {
     }
 }
 
-/// A path without `.` and `..`.
+/// Removes `.` and `..` from a path.
 fn normal(path: &Path) -> PathBuf {
     let mut normal = PathBuf::new();
     for part in path.components() {

@@ -1,4 +1,4 @@
-//! One hook of Slurm's, or one look of the agent's, in a process of its own: what is stopped.
+//! Runs one hook of Slurm, or one refresh of the agent, in its own process, which the tracer traces.
 
 use std::cell::RefCell;
 use std::fs::OpenOptions;
@@ -21,10 +21,10 @@ use gcp_wif_core::world::clock::SystemClock;
 use gcp_wif_core::world::fs::RuntimeDirectory;
 use serde_json::{Value, json};
 
-/// The variable of a process that is a hook: its name, its world's directory, job and user, and blanks.
+/// The environment variable that names the hook, the directory of its world, the job and the user, separated by spaces.
 pub const HOOK: &str = "HOOK";
 
-/// Where a hook of a world finds what it works with, and tells what came of it.
+/// The paths of a world: the input of a hook, and its results.
 pub struct Paths(pub PathBuf);
 
 impl Paths {
@@ -33,7 +33,7 @@ impl Paths {
         self.0.join("site.json")
     }
 
-    /// What is traced: the runtime directory, and the default one, which remembers it.
+    /// The traced directory. It contains the runtime directory, and the default one, which has a link to it.
     pub fn node(&self) -> PathBuf {
         self.0.join("node")
     }
@@ -43,28 +43,28 @@ impl Paths {
         self.node().join("run")
     }
 
-    /// The user's home.
+    /// The user's home directory.
     pub fn home(&self) -> PathBuf {
         self.0.join("home")
     }
 
-    /// What the hook's log says.
+    /// The log of the hook.
     pub fn log(&self) -> PathBuf {
         self.0.join("log")
     }
 
-    /// What became of a step.
+    /// The outcome of a step, as JSON.
     pub fn outcome(&self) -> PathBuf {
         self.0.join("outcome")
     }
 
-    /// The access token that the agent is to replace.
+    /// The access token that the agent must refresh.
     pub fn due(&self) -> PathBuf {
         self.0.join("due")
     }
 }
 
-/// Slurm, as the hook sees it.
+/// Slurm's side of a hook.
 struct Slurm<'a> {
     paths: &'a Paths,
     environment: Environment,
@@ -103,8 +103,8 @@ impl Host for Slurm<'_> {
     }
 }
 
-/// Is a hook, as [`HOOK`] says.
-pub fn be() {
+/// Runs the hook that [`HOOK`] names.
+pub fn run() {
     let words = std::env::var(HOOK).unwrap();
     let words: Vec<&str> = words.split(' ').collect();
     let [name, directory, job, uid] = *words else { panic!("{words:?}") };
@@ -125,39 +125,39 @@ pub fn be() {
         Ok(JobFacts { job: id, uid, gid: uid, user: None, groups: Vec::new(), placement })
     };
     let job = Job { id, uid, gid: uid, groups: &|| Ok(Vec::new()), facts: &facts };
-    // The kind of process, by which the tracer tells one from the other.
-    let begin = |name: &std::ffi::CStr| rustix::thread::set_name(name).unwrap();
+    // The tracer reads the kind of process from the thread's name.
+    let set_role = |name: &std::ffi::CStr| rustix::thread::set_name(name).unwrap();
     match name {
         "prolog" => {
-            begin(c"prolog");
+            set_role(c"prolog");
             with(&Worker, &|node| node.prolog(&slurm, &job));
         }
         "step" | "exit" => {
-            begin(c"step");
+            set_role(c"step");
             with(&Worker, &|node| {
                 let outcome = node.step(&slurm, &job, StepId(0));
-                std::fs::write(paths.outcome(), told(&outcome, &slurm).to_string()).unwrap();
+                std::fs::write(paths.outcome(), outcome_json(&outcome, &slurm).to_string()).unwrap();
                 if let (Outcome::Issued { directory, .. }, "exit") = (&outcome, name) {
-                    begin(c"exit");
+                    set_role(c"exit");
                     node.step_exit(&slurm, directory);
                 }
             });
         }
         "agent" => {
-            begin(c"agent");
+            set_role(c"agent");
             let due = std::fs::read_to_string(paths.due()).unwrap();
-            with(&Direct::new(), &|node| look(node, &slurm, &paths.runtime(), &due));
+            with(&Direct::new(), &|node| agent(node, &slurm, &paths.runtime(), &due));
         }
         "epilog" => {
-            begin(c"epilog");
+            set_role(c"epilog");
             with(&Worker, &|node| node.epilog(&slurm, id));
         }
-        name => panic!("{name} is no hook"),
+        name => panic!("unknown hook {name}"),
     }
 }
 
-/// What the agent does when it looks at the records, and when one token is due.
-fn look(node: &Node<'_>, slurm: &Slurm<'_>, runtime_dir: &Path, due: &str) {
+/// Does the work of the agent: reads all records, heals incomplete files, and refreshes the tokens that are due.
+fn agent(node: &Node<'_>, slurm: &Slurm<'_>, runtime_dir: &Path, due: &str) {
     let runtime = RuntimeDirectory::existing(runtime_dir).unwrap().unwrap();
     obtain::sweep(&SystemClock, &runtime);
     let mut tokens = Vec::new();
@@ -184,8 +184,8 @@ fn look(node: &Node<'_>, slurm: &Slurm<'_>, runtime_dir: &Path, due: &str) {
     }
 }
 
-/// What becomes of a step, and what it is given.
-fn told(outcome: &Outcome, slurm: &Slurm<'_>) -> Value {
+/// Renders the outcome of a step, and the environment that the step gets.
+fn outcome_json(outcome: &Outcome, slurm: &Slurm<'_>) -> Value {
     let variable = |name| slurm.variable(name);
     json!({
         "is_issued": matches!(outcome, Outcome::Issued { .. }),

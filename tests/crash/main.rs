@@ -1,24 +1,25 @@
-//! A crash at any system call leaves nothing wrong.
+//! Injects faults at the system calls with which hooks and agent change the runtime directory.
 //!
-//! Each hook of a job's life runs in a process of its own, on a real runtime directory and against the embedded Google. A
-//! tracer counts the system calls by which it changes something below the runtime directory. At each of them in turn
-//! the process is killed, or the call fails with ENOSPC or with EIO. Then the hooks run again as Slurm would run them.
+//! Each hook of a job runs in its own process, on a real runtime directory and against the embedded Google. A tracer
+//! counts the system calls with which the process changes something below the runtime directory. At each of these calls
+//! in turn, the process is killed, or the call fails with ENOSPC or EIO. Then the hooks run again as Slurm would run
+//! them, and the result is compared with a run without a fault.
 //!
 //! ```text
-//! calls.rs    which calls change something, and what
-//! trace.rs    counts them, and lets something happen there
-//! hook.rs     a hook, in a process of its own: this program again
-//! world.rs    a node without Slurm, set back to a picture after each crash
-//! state.rs    what is on the node, and how two states differ
-//! sweep.rs    what happens where, and what has to hold afterwards
+//! calls.rs    the system calls that can change files, and the paths that they change
+//! trace.rs    counts these calls and injects faults
+//! hook.rs     runs a hook; each hook is a process of this test program
+//! world.rs    a node without Slurm, restored from a snapshot after each fault
+//! state.rs    the state of a node, and the difference between two states
+//! sweep.rs    injects a fault at each call and checks the node afterwards
 //! ```
 //!
-//! `cargo test` tries a part of the calls, another one for each fault. `ci/crash` tries all of them and prints how many
-//! there were.
+//! `cargo test` injects each kind of fault at a different subset of the calls. `ci/crash` injects faults at all calls
+//! and prints their number.
 
 #![allow(missing_docs, unreachable_pub)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
-#![allow(clippy::print_stdout, reason = "the table")]
+#![allow(clippy::print_stdout, reason = "prints the rows of a table")]
 
 mod calls;
 #[path = "../google/mod.rs"]
@@ -31,50 +32,50 @@ mod world;
 
 use sweep::{FAULTS, sweep};
 
-/// Of how many calls one is tried, unless all are.
+/// `cargo test` injects faults at one in this number of calls.
 const EVERY: usize = 6;
 
-/// Lets something happen in a kind of process, by its place in [`FAULTS`]. Prints a row of the table in docs/proof.md.
-fn try_all(role: &str, place: usize) {
+/// Injects the fault with this index in [`FAULTS`] into a kind of process. Prints a row of the table in docs/proof.md.
+fn inject(role: &str, index: usize) {
     let all = std::env::var_os("GCP_WIF_CRASHES").is_some_and(|wanted| wanted == "all");
     let (deliveries, first, every) =
-        if all { (&["agent", "direct"][..], 1, 1) } else { (&["agent"][..], 1 + place * EVERY / FAULTS.len(), EVERY) };
-    let (name, fault) = FAULTS[place];
+        if all { (&["agent", "direct"][..], 1, 1) } else { (&["agent"][..], 1 + index * EVERY / FAULTS.len(), EVERY) };
+    let (name, fault) = FAULTS[index];
     for delivery in deliveries {
         match sweep(delivery, role, fault, first, every) {
             Ok((calls, tried)) => println!("| {delivery} | {role} | {name} | {tried} of {calls} |"),
-            Err(wrong) => panic!("{delivery}: {name}\n{wrong}"),
+            Err(problems) => panic!("{delivery}: {name}\n{problems}"),
         }
     }
 }
 
 macro_rules! each {
     ($($role:ident),*) => {
-        /// Each kind of process is killed.
-        mod killed {
-            $(#[test] fn $role() { super::try_all(stringify!($role), 0); })*
+        /// Kills the process.
+        mod kill {
+            $(#[test] fn $role() { super::inject(stringify!($role), 0); })*
         }
-        /// There is no space left.
-        mod no_space {
-            $(#[test] fn $role() { super::try_all(stringify!($role), 1); })*
+        /// Makes a call fail with ENOSPC.
+        mod enospc {
+            $(#[test] fn $role() { super::inject(stringify!($role), 1); })*
         }
-        /// The disk is bad.
-        mod bad_disk {
-            $(#[test] fn $role() { super::try_all(stringify!($role), 2); })*
+        /// Makes a call fail with EIO.
+        mod eio {
+            $(#[test] fn $role() { super::inject(stringify!($role), 2); })*
         }
     };
 }
 each!(prolog, worker, step, agent, exit, epilog);
 
 #[test]
-fn no_call_that_changes_something_is_missed() {
+fn every_call_that_changes_a_file_is_counted() {
     for hook in ["prolog", "step", "agent", "exit", "epilog"] {
-        sweep::count("agent", hook);
+        sweep::check_count("agent", hook);
     }
 }
 
 #[test]
-#[ignore = "the other tests start it, as the process that is stopped"]
-fn a_hook() {
-    hook::be();
+#[ignore = "not a test: the process that the other tests start and trace"]
+fn hook_process() {
+    hook::run();
 }

@@ -1,5 +1,5 @@
-//! What a directory tree holds, in a form in which two lives of a job are the same: names, owners, modes, access lists,
-//! and contents without what is new each time.
+//! The state of a directory tree: names, owners, modes, access lists and contents. Values that differ between two runs
+//! of the same job, such as tokens and times, are replaced, so that the states of two runs are equal.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,10 +10,10 @@ use serde_json::Value;
 
 use crate::google::Google;
 
-/// What each file is, by its path.
+/// The description of each file, by its path.
 pub type State = BTreeMap<PathBuf, String>;
 
-/// The state below a directory.
+/// Returns the state of a directory tree.
 pub fn state(directory: &Path, google: &Google) -> State {
     let mut state = State::new();
     for (path, below) in walk(directory) {
@@ -26,7 +26,7 @@ pub fn state(directory: &Path, google: &Google) -> State {
         } else {
             String::new()
         };
-        // It says when the holder of a lock is late. Each next one says it anew.
+        // `until` has the deadline of a lock's holder, which each holder writes anew.
         let is_until = path.file_name().is_some_and(|name| name == "until");
         if !kind.is_socket() && !is_until {
             let (uid, gid, mode, list) = (metadata.uid(), metadata.gid(), metadata.mode(), access_list(&path));
@@ -36,7 +36,7 @@ pub fn state(directory: &Path, google: &Google) -> State {
     state
 }
 
-/// All of a directory tree as it is, with the times of the last changes: what no change leaves as it was.
+/// Returns the inode number and change time of each file of a directory tree. Every change of a file changes them.
 pub fn fingerprint(directory: &Path) -> BTreeMap<PathBuf, String> {
     let print = |path: &Path| {
         let metadata = path.symlink_metadata().unwrap();
@@ -45,7 +45,7 @@ pub fn fingerprint(directory: &Path) -> BTreeMap<PathBuf, String> {
     walk(directory).into_iter().map(|(path, below)| (below, print(&path))).collect()
 }
 
-/// How two states differ, a line for each file.
+/// Returns the difference between two states, one line for each file.
 pub fn difference(before: &State, after: &State) -> Vec<String> {
     let paths = before.keys().chain(after.keys().filter(|path| !before.contains_key(*path)));
     let differs = paths.filter(|path| before.get(*path) != after.get(*path));
@@ -55,7 +55,7 @@ pub fn difference(before: &State, after: &State) -> Vec<String> {
         .collect()
 }
 
-/// Each file below a directory, and its path from there.
+/// Returns the path of each file below a directory, also relative to it.
 pub fn walk(directory: &Path) -> Vec<(PathBuf, PathBuf)> {
     let (mut found, mut next) = (Vec::new(), vec![directory.to_owned()]);
     while let Some(path) = next.pop() {
@@ -78,13 +78,14 @@ fn access_list(path: &Path) -> String {
 fn content(path: &Path, google: &Google) -> String {
     let text = String::from_utf8(fs::read(path).unwrap()).unwrap_or_else(|_| panic!("{}", path.display()));
     match path.file_name().unwrap().to_str().unwrap() {
-        // Counted for all jobs of the node: how often depends on what went wrong. What is there is whole.
+        // These files are for all jobs of the node, and their content depends on the faults. Only check that each line
+        // is complete.
         "metrics.prom" => text.lines().all(|line| line.starts_with('#') || line.contains(' ')).to_string(),
         "audit.log" => text.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()).to_string(),
         _ => {
             let text = match serde_json::from_str::<Value>(&text) {
                 Ok(Value::Object(mut object)) => {
-                    // The processes that have worked on it, and the random number of this run.
+                    // Process IDs, and the random ID of the run.
                     for key in ["worker", "seen", "run"] {
                         object.remove(key);
                     }
@@ -92,38 +93,38 @@ fn content(path: &Path, google: &Google) -> String {
                 }
                 _ => text,
             };
-            numbers(&named(&text, google))
+            replace_numbers(&replace_tokens(&text, google))
         }
     }
 }
 
-/// A text in which each token is the name of the account that it is for.
-fn named(text: &str, google: &Google) -> String {
+/// Replaces each token in a text by the name of its account.
+fn replace_tokens(text: &str, google: &Google) -> String {
     let is_token = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    let mut named = String::new();
+    let mut replaced = String::new();
     let mut rest = text;
     while let Some(at) = ["ya29.", "gcpwif_"].iter().filter_map(|word| rest.find(word)).min() {
         let (before, token) = rest.split_at(at);
         let token = &token[..token.find(|c| !is_token(c)).unwrap_or(token.len())];
-        named.push_str(before);
+        replaced.push_str(before);
         match google.state.token(token) {
-            Some(known) => named.push_str(&format!("<token of {}>", known.identity.name())),
-            None => named.push_str("<handle>"),
+            Some(known) => replaced.push_str(&format!("<token of {}>", known.identity.name())),
+            None => replaced.push_str("<handle>"),
         }
         rest = &rest[at + token.len()..];
     }
-    named + rest
+    replaced + rest
 }
 
-/// A text in which all numbers are the same.
-fn numbers(text: &str) -> String {
-    let mut same = String::new();
+/// Replaces each number in a text by `#`.
+fn replace_numbers(text: &str) -> String {
+    let mut replaced = String::new();
     for c in text.chars() {
         match c {
-            '0'..='9' if same.ends_with('#') => {}
-            '0'..='9' => same.push('#'),
-            c => same.push(c),
+            '0'..='9' if replaced.ends_with('#') => {}
+            '0'..='9' => replaced.push('#'),
+            c => replaced.push(c),
         }
     }
-    same
+    replaced
 }

@@ -1,4 +1,5 @@
-//! Follows processes, counts the system calls by which they change a directory, and stops one there or lets it fail.
+//! Traces processes, counts the system calls with which they change files below a directory, and injects a fault at one
+//! of them.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -17,88 +18,89 @@ use rustix::process::{WaitOptions, wait, waitpid};
 
 use super::calls::Entered;
 
-/// What happens at a call.
+/// A fault that is injected at a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The process is killed before the call.
-    Stop,
+    Kill,
     /// The call does nothing and fails.
-    Fails(Errno),
+    Fail(Errno),
 }
 
-/// At which call something happens.
+/// The fault to inject, and the call.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// In which kind of process.
+    /// The kind of process.
     pub role: String,
-    /// Its how many-eth call, from 1; with 0 it is each call of any process.
+    /// The number of the call in this kind of process, from 1. 0 means all calls of all processes.
     pub number: usize,
-    /// What happens there.
+    /// The fault.
     pub fault: Fault,
 }
 
-/// A call that changes something.
+/// A call that changes a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
     /// The kind of process.
     pub role: String,
     /// The call's name.
     pub name: &'static str,
-    /// What it changes.
+    /// The path that it changes.
     pub path: PathBuf,
 }
 
-/// What a tracer is told to do, and what it has seen.
+/// The plan and the results of a tracer.
 #[derive(Debug, Default)]
 pub struct Watch {
-    /// What is to happen.
+    /// The fault to inject.
     pub plan: Option<Plan>,
-    /// The calls so far.
+    /// The counted calls.
     pub calls: Vec<Call>,
-    /// Where it has happened.
+    /// The call at which the fault was injected.
     pub hit: Option<Call>,
 }
 
-/// Says of what kind a thread's process is.
+/// Returns the kind of a thread's process.
 pub type Role = fn(u32) -> String;
 
-/// Follows processes and all that they start. It is of use in one thread only: that one traces.
+/// Traces a process and its descendants. Use it on one thread only: the kernel binds a tracee to the tracing thread.
 pub struct Tracer {
     directory: PathBuf,
     role: Role,
     watch: Arc<Mutex<Watch>>,
-    /// The threads that are within a call, with the error that it has to return.
+    /// The threads that are in a call, with the error that the call must return.
     within: BTreeMap<i32, Option<Errno>>,
     statuses: BTreeMap<i32, ExitStatus>,
 }
 
 impl Tracer {
-    /// For changes below a directory.
+    /// Creates a tracer that counts changes below a directory.
     pub fn new(directory: &Path, role: Role, watch: Arc<Mutex<Watch>>) -> Self {
         let directory = directory.to_owned();
         Self { directory, role, watch, within: BTreeMap::new(), statuses: BTreeMap::new() }
     }
 
-    /// Runs a command, with one variable, to its end and that of all that it starts. Its output goes to a file.
-    #[allow(clippy::zombie_processes, reason = "follow waits for it and for what it starts")]
+    /// Runs a command with one environment variable. Returns when the command and its descendants have exited. Writes
+    /// the output to a file.
+    #[allow(clippy::zombie_processes, reason = "`follow` waits for it and its descendants")]
     pub fn run(mut self, command: &[&OsStr], variable: (&str, &str), output: &File) -> ExitStatus {
-        // It stops itself, so that it is followed from its first call on.
+        // The shell stops itself, so that the command is traced from its first call on.
         let mut shell = Command::new("/bin/sh");
         shell.args(["-c", "kill -STOP $$; exec \"$@\"", "sh"]).args(command).env_clear().env(variable.0, variable.1);
-        let streams = || output.try_clone().expect("a descriptor");
+        let streams = || output.try_clone().expect("cannot clone the descriptor");
         shell.stdin(Stdio::null()).stdout(streams()).stderr(streams());
-        let child = shell.spawn().expect("/bin/sh runs");
+        let child = shell.spawn().expect("cannot start /bin/sh");
         let pid = Pid::from_raw(child.id().cast_signed());
         let stopped = waitpid(rustix::process::Pid::from_raw(pid.as_raw()), WaitOptions::UNTRACED);
-        assert!(stopped.expect("it is ours").expect("it waited").1.stopped());
-        ptrace::seize(pid, options()).expect("a process of our own can be traced");
-        kill(pid, Signal::SIGCONT).expect("it is stopped");
+        assert!(stopped.expect("cannot wait for the shell").expect("no status of the shell").1.stopped());
+        ptrace::seize(pid, options()).expect("cannot trace the shell");
+        kill(pid, Signal::SIGCONT).expect("cannot continue the shell");
         self.follow();
         self.statuses[&pid.as_raw()]
     }
 
     fn follow(&mut self) {
-        // Of the children and traced processes of this thread alone.
+        // Wait only for the children and tracees of this thread.
         let options = WaitOptions::from_bits_retain((libc::__WALL | libc::__WNOTHREAD).unsigned_abs());
         while let Ok(Some((process, status))) = rustix::io::retry_on_intr(|| wait(options)) {
             let (process, status) = (process.as_raw_nonzero().get(), status.as_raw());
@@ -120,17 +122,17 @@ impl Tracer {
                     let error = self.entered(process);
                     self.within.insert(process, error);
                 }
-                Some(Some(error)) => returns(pid, error),
+                Some(Some(error)) => set_error(pid, error),
                 Some(None) => {}
             }
         } else if event == 0 {
             deliver = Signal::try_from(signal).ok();
         }
-        // It may have been killed meanwhile.
+        // This fails if the process has been killed meanwhile.
         let _ = ptrace::syscall(pid, deliver);
     }
 
-    /// A call begins. Returns the error with which it has to end, if it has to.
+    /// Handles the entry of a call. Returns the error that the call must return, if any.
     fn entered(&self, process: i32) -> Option<Errno> {
         let pid = Pid::from_raw(process);
         let mut registers = ptrace::getregs(pid).ok()?;
@@ -144,25 +146,25 @@ impl Tracer {
             return None;
         }
         watch.hit = watch.calls.last().cloned();
-        // No call has this number.
+        // An invalid number, so that the kernel does not run the call.
         registers.orig_rax = u64::MAX;
         let _ = ptrace::setregs(pid, registers);
         match plan.fault {
-            Fault::Stop => {
-                let _ = kill(Pid::from_raw(group(process)), Signal::SIGKILL);
+            Fault::Kill => {
+                let _ = kill(Pid::from_raw(process_of(process)), Signal::SIGKILL);
                 None
             }
-            Fault::Fails(error) => Some(error),
+            Fault::Fail(error) => Some(error),
         }
     }
 }
 
-/// What a tracer has seen, also if another thread panicked.
+/// Locks a tracer's results, even if another thread has panicked.
 pub fn lock(watch: &Mutex<Watch>) -> MutexGuard<'_, Watch> {
     watch.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// Follows what is started, and ends with the tracer.
+/// Returns the options that trace descendants and kill them if the tracer exits.
 fn options() -> Options {
     Options::PTRACE_O_TRACESYSGOOD
         | Options::PTRACE_O_TRACEFORK
@@ -172,20 +174,20 @@ fn options() -> Options {
         | Options::PTRACE_O_EXITKILL
 }
 
-/// Lets the call that is about to end return an error.
-fn returns(pid: Pid, error: Errno) {
+/// Replaces the result of a call at its exit by an error.
+fn set_error(pid: Pid, error: Errno) {
     if let Ok(mut registers) = ptrace::getregs(pid) {
         registers.rax = i64::from(-(error as i32)).cast_unsigned();
         let _ = ptrace::setregs(pid, registers);
     }
 }
 
-/// The process of a thread.
-fn group(thread: i32) -> i32 {
+/// Returns the process ID of a thread.
+fn process_of(thread: i32) -> i32 {
     field(thread.unsigned_abs(), "Tgid:").and_then(|value| value.parse().ok()).unwrap_or_default()
 }
 
-/// A field of a thread's status.
+/// Returns a field of a thread's status in /proc.
 pub fn field(thread: u32, name: &str) -> Option<String> {
     let status = std::fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
     status.lines().find_map(|line| Some(line.strip_prefix(name)?.trim().to_owned()))
