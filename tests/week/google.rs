@@ -1,4 +1,4 @@
-//! Google on the simulated clock. Its own clock is true, whatever the node's says.
+//! Google on the simulated clock. Google's clock is always right, even if the node's clock is wrong.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -8,25 +8,25 @@ use gcp_wif_core::world::http::{Body, Request, Response, TransportError};
 use percent_encoding::percent_decode_str;
 use serde_json::json;
 
-/// How long an access token lives.
-pub const LIFE: i64 = 3600;
+/// The lifetime of an access token, in seconds.
+pub const LIFETIME: i64 = 3600;
 
-/// What Google does instead of what is right.
+/// A fault at Google.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     Status(u16),
     Throttled,
-    /// No answer comes.
+    /// Google does not answer.
     Hangs,
     NoConnection,
-    /// The page of a proxy, or of the front end.
+    /// An HTML page, as from a proxy or from Google's front end.
     Page(u16),
-    /// JSON without what is needed.
+    /// An empty JSON object.
     Empty,
-    /// An answer that is cut off.
+    /// A truncated answer.
     CutOff,
-    /// A token that has ended.
-    Ended,
+    /// A token that has expired.
+    Expired,
 }
 
 pub const FAULTS: [Fault; 11] = [
@@ -40,41 +40,42 @@ pub const FAULTS: [Fault; 11] = [
     Fault::Page(200),
     Fault::Empty,
     Fault::CutOff,
-    Fault::Ended,
+    Fault::Expired,
 ];
 
-/// A token that was handed out.
+/// An access token that Google has issued.
 #[derive(Clone, Debug)]
-pub struct Handed {
-    /// Who is asked for, and for which user: the reason in the request names the user.
+pub struct Issued {
+    /// The requested identity.
     pub identity: String,
+    /// The job's user, from the header with the reason.
     pub user: String,
-    /// When it ends by Google's clock.
-    pub ends: i64,
+    /// The expiry by Google's clock.
+    pub expires: i64,
 }
 
 #[derive(Default)]
 pub struct Google {
-    /// What goes wrong, and for which of the two requests; for both if none is named.
+    /// The current fault, and the request that it affects: STS if true, IAM Credentials if false, or both if `None`.
     pub fault: Cell<Option<(Fault, Option<bool>)>>,
-    /// Subject tokens that were made, and when they end.
+    /// The valid subject tokens, and their expiry.
     pub subjects: RefCell<BTreeMap<String, i64>>,
     federated: RefCell<BTreeMap<String, i64>>,
-    pub handed: RefCell<BTreeMap<String, Handed>>,
+    pub issued: RefCell<BTreeMap<String, Issued>>,
     pub calls: Cell<u64>,
     number: Cell<u64>,
 }
 
 impl Google {
-    /// The answer to a request that comes at a time of the true clock. Without an answer the client waits in vain.
+    /// Returns the answer to a request at a time of Google's clock.
     pub fn answer(&self, request: &Request, now: i64) -> Result<Response, TransportError> {
         self.calls.set(self.calls.get() + 1);
         let is_sts = request.endpoint.as_str().contains("sts.");
         let fault = self.fault.get().filter(|(_, leg)| leg.is_none_or(|leg| leg == is_sts)).map(|(fault, _)| fault);
-        let right = || if is_sts { self.exchange(request, now) } else { self.impersonate(request, now) };
+        let without_fault = || if is_sts { self.exchange(request, now) } else { self.impersonate(request, now) };
         let kind = "application/json; charset=UTF-8";
         match fault {
-            None => Ok(right()),
+            None => Ok(without_fault()),
             Some(Fault::Hangs) => Err(TransportError::Timeout),
             Some(Fault::NoConnection) => Err(TransportError::Connection("refused".to_owned())),
             Some(Fault::CutOff) => Err(TransportError::Protocol("cut off".to_owned())),
@@ -84,8 +85,8 @@ impl Google {
                 Ok(Response { retry_after: Some(3), ..refused(429, "quota_exceeded", "Please retry.", now) })
             }
             Some(Fault::Status(status)) => Ok(refused(status, "some_error", "Some error.", now)),
-            Some(Fault::Ended) => {
-                let body = json!({"accessToken": "ya29.ended", "expireTime": rfc3339(now - 10), "access_token": "f",
+            Some(Fault::Expired) => {
+                let body = json!({"accessToken": "ya29.expired", "expireTime": rfc3339(now - 10), "access_token": "f",
                     "token_type": "Bearer", "expires_in": 0});
                 Ok(answer(200, kind, body.to_string(), now))
             }
@@ -100,21 +101,21 @@ impl Google {
         };
         let subject = field("subject_token").unwrap_or_default();
         match self.subjects.borrow().get(&subject) {
-            Some(ends) if *ends > now => {}
+            Some(expires) if *expires > now => {}
             Some(_) => return refused(400, "invalid_grant", "ID Token issued at 1 is stale to sign-in.", now),
             None => return refused(400, "invalid_grant", "The given credential is rejected.", now),
         }
-        let token = self.name("federated");
-        self.federated.borrow_mut().insert(token.clone(), now + LIFE);
+        let token = self.unique("federated");
+        self.federated.borrow_mut().insert(token.clone(), now + LIFETIME);
         let kind = "urn:ietf:params:oauth:token-type:access_token";
         let body =
-            json!({"access_token": token, "issued_token_type": kind, "token_type": "Bearer", "expires_in": LIFE});
+            json!({"access_token": token, "issued_token_type": kind, "token_type": "Bearer", "expires_in": LIFETIME});
         answer(200, "application/json", body.to_string(), now)
     }
 
     fn impersonate(&self, request: &Request, now: i64) -> Response {
         let bearer = request.bearer.as_ref().map(|bearer| bearer.expose().to_owned()).unwrap_or_default();
-        if self.federated.borrow().get(&bearer).is_none_or(|ends| *ends <= now) {
+        if self.federated.borrow().get(&bearer).is_none_or(|expires| *expires <= now) {
             return refused(401, "UNAUTHENTICATED", "Request had invalid authentication credentials.", now);
         }
         let path = request.endpoint.as_str();
@@ -122,22 +123,22 @@ impl Google {
         let identity = percent_decode_str(identity).decode_utf8_lossy().into_owned();
         let reason = request.headers.iter().find(|(name, _)| *name == "x-goog-request-reason").unwrap();
         let user = reason.1.split(" of user ").nth(1).unwrap().to_owned();
-        let token = self.name("ya29.");
-        let handed = Handed { identity, user, ends: now + LIFE };
-        self.handed.borrow_mut().insert(token.clone(), handed);
-        let body = json!({"accessToken": token, "expireTime": rfc3339(now + LIFE)});
+        let token = self.unique("ya29.");
+        let issued = Issued { identity, user, expires: now + LIFETIME };
+        self.issued.borrow_mut().insert(token.clone(), issued);
+        let body = json!({"accessToken": token, "expireTime": rfc3339(now + LIFETIME)});
         answer(200, "application/json", body.to_string(), now)
     }
 
-    /// A name that no other token has.
-    pub fn name(&self, beginning: &str) -> String {
+    /// Returns a unique token with this prefix.
+    pub fn unique(&self, prefix: &str) -> String {
         self.number.set(self.number.get() + 1);
-        format!("{beginning}{}", self.number.get())
+        format!("{prefix}{}", self.number.get())
     }
 
-    /// The identity that a token is for, and how many seconds are left of it.
-    pub fn token(&self, token: &str) -> Option<Handed> {
-        self.handed.borrow().get(token).cloned()
+    /// Returns an issued token.
+    pub fn token(&self, token: &str) -> Option<Issued> {
+        self.issued.borrow().get(token).cloned()
     }
 }
 

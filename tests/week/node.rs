@@ -27,34 +27,34 @@ use serde_json::json;
 use crate::google::Google;
 use crate::slurm::{Hook, Simulated};
 
-/// The variable with the directory of a node.
+/// The environment variable with the directory of a node.
 pub const DIRECTORY: &str = "GCP_WIF_WEEK_DIRECTORY";
-/// The true time when the week begins, and how long the machine has run by then.
+/// The true time at the start of the simulation, and the machine's uptime in seconds.
 const BEGIN: UnixSeconds = 1_800_000_000;
 const SINCE_BOOT: u64 = 100_000;
-/// What a request takes.
+/// The duration of a request.
 const REQUEST: Duration = Duration::from_millis(60);
-/// After this long the agent looks when nothing has woken it, as in `command/src/agent/run.rs`.
+/// The interval between two looks of the agent if nothing wakes it, as in `command/src/agent/run.rs`.
 pub const LOOK: Duration = Duration::from_secs(15);
-/// How long it need not look here when nothing happens.
-const NOTHING: Duration = Duration::from_secs(3600);
-/// What fills the disk.
+/// The longest interval here while nothing happens.
+const IDLE: Duration = Duration::from_secs(3600);
+/// The file that fills the disk.
 const BALLAST: &str = "ballast";
 pub const SITE: &str = "site@p.iam.gserviceaccount.com";
 pub const OTHER: &str = "other@p.iam.gserviceaccount.com";
 
-/// A process is killed here.
+/// The panic payload that stands for the kill of a process.
 pub struct Killed;
 
-/// An exchange that went to Google.
+/// An exchange with Google.
 #[derive(Clone, Debug)]
-pub struct Tried {
+pub struct Attempt {
     /// User and identity.
     pub key: String,
-    pub begun: Duration,
+    pub started: Duration,
     pub ended: Duration,
     pub has_failed: bool,
-    /// Whether it was Google that refused, so that the failure holds for the user's other jobs.
+    /// Whether Google caused the failure, so that it is kept for the user's other jobs.
     pub is_googles: bool,
 }
 
@@ -63,30 +63,30 @@ pub struct Tried {
 struct Agent {
     schedule: Schedule,
     jitter: f64,
-    /// When it looks next.
+    /// The time of the next look.
     look: Duration,
 }
 
 pub struct World {
     directory: PathBuf,
-    /// True time since the week began.
+    /// The true time since the start of the simulation.
     time: Cell<Duration>,
-    /// By how much the node's clock is wrong.
-    pub set: Cell<i64>,
+    /// The error of the node's clock, in seconds.
+    pub clock_error: Cell<i64>,
     pub google: Google,
     pub processes: Simulated,
     pub random: RefCell<fastrand::Rng>,
     agent: RefCell<Option<Agent>>,
-    /// After so many more requests somebody is killed.
+    /// After this number of further requests, the process that sends the next one is killed.
     pub kill_in: Cell<Option<u32>>,
-    pub tried: RefCell<Vec<Tried>>,
-    /// What the agent's journal has.
+    pub attempts: RefCell<Vec<Attempt>>,
+    /// The agent's journal.
     pub journal: Hook,
 }
 
 impl Clock for World {
     fn now(&self) -> UnixSeconds {
-        self.true_time() + self.set.get()
+        self.true_time() + self.clock_error.get()
     }
 
     fn elapsed(&self) -> Duration {
@@ -121,35 +121,35 @@ impl Exchanger for World {
     fn exchange(&self, request: TokenRequest<'_>, limits: Limits) -> Result<Exchanged, Failure> {
         let TokenRequest { site, grant, purpose, facts } = request;
         let configuration = &site.configuration;
-        // Nobody waits for a subject token: the time would be real.
+        // Do not wait for a subject token, because the wait would be in real time.
         let subject = worker::read_subject_token(configuration, Duration::ZERO)?;
         let identity = grant.identity();
         let wanted = Wanted { identity, scopes: grant.scopes(), lifetime: grant.lifetime() };
         let reason = format!("slurm job {} of user {}", facts.job, facts.uid);
         let mut exchange = Exchange::new(configuration, &subject, wanted, reason).for_purpose(purpose);
-        let begun = self.time.get();
+        let started = self.time.get();
         let result = run::run(&mut exchange, self, self, limits.budget)
             .map_err(|error| Failure::of_exchange(&error, configuration, subject.claims(), identity, self.now()));
         let is_googles = result.as_ref().is_err_and(|failure| matches!(failure.blame, Blame::Google { .. }));
         let (key, ended) = (format!("{} {identity}", facts.uid), self.time.get());
-        self.tried.borrow_mut().push(Tried { key, begun, ended, has_failed: result.is_err(), is_googles });
+        self.attempts.borrow_mut().push(Attempt { key, started, ended, has_failed: result.is_err(), is_googles });
         Ok(Exchanged { name: identity.to_string(), token: Token::new(result?, self.moment()) })
     }
 }
 
 impl World {
     pub fn new(seed: u64) -> Self {
-        let directory = PathBuf::from(std::env::var_os(DIRECTORY).expect("the parent says where"));
+        let directory = PathBuf::from(std::env::var_os(DIRECTORY).expect("the parent process sets it"));
         let world = Self {
             directory,
             time: Cell::default(),
-            set: Cell::default(),
+            clock_error: Cell::default(),
             google: Google::default(),
             processes: Simulated::default(),
             random: RefCell::new(fastrand::Rng::with_seed(seed)),
             agent: RefCell::default(),
             kill_in: Cell::default(),
-            tried: RefCell::default(),
+            attempts: RefCell::default(),
             journal: Hook::default(),
         };
         let credential = json!({
@@ -182,8 +182,8 @@ impl World {
         self.time.set(self.time.get() + time);
     }
 
-    /// Goes on at a time, which may be over already.
-    pub fn go_on_at(&self, time: Duration) {
+    /// Advances the clock to a time. Does nothing if it has passed.
+    pub fn advance_to(&self, time: Duration) {
         self.time.set(self.time.get().max(time));
     }
 
@@ -202,7 +202,8 @@ impl World {
         self.put("site.json", config.to_string().as_bytes());
     }
 
-    /// Replaces a file as an editor or the kubelet does, whose disk is another one.
+    /// Replaces a file as an editor or the kubelet does. Works while the disk is full, because these files are on
+    /// another disk on a real node.
     pub fn put(&self, name: &str, content: &[u8]) {
         let was_full = self.at(BALLAST).exists();
         self.empty_the_disk();
@@ -213,28 +214,27 @@ impl World {
         }
     }
 
-    /// Makes a subject token that ends after so many seconds, by Google's clock.
-    pub fn subject_token(&self, life: i64) -> String {
+    /// Creates a subject token with a lifetime in seconds, by Google's clock.
+    pub fn subject_token(&self, lifetime: i64) -> String {
         let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
-        let (now, ends) = (self.true_time(), self.true_time() + life);
-        let claims = json!({"sub": "s", "iat": now, "exp": ends}).to_string();
-        let signature = part(&self.google.name("signature"));
+        let (now, expires) = (self.true_time(), self.true_time() + lifetime);
+        let claims = json!({"sub": "s", "iat": now, "exp": expires}).to_string();
+        let signature = part(&self.google.unique("signature"));
         let text = format!("{}.{}.{signature}", part(r#"{"alg":"RS256"}"#), part(&claims));
-        self.google.subjects.borrow_mut().insert(text.clone(), ends);
+        self.google.subjects.borrow_mut().insert(text.clone(), expires);
         text
     }
 
-    pub fn serve<T>(&self, work: impl FnOnce(&Node<'_>) -> T) -> T {
+    pub fn with_node<T>(&self, work: impl FnOnce(&Node<'_>) -> T) -> T {
         let (config_path, default_dir) = (self.at("site.json"), self.at("default"));
         let (config_path, default_dir, processes) = (&*config_path, &*default_dir, &self.processes);
         work(&Node { config_path, default_dir, exchanger: self, clock: self, processes })
     }
 
-    /// Does it in a process that may be killed; none if it was.
+    /// Runs `work` as a process that can be killed. Returns `None` if it was killed.
     pub fn in_process<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
-        let done = catch_unwind(AssertUnwindSafe(work));
-        match done {
-            Ok(done) => Some(done),
+        match catch_unwind(AssertUnwindSafe(work)) {
+            Ok(result) => Some(result),
             Err(cause) if cause.is::<Killed>() => None,
             Err(cause) => resume_unwind(cause),
         }
@@ -248,27 +248,27 @@ impl World {
         JobRecord::parse(&self.runtime()?.peek_record(job)?)
     }
 
-    /// A file of a job's, if it is there.
+    /// Reads a file of a job, if it exists.
     pub fn file(&self, job: JobId, name: &str) -> Option<String> {
         fs::read_to_string(self.at("run/jobs").join(job.to_string()).join(name)).ok()
     }
 
-    /// Ends the serving process. Its watcher starts another one if it still lives.
+    /// Kills the serving process. The watcher starts another one, unless it is killed too.
     pub fn kill_agent(&self, has_watcher: bool) {
         *self.agent.borrow_mut() = None;
         self.processes.has_agent.set(has_watcher);
         self.processes.is_woken.set(has_watcher);
     }
 
-    /// Something has changed that nobody tells the agent: it finds out with its next look.
-    pub fn let_the_agent_find_out(&self) {
+    /// Schedules the next look of the agent for a change that does not wake it.
+    pub fn schedule_look(&self) {
         let look = self.time.get() + LOOK.mul_f64(self.random.borrow_mut().f64());
         if let Some(agent) = &mut *self.agent.borrow_mut() {
             agent.look = agent.look.min(look);
         }
     }
 
-    /// When the agent looks next; none if there is none.
+    /// Returns the time of the agent's next look, or `None` if no agent runs.
     pub fn next_look(&self) -> Option<Duration> {
         if self.processes.is_woken.get() {
             return Some(self.time.get());
@@ -276,8 +276,8 @@ impl World {
         self.agent.borrow().as_ref().map(|agent| agent.look)
     }
 
-    /// A look of the agent's: what `reload` and `refresh` in `command/src/agent/run.rs` do. Where nothing has happened it
-    /// does not look every 15 seconds, because it would find nothing.
+    /// Runs a look of the agent, as `reload` and `refresh` in `command/src/agent/run.rs` do. Skips the looks every 15
+    /// seconds while nothing has changed, because they would find nothing.
     pub fn look(&self) {
         self.processes.is_woken.set(false);
         let Some(runtime) = self.runtime() else { return };
@@ -286,9 +286,9 @@ impl World {
             Agent { jitter, ..Agent::default() }
         });
         let is_alive = self.in_process(|| {
-            self.serve(|node| {
+            self.with_node(|node| {
                 obtain::sweep(self, &runtime);
-                let (mut served, mut longest) = (Vec::new(), NOTHING);
+                let (mut served, mut longest) = (Vec::new(), IDLE);
                 for job in runtime.look_for_jobs().unwrap() {
                     let Some(record) = runtime.peek_record(job).as_deref().and_then(JobRecord::parse) else {
                         continue;
@@ -298,19 +298,19 @@ impl World {
                     }
                     served.extend(self.due(&record, agent.jitter));
                 }
-                let (begun, next) = agent.schedule.begin(served, self.moment(), longest);
-                // After a refresh it looks again at once, but what has happened meanwhile comes first.
-                let pause = if begun.is_empty() { next.max(Duration::from_secs(1)) } else { Duration::ZERO };
-                for due in begun {
-                    let how = refresh(node, &self.journal, runtime.path(), &due);
-                    agent.schedule.ended(due, Some(&how), self.moment());
+                let (started, next) = agent.schedule.begin(served, self.moment(), longest);
+                // After a refresh, the agent looks again at once, after the events that have happened meanwhile.
+                let pause = if started.is_empty() { next.max(Duration::from_secs(1)) } else { Duration::ZERO };
+                for due in started {
+                    let result = refresh(node, &self.journal, runtime.path(), &due);
+                    agent.schedule.ended(due, Some(&result), self.moment());
                 }
                 agent.look = self.time.get() + pause;
             });
         });
         match is_alive {
             Some(()) => *self.agent.borrow_mut() = Some(agent),
-            // Its watcher starts another one.
+            // The watcher starts another one.
             None => self.processes.is_woken.set(true),
         }
     }
@@ -326,7 +326,7 @@ impl World {
         due.collect()
     }
 
-    /// Leaves no room on the disk.
+    /// Fills the disk completely.
     pub fn fill_the_disk(&self) {
         let mut ballast = OpenOptions::new().create(true).append(true).open(self.at(BALLAST)).unwrap();
         for size in [64 << 10, 1] {

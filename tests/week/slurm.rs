@@ -16,7 +16,7 @@ use gcp_wif_core::testing::Environment;
 use gcp_wif_core::words::names::JobId;
 use gcp_wif_core::words::secret::Secret;
 
-/// What a hook sees of a job or step.
+/// Slurm's side of a hook.
 #[derive(Default)]
 pub struct Hook {
     pub options: Options,
@@ -59,9 +59,9 @@ impl Host for Hook {
 /// The node's processes.
 #[derive(Default)]
 pub struct Simulated {
-    /// Grows with each start of slurmd.
+    /// The PID of slurmd. It changes with each restart.
     pub slurmd: Cell<u32>,
-    /// Jobs that have a slurmstepd.
+    /// The jobs that have a slurmstepd.
     pub living: RefCell<BTreeSet<JobId>>,
     /// Whether an agent runs.
     pub has_agent: Cell<bool>,
@@ -114,7 +114,7 @@ impl Processes for Simulated {
     }
 
     fn tell_agent(&self, _: &Path) {
-        // A hook that only tells it starts none.
+        // This does not start an agent.
         self.is_woken.set(self.has_agent.get());
     }
 

@@ -1,30 +1,30 @@
-//! What goes wrong in a week, and whom it keeps from a token while it lasts.
+//! The injected faults, and the users who cannot get a new token during each.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::google::{FAULTS, Fault, LIFE};
+use crate::google::{self, LIFETIME};
 use crate::node::{OTHER, SITE, World};
 
-/// The users, by their numbers.
+/// The user IDs.
 pub const USERS: [u32; 3] = [61_001, 61_002, 61_003];
 
-/// What can go wrong. Of each kind there is one at a time.
+/// The kind of a fault. At most one fault of each kind is active.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     Google,
     Subject,
     Disk,
     Configuration,
-    /// A rule that no longer grants a user anything.
+    /// No rule grants one of the users anything.
     Denial,
-    /// A new default identity, which is for new jobs.
+    /// The rules have another default identity, which only new jobs get.
     Default,
-    /// Both processes of the agent.
+    /// Both processes of the agent are killed.
     Agent,
-    /// The serving process alone, at once or in the middle of its next requests.
+    /// The agent's serving process is killed, at once or during one of its next requests.
     Serving,
     Clock,
     Slurmd,
@@ -43,19 +43,19 @@ const KINDS: [Kind; 10] = [
     Kind::Slurmd,
 ];
 
+/// The active faults.
 #[derive(Default)]
-pub struct Troubles {
-    /// What goes on, and what else there is to know of it.
+pub struct Faults {
+    /// The kind of each active fault, and a random number that selects a variant.
     active: BTreeMap<Kind, u32>,
     pub counts: BTreeMap<Kind, u64>,
-    /// When something happened last that is a reason to ask Google for another token: a clock that was set, or a disk on
-    /// which nothing could be kept.
-    pub excuse: Option<Duration>,
-    /// When something was over last.
-    pub over: Option<Duration>,
+    /// The last time at which a clock was set or a disk was full. Both can cause additional exchanges.
+    pub extra_exchange: Option<Duration>,
+    /// The time at which the last fault ended.
+    pub last_end: Option<Duration>,
 }
 
-impl Troubles {
+impl Faults {
     pub fn count(&self, kinds: &[Kind]) -> u64 {
         kinds.iter().filter_map(|kind| self.counts.get(kind)).sum()
     }
@@ -64,34 +64,34 @@ impl Troubles {
         self.active.contains_key(&Kind::Disk)
     }
 
-    /// Whether something keeps a user's jobs from new tokens now.
-    pub fn keeps_from_a_token(&self, user: u32, world: &World) -> bool {
+    /// Returns whether a fault prevents new tokens for a user's jobs.
+    pub fn prevents_token(&self, user: u32, world: &World) -> bool {
         let has = |kind: &Kind| self.active.contains_key(kind);
         [Kind::Google, Kind::Subject, Kind::Disk, Kind::Configuration].iter().any(has)
             || self.active.get(&Kind::Denial).is_some_and(|index| USERS[*index as usize] == user)
             || !world.processes.has_agent.get()
     }
 
-    /// Something goes wrong. Brings what, and how long it lasts; none if it is over at once.
-    pub fn begin(&mut self, world: &World) -> (Kind, Option<Duration>) {
-        let (kind, detail, lasts) = {
+    /// Injects a random fault. Returns its kind, and its duration, or `None` if it has no duration.
+    pub fn inject(&mut self, world: &World) -> (Kind, Option<Duration>) {
+        let (kind, detail, duration) = {
             let mut random = world.random.borrow_mut();
-            // From ten seconds to two hours, more often short.
-            let lasts = Duration::from_secs_f64(10.0 * 720.0_f64.powf(random.f64()));
-            (KINDS[random.usize(..KINDS.len())], random.u32(..), lasts)
+            // From ten seconds to two hours, short durations more often.
+            let duration = Duration::from_secs_f64(10.0 * 720.0_f64.powf(random.f64()));
+            (KINDS[random.usize(..KINDS.len())], random.u32(..), duration)
         };
         if self.active.contains_key(&kind) {
             return (kind, None);
         }
         *self.counts.entry(kind).or_default() += 1;
-        let lasts = match kind {
+        let duration = match kind {
             Kind::Google => {
                 let leg = [None, Some(true), Some(false)][detail as usize % 3];
-                let fault = FAULTS[detail as usize / 3 % FAULTS.len()];
-                // STS tells how long a token lives, and not when it ends.
-                let leg = if fault == Fault::Ended { Some(false) } else { leg };
+                let fault = google::FAULTS[detail as usize / 3 % google::FAULTS.len()];
+                // Only IAM Credentials returns an expiry time. STS returns a lifetime.
+                let leg = if fault == google::Fault::Expired { Some(false) } else { leg };
                 world.google.fault.set(Some((fault, leg)));
-                Some(lasts)
+                Some(duration)
             }
             Kind::Subject => {
                 match detail % 3 {
@@ -99,18 +99,18 @@ impl Troubles {
                     1 => world.put("token", world.subject_token(-60).as_bytes()),
                     _ => world.put("token", b"half of a tok"),
                 }
-                Some(lasts)
+                Some(duration)
             }
             Kind::Disk => {
                 world.fill_the_disk();
-                Some(lasts / 3)
+                Some(duration / 3)
             }
-            Kind::Configuration => Some(lasts),
-            Kind::Denial | Kind::Default => Some(lasts),
+            Kind::Configuration => Some(duration),
+            Kind::Denial | Kind::Default => Some(duration),
             Kind::Agent => {
                 world.kill_agent(false);
-                // A service manager brings it back, or the next hook.
-                Some(if detail % 2 == 0 { Duration::from_secs(3) } else { lasts })
+                // A service manager restarts it after three seconds, or the next hook starts it.
+                Some(if detail % 2 == 0 { Duration::from_secs(3) } else { duration })
             }
             Kind::Serving => {
                 if detail % 2 == 0 {
@@ -121,8 +121,8 @@ impl Troubles {
                 None
             }
             Kind::Clock => {
-                let set = [0, 7200, -7200, i64::from(detail % 14_400) - 7200][detail as usize % 4];
-                world.set.set(set);
+                let error = [0, 7200, -7200, i64::from(detail % 14_400) - 7200][detail as usize % 4];
+                world.clock_error.set(error);
                 None
             }
             Kind::Slurmd => {
@@ -131,42 +131,42 @@ impl Troubles {
             }
         };
         if matches!(kind, Kind::Clock | Kind::Disk) {
-            self.excuse = Some(world.time());
+            self.extra_exchange = Some(world.time());
         }
-        if lasts.is_some() {
+        if duration.is_some() {
             self.active.insert(kind, detail % 3);
         }
         self.configure(world, detail);
-        world.let_the_agent_find_out();
-        (kind, lasts)
+        world.schedule_look();
+        (kind, duration)
     }
 
-    /// It is over.
+    /// Ends a fault.
     pub fn end(&mut self, kind: Kind, world: &World) {
         self.active.remove(&kind);
-        self.over = Some(world.time());
+        self.last_end = Some(world.time());
         match kind {
             Kind::Google => world.google.fault.set(None),
-            Kind::Subject => world.put("token", world.subject_token(LIFE).as_bytes()),
+            Kind::Subject => world.put("token", world.subject_token(LIFETIME).as_bytes()),
             Kind::Disk => {
                 world.empty_the_disk();
-                self.excuse = Some(world.time());
+                self.extra_exchange = Some(world.time());
             }
             Kind::Agent if !world.processes.has_agent.get() => world.kill_agent(true),
             _ => {}
         }
         self.configure(world, 0);
-        world.let_the_agent_find_out();
+        world.schedule_look();
     }
 
-    /// The kubelet replaces the subject token long before it ends.
+    /// Replaces the subject token before it expires, as the kubelet does.
     pub fn rotate(&self, world: &World) {
         if !self.active.contains_key(&Kind::Subject) {
-            world.put("token", world.subject_token(LIFE).as_bytes());
+            world.put("token", world.subject_token(LIFETIME).as_bytes());
         }
     }
 
-    /// Writes the site configuration as it is to be now.
+    /// Writes the site configuration for the active faults.
     fn configure(&self, world: &World, detail: u32) {
         let denied = self.active.get(&Kind::Denial).map(|index| USERS[*index as usize]);
         let default = if self.active.contains_key(&Kind::Default) { OTHER } else { SITE };

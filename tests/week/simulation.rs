@@ -1,4 +1,4 @@
-//! What happens in a week, and when.
+//! The events of a week, and their times.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -10,62 +10,64 @@ use gcp_wif_core::policy::facts::JobFacts;
 use gcp_wif_core::policy::request::Options;
 use gcp_wif_core::words::names::{JobId, StepId};
 
+use crate::faults::{Faults, Kind, USERS};
+use crate::invariants::{Invariants, Running};
 use crate::node::{OTHER, SITE, World};
-use crate::promises::{Promises, Running};
 use crate::slurm::Hook;
-use crate::trouble::{Kind, Troubles, USERS};
 
 const HOUR: Duration = Duration::from_secs(3600);
-/// The kubelet replaces the subject token after four fifths of its life.
+/// The kubelet replaces the subject token after four fifths of its lifetime.
 const ROTATION: Duration = Duration::from_secs(48 * 60);
-/// Means of what happens by chance.
+/// The mean times between random events, in seconds.
 const BETWEEN_JOBS: f64 = 40.0 * 60.0;
-const BETWEEN_TROUBLES: f64 = 30.0 * 60.0;
+const BETWEEN_FAULTS: f64 = 30.0 * 60.0;
 const JOB: f64 = 4.0 * 3600.0;
 const BETWEEN_STEPS: f64 = 30.0 * 60.0;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Event {
-    Arrive,
+    Submit,
     Step(u32),
     Requeue(u32),
     End(u32),
     Rotate,
-    Trouble,
-    Over(u8),
+    Fault,
+    /// The end of a fault, with its kind.
+    FaultEnds(u8),
 }
 
-/// A job that was submitted.
+/// A submitted job.
 struct Submitted {
     user: u32,
     options: Options,
     steps: u32,
-    /// Those that run.
+    /// The directories of the running steps.
     directories: Vec<StepDirectory>,
 }
 
 struct Week {
     end: Duration,
     world: World,
-    troubles: Troubles,
-    promises: Promises,
+    faults: Faults,
+    invariants: Invariants,
     jobs: BTreeMap<u32, Submitted>,
     running: BTreeMap<JobId, Running>,
     events: BinaryHeap<Reverse<(Duration, u64, Event)>>,
-    /// What of a trouble lasts, by the number in [`Event::Over`].
+    /// The kinds of the injected faults that have a duration.
     kinds: Vec<Kind>,
     next: u64,
     counts: BTreeMap<&'static str, u64>,
+    /// A hash of all events. Equal seeds must have equal hashes.
     trace: DefaultHasher,
 }
 
-/// Plays so many hours; brings what was counted.
-pub fn hours(hours: u32, seed: u64) -> String {
+/// Simulates a number of hours, and returns the counts.
+pub fn run(hours: u32, seed: u64) -> String {
     let mut week = Week {
         end: HOUR * hours,
         world: World::new(seed),
-        troubles: Troubles::default(),
-        promises: Promises::default(),
+        faults: Faults::default(),
+        invariants: Invariants::default(),
         jobs: BTreeMap::new(),
         running: BTreeMap::new(),
         events: BinaryHeap::new(),
@@ -74,49 +76,49 @@ pub fn hours(hours: u32, seed: u64) -> String {
         counts: BTreeMap::new(),
         trace: DefaultHasher::new(),
     };
-    week.troubles.rotate(&week.world);
-    week.troubles.end(Kind::Default, &week.world);
+    week.faults.rotate(&week.world);
+    week.faults.end(Kind::Default, &week.world);
     week.world.processes.has_agent.set(true);
-    for (event, mean) in [(Event::Arrive, 60.0), (Event::Trouble, BETWEEN_TROUBLES)] {
-        week.later(event, mean);
+    for (event, mean) in [(Event::Submit, 60.0), (Event::Fault, BETWEEN_FAULTS)] {
+        week.schedule_randomly(event, mean);
     }
-    week.at(ROTATION, Event::Rotate);
-    week.play();
+    week.schedule(ROTATION, Event::Rotate);
+    week.process_events();
     week.finish();
-    week.told()
+    week.counts()
 }
 
 impl Week {
-    fn at(&mut self, after: Duration, event: Event) {
+    fn schedule(&mut self, after: Duration, event: Event) {
         self.next += 1;
         self.events.push(Reverse((self.world.time() + after, self.next, event)));
     }
 
-    /// After a time by chance.
-    fn later(&mut self, event: Event, mean: f64) {
-        let part = -self.world.random.borrow_mut().f64().max(1e-9).ln();
-        self.at(Duration::from_secs_f64((part * mean).min(self.end.as_secs_f64())), event);
+    /// Schedules an event after a random time.
+    fn schedule_randomly(&mut self, event: Event, mean: f64) {
+        let factor = -self.world.random.borrow_mut().f64().max(1e-9).ln();
+        self.schedule(Duration::from_secs_f64((factor * mean).min(self.end.as_secs_f64())), event);
     }
 
     fn count(&mut self, what: &'static str) {
         *self.counts.entry(what).or_default() += 1;
     }
 
-    fn play(&mut self) {
+    fn process_events(&mut self) {
         while self.world.time() < self.end {
-            let event = self.events.peek().map(|Reverse((when, ..))| *when).expect("jobs come for ever");
+            let event = self.events.peek().map(|Reverse((when, ..))| *when).expect("a submission is always scheduled");
             match self.world.next_look().filter(|look| *look <= event) {
                 Some(look) => {
-                    self.world.go_on_at(look);
-                    // Something may have kept a job from a token until now.
-                    Promises::look(&self.world, &self.troubles, &mut self.running);
+                    self.world.advance_to(look);
+                    // A fault may have prevented a new token until now.
+                    Invariants::note_faults(&self.world, &self.faults, &mut self.running);
                     self.world.look();
                 }
                 None => {
                     let Some(Reverse((when, _, event))) = self.events.pop() else { return };
-                    self.world.go_on_at(when);
-                    Promises::look(&self.world, &self.troubles, &mut self.running);
-                    self.happens(event);
+                    self.world.advance_to(when);
+                    Invariants::note_faults(&self.world, &self.faults, &mut self.running);
+                    self.process(event);
                 }
             }
             self.check();
@@ -124,20 +126,20 @@ impl Week {
     }
 
     fn check(&mut self) {
-        self.promises.check(&self.world, &self.troubles, &mut self.running);
+        self.invariants.check(&self.world, &self.faults, &mut self.running);
     }
 
-    fn happens(&mut self, event: Event) {
+    fn process(&mut self, event: Event) {
         (event, self.world.google.calls.get(), self.world.time()).hash(&mut self.trace);
         match event {
-            Event::Arrive => {
-                self.arrive();
-                self.later(Event::Arrive, BETWEEN_JOBS);
+            Event::Submit => {
+                self.submit();
+                self.schedule_randomly(Event::Submit, BETWEEN_JOBS);
             }
             Event::Step(job) if self.jobs.contains_key(&job) => {
                 self.end_steps(job);
                 self.step(job);
-                self.later(Event::Step(job), BETWEEN_STEPS);
+                self.schedule_randomly(Event::Step(job), BETWEEN_STEPS);
             }
             Event::Requeue(job) if self.jobs.contains_key(&job) => {
                 self.count("requeues");
@@ -151,26 +153,27 @@ impl Week {
             }
             Event::Step(_) | Event::Requeue(_) | Event::End(_) => {}
             Event::Rotate => {
-                self.troubles.rotate(&self.world);
-                self.at(ROTATION, Event::Rotate);
+                self.faults.rotate(&self.world);
+                self.schedule(ROTATION, Event::Rotate);
             }
-            Event::Trouble => {
-                let (kind, lasts) = self.troubles.begin(&self.world);
+            Event::Fault => {
+                let (kind, duration) = self.faults.inject(&self.world);
                 (kind as u8).hash(&mut self.trace);
-                if let Some(lasts) = lasts {
+                if let Some(duration) = duration {
                     self.kinds.push(kind);
-                    self.at(lasts, Event::Over(kind as u8));
+                    self.schedule(duration, Event::FaultEnds(kind as u8));
                 }
-                self.later(Event::Trouble, BETWEEN_TROUBLES);
+                self.schedule_randomly(Event::Fault, BETWEEN_FAULTS);
             }
-            Event::Over(number) => {
-                let kind = self.kinds.iter().copied().find(|kind| *kind as u8 == number).expect("it has begun");
-                self.troubles.end(kind, &self.world);
+            Event::FaultEnds(number) => {
+                let kind =
+                    self.kinds.iter().copied().find(|kind| *kind as u8 == number).expect("the fault was injected");
+                self.faults.end(kind, &self.world);
             }
         }
     }
 
-    fn arrive(&mut self) {
+    fn submit(&mut self) {
         self.count("jobs");
         let number = 1000 + self.counts["jobs"] as u32;
         let (user, identity, has_requeue) = {
@@ -182,10 +185,10 @@ impl Week {
         self.jobs.insert(number, Submitted { user, options, steps: 0, directories: Vec::new() });
         self.prolog(number);
         self.step(number);
-        self.later(Event::Step(number), BETWEEN_STEPS);
-        self.later(Event::End(number), JOB);
+        self.schedule_randomly(Event::Step(number), BETWEEN_STEPS);
+        self.schedule_randomly(Event::End(number), JOB);
         if has_requeue {
-            self.later(Event::Requeue(number), JOB / 2.0);
+            self.schedule_randomly(Event::Requeue(number), JOB / 2.0);
         }
     }
 
@@ -202,9 +205,9 @@ impl Week {
         let (hook, facts) = (self.hook(job), self.facts(job));
         let all = || Ok(facts.clone());
         let slurms = Job { id: JobId(job), uid: facts.uid, gid: facts.gid, groups: &|| Ok(Vec::new()), facts: &all };
-        // Its worker may be killed.
+        // A fault can kill the worker.
         let world = &self.world;
-        let _ = world.in_process(|| world.serve(|node| node.prolog(&hook, &slurms)));
+        let _ = world.in_process(|| world.with_node(|node| node.prolog(&hook, &slurms)));
         self.world.processes.living.borrow_mut().insert(JobId(job));
     }
 
@@ -217,40 +220,42 @@ impl Week {
         let world = &self.world;
         let killed = || Outcome::Failed { failure: gcp_wif_core::plan::report::Failure::internal(), explicit: true };
         let kills = world.kill_in.get();
-        let outcome = world.in_process(|| world.serve(|node| node.step(&hook, &slurms, step))).unwrap_or_else(killed);
+        let outcome =
+            world.in_process(|| world.with_node(|node| node.step(&hook, &slurms, step))).unwrap_or_else(killed);
         let was_killed = kills.is_some() && world.kill_in.get().is_none();
-        let is_kept = self.troubles.keeps_from_a_token(facts.uid, world);
-        let submitted = self.jobs.get_mut(&job).expect("it runs");
+        let is_prevented = self.faults.prevents_token(facts.uid, world);
+        let submitted = self.jobs.get_mut(&job).expect("the job runs");
         submitted.steps += 1;
         match outcome {
             Outcome::Issued { directory, .. } => {
                 submitted.directories.push(directory);
                 let environment = hook.environment.borrow();
                 let identity = environment["GCP_WIF_SERVICE_ACCOUNT"].clone();
-                let token = world.google.token(&environment["GOOGLE_OAUTH_ACCESS_TOKEN"]).expect("one of Google's");
-                assert!(token.ends > world.true_time(), "a step begins with a token that has ended");
+                let token =
+                    world.google.token(&environment["GOOGLE_OAUTH_ACCESS_TOKEN"]).expect("Google has issued the token");
+                assert!(token.expires > world.true_time(), "a step starts with an expired token");
                 assert_eq!((&token.identity, &token.user), (&identity, &facts.uid.to_string()));
                 let now = world.time();
                 let running = self.running.entry(JobId(job));
-                running.or_insert(Running { user: facts.uid, identity, kept_until: now, token: None });
+                running.or_insert(Running { user: facts.uid, identity, prevented_until: now, token: None });
                 0_u8.hash(&mut self.trace);
             }
             Outcome::None => 1_u8.hash(&mut self.trace),
             Outcome::Failed { failure, .. } => {
                 (failure.stage as u8).hash(&mut self.trace);
-                // A failure of Google's holds for ten seconds, and an exchange takes at most twenty.
+                // A failure at Google is kept for ten seconds, and an exchange takes at most twenty.
                 let recent = Duration::from_secs(35);
-                let is_recent = self.troubles.over.is_some_and(|over| over + recent >= world.time());
-                assert!(is_kept || is_recent || was_killed, "{:?}: job {job}: {failure}", world.time());
-                self.count("steps_that_failed");
+                let is_recent = self.faults.last_end.is_some_and(|end| end + recent >= world.time());
+                assert!(is_prevented || is_recent || was_killed, "{:?}: job {job}: {failure}", world.time());
+                self.count("failed_steps");
             }
         }
     }
 
     fn end_steps(&mut self, job: u32) {
-        let directories = std::mem::take(&mut self.jobs.get_mut(&job).expect("it runs").directories);
+        let directories = std::mem::take(&mut self.jobs.get_mut(&job).expect("the job runs").directories);
         for directory in directories {
-            self.world.serve(|node| node.step_exit(&Hook::default(), &directory));
+            self.world.with_node(|node| node.step_exit(&Hook::default(), &directory));
         }
     }
 
@@ -258,7 +263,7 @@ impl Week {
         self.end_steps(job);
         self.world.processes.living.borrow_mut().remove(&JobId(job));
         let hook = Hook::default();
-        self.world.serve(|node| node.epilog(&hook, JobId(job)));
+        self.world.with_node(|node| node.epilog(&hook, JobId(job)));
         self.running.remove(&JobId(job));
         for below in ["jobs", "records"] {
             let left = self.world.at("run").join(below).join(job.to_string());
@@ -266,46 +271,47 @@ impl Week {
         }
     }
 
-    /// The end of all jobs. Nothing is left of any.
+    /// Ends all jobs and checks that nothing is left.
     fn finish(&mut self) {
         for kind in std::mem::take(&mut self.kinds) {
-            self.troubles.end(kind, &self.world);
+            self.faults.end(kind, &self.world);
         }
         for job in self.jobs.keys().copied().collect::<Vec<_>>() {
             self.epilog(job);
         }
         self.world.kill_in.set(None);
-        self.world.go_on_at(self.world.time() + 2 * HOUR);
+        self.world.advance_to(self.world.time() + 2 * HOUR);
         self.world.processes.has_agent.set(true);
         self.world.look();
-        let runtime = self.world.runtime().expect("there were jobs");
+        let runtime = self.world.runtime().expect("jobs have run");
         assert_eq!((runtime.jobs(), runtime.kept()), (Vec::new(), Vec::new()));
     }
 
-    fn told(&self) -> String {
+    /// Renders the counts.
+    fn counts(&self) -> String {
         let count = |name: &str| self.counts.get(name).copied().unwrap_or_default();
-        let troubles = |kinds: &[Kind]| self.troubles.count(kinds);
-        let tried = self.world.tried.borrow();
-        let failed = tried.iter().filter(|tried| tried.has_failed).count();
+        let faults = |kinds: &[Kind]| self.faults.count(kinds);
+        let attempts = self.world.attempts.borrow();
+        let failed = attempts.iter().filter(|attempt| attempt.has_failed).count();
         format!(
-            "trace={:016x} jobs={} steps={} steps_that_failed={} requeues={} google={} subject={} disk={} kills={} clock={} \
+            "trace={:016x} jobs={} steps={} failed_steps={} requeues={} google={} subject={} disk={} kills={} clock={} \
              configuration={} slurmd={} tokens={} failed={failed} calls={} checks={} longest_without={}",
             self.trace.finish(),
             count("jobs"),
             count("steps"),
-            count("steps_that_failed"),
+            count("failed_steps"),
             count("requeues"),
-            troubles(&[Kind::Google]),
-            troubles(&[Kind::Subject]),
-            troubles(&[Kind::Disk]),
-            troubles(&[Kind::Agent, Kind::Serving]),
-            troubles(&[Kind::Clock]),
-            troubles(&[Kind::Configuration, Kind::Denial, Kind::Default]),
-            troubles(&[Kind::Slurmd]),
-            tried.len() - failed,
+            faults(&[Kind::Google]),
+            faults(&[Kind::Subject]),
+            faults(&[Kind::Disk]),
+            faults(&[Kind::Agent, Kind::Serving]),
+            faults(&[Kind::Clock]),
+            faults(&[Kind::Configuration, Kind::Denial, Kind::Default]),
+            faults(&[Kind::Slurmd]),
+            attempts.len() - failed,
             self.world.google.calls.get(),
-            self.promises.checks,
-            self.promises.longest.as_secs(),
+            self.invariants.checks,
+            self.invariants.longest.as_secs(),
         )
     }
 }
