@@ -1,47 +1,48 @@
-//! What becomes of a test, read from what the harness prints.
+//! The outcome of a test, read from the output of the test harness.
 
 use std::fmt;
 
-/// What became of a test.
+/// The outcome of a test.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It passed.
-    Green,
-    /// An assertion of its own failed: where, and what it says.
-    Red(String),
-    /// It did not come to its assertions.
+    /// The test passed.
+    Passed,
+    /// An assertion of the test failed. Has its place and its message.
+    Failed(String),
+    /// The test did not reach its assertions.
     Error(String),
 }
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
-            Self::Green => "GREEN",
-            Self::Red(_) => "red",
+            Self::Passed => "PASSED",
+            Self::Failed(_) => "failed",
             Self::Error(_) => "error",
         })
     }
 }
 
-/// The most of an assertion's words.
+/// The length limit of an assertion's message.
 const LONGEST: usize = 160;
 
-/// What became of a test, by the output of `cargo test`'s harness.
+/// Returns the outcome of a test from the output of the harness.
 pub fn of(test: &str, output: &str) -> Outcome {
-    // What a test prints may be between its name and the result, and names follow each other without it.
+    // A test's output can appear between its name and its result. Such a line does not match, so the test does not
+    // count as passed.
     if output.lines().any(|line| line == format!("test {test} ... ok")) {
-        return Outcome::Green;
+        return Outcome::Passed;
     }
-    let Some((_, told)) = output.split_once(&format!("---- {test} stdout ----\n")) else {
-        return Outcome::Error("it has not run to its end".to_owned());
+    let Some((_, printed)) = output.split_once(&format!("---- {test} stdout ----\n")) else {
+        return Outcome::Error("the test has not run to its end".to_owned());
     };
-    let told = told.split("\n---- ").next().unwrap_or_default();
-    let Some((_, panic)) = told.split_once(" panicked at ") else {
-        return Outcome::Error("it failed without an assertion".to_owned());
+    let printed = printed.split("\n---- ").next().unwrap_or_default();
+    let Some((_, panic)) = printed.split_once(" panicked at ") else {
+        return Outcome::Error("the test failed without a panic".to_owned());
     };
-    let (place, words) = panic.split_once('\n').unwrap_or((panic, ""));
-    let words: String = words.lines().next().unwrap_or_default().chars().take(LONGEST).collect();
-    let why = format!("{} {words}", place.trim_end_matches(':'));
-    // The cluster itself did not come up.
-    if words.starts_with("no cluster:") { Outcome::Error(why) } else { Outcome::Red(why) }
+    let (place, message) = panic.split_once('\n').unwrap_or((panic, ""));
+    let message: String = message.lines().next().unwrap_or_default().chars().take(LONGEST).collect();
+    let why = format!("{} {message}", place.trim_end_matches(':'));
+    // The cluster has not started.
+    if message.starts_with("no cluster:") { Outcome::Error(why) } else { Outcome::Failed(why) }
 }

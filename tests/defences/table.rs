@@ -1,7 +1,6 @@
-//! Each defence, and how it is taken out: a change of the code without which an attack or a fault does harm, and the
-//! tests that must see it.
+//! The defences. Each entry has the edits that remove a defence from the code, and the tests that must fail then.
 //!
-//! The changed texts are short and of code alone, so that they go on fitting.
+//! The replaced texts are short and contain no comments, so that most changes of the code do not affect them.
 
 mod agent;
 mod files;
@@ -9,27 +8,27 @@ mod google;
 mod input;
 mod life;
 
-/// A defence that can be taken out.
+/// A defence against an attack or a fault.
 #[derive(Debug)]
 pub struct Defence {
-    /// Its name, for the command line.
+    /// The name, for the command line.
     pub name: &'static str,
-    /// What the code does no longer.
-    pub without: &'static str,
-    /// How. More than one where a second defence stands behind the first.
+    /// The property that the defence ensures.
+    pub property: &'static str,
+    /// The edits that remove the defence. Several if another defence would take its place.
     pub edits: &'static [Edit],
-    /// The tests that fail then, below `tests/slurm/`.
-    pub red: &'static [&'static str],
+    /// The tests below `tests/slurm/` that must fail without the defence.
+    pub must_fail: &'static [&'static str],
 }
 
-/// A text of a file, which it has once, and what takes its place.
+/// A replacement of a text that occurs exactly once in a file.
 #[derive(Debug)]
 pub struct Edit {
     /// The file.
     pub file: &'static str,
-    /// The text as it is.
+    /// The original text.
     pub was: &'static str,
-    /// The text as it becomes.
+    /// The new text.
     pub becomes: &'static str,
 }
 
@@ -37,7 +36,7 @@ const fn edit(file: &'static str, was: &'static str, becomes: &'static str) -> E
     Edit { file, was, becomes }
 }
 
-/// All of them.
+/// Returns all defences.
 pub fn all() -> Vec<&'static Defence> {
     [files::DEFENCES, input::DEFENCES, google::DEFENCES, agent::DEFENCES, life::DEFENCES]
         .into_iter()

@@ -1,4 +1,4 @@
-//! What comes from Google, or from whoever answers in its place; and what is asked of it.
+//! Defences of the exchange: against answers from Google or a server in its place, and for the requests to Google.
 
 use super::{Defence, edit};
 
@@ -9,45 +9,45 @@ const TOKENS: &str = "core/src/tokens.rs";
 pub(super) const DEFENCES: &[Defence] = &[
     Defence {
         name: "redirects",
-        without: "no redirect is followed",
+        property: "redirects are not followed",
         edits: &[edit(HTTP, ".max_redirects(0)", ".max_redirects(5)")],
-        red: &["attacks::answers::a_redirect_takes_no_token_elsewhere"],
+        must_fail: &["attacks::answers::a_redirect_takes_no_token_elsewhere"],
     },
     Defence {
         name: "long-answers",
-        without: "an answer has a limit of 64 KiB",
+        property: "an answer has a size limit of 64 KiB",
         edits: &[edit(
             HTTP,
             "limit(LONGEST_BODY).read_to_vec().map_err(transport_error)?;\n        Ok(Response {",
             "limit(u64::MAX).read_to_vec().map_err(transport_error)?;\n        Ok(Response {",
         )],
-        red: &["attacks::answers::an_answer_without_end_or_haste_is_given_up"],
+        must_fail: &["attacks::answers::an_answer_without_end_or_haste_is_given_up"],
     },
     Defence {
         name: "slow-answers",
-        without: "an answer has a time limit",
+        property: "an answer has a time limit",
         edits: &[edit(
             HTTP,
             ".timeout_global(Some(limit))\n            .build()\n            .header(\"Content-Type\"",
             ".build()\n            .header(\"Content-Type\"",
         )],
-        red: &["attacks::answers::an_answer_without_end_or_haste_is_given_up"],
+        must_fail: &["attacks::answers::an_answer_without_end_or_haste_is_given_up"],
     },
     Defence {
         name: "tokens-of-an-answer",
-        without: "a token in an answer is visible ASCII",
+        property: "a token in an answer must be visible ASCII",
         edits: &[edit("core/src/exchange.rs", "|| !text.bytes().all(|b| b.is_ascii_graphic())", "")],
-        red: &["attacks::answers::a_token_that_cannot_be_one_is_not_taken"],
+        must_fail: &["attacks::answers::a_token_that_cannot_be_one_is_not_taken"],
     },
     Defence {
         name: "repeated-tokens",
-        without: "a token that an answer repeats is taken out of what is told",
+        property: "a token that an answer repeats is removed from messages",
         edits: &[edit("core/src/exchange/refusal.rs", "body.replace(sent.expose(), REPEATED)", "body")],
-        red: &["attacks::answers::a_token_that_an_error_repeats_is_told_to_nobody"],
+        must_fail: &["attacks::answers::a_token_that_an_error_repeats_is_told_to_nobody"],
     },
     Defence {
         name: "one-exchange",
-        without: "a token is kept for all jobs and steps of a user",
+        property: "all jobs and steps of a user share a kept token",
         edits: &[
             edit(OBTAIN, "kept.token(will_do)", "kept.token(|token| will_do(token) && false)"),
             edit(
@@ -56,33 +56,33 @@ pub(super) const DEFENCES: &[Defence] = &[
                 "issued.filter(|_| false)",
             ),
         ],
-        red: &[
+        must_fail: &[
             "jobs::many_steps_at_once_make_one_exchange",
             "kept::jobs_of_one_user_that_start_at_once_make_one_exchange",
         ],
     },
     Defence {
         name: "users-apart",
-        without: "a token is kept for one user",
+        property: "users do not share kept tokens",
         edits: &[edit(TOKENS, "        Self {\n            uid,", "        Self {\n            uid: uid & 0,")],
-        red: &["kept::two_users_never_hold_the_same_token"],
+        must_fail: &["kept::two_users_never_hold_the_same_token"],
     },
     Defence {
         name: "identities-apart",
-        without: "a token is kept for one identity",
+        property: "identities do not share kept tokens",
         edits: &[edit(TOKENS, "identity: grant.identity().clone(),", "identity: Identity::Federated,")],
-        red: &["attacks::two_identities_at_once", "kept::identities_of_one_user_keep_apart"],
+        must_fail: &["attacks::two_identities_at_once", "kept::identities_of_one_user_keep_apart"],
     },
     Defence {
         name: "workers-ended",
-        without: "the epilog ends an exchange that still runs",
+        property: "the epilog kills a running exchange",
         edits: &[edit("core/src/job/lifecycle.rs", "self.processes.end(worker);", "let _ = worker;")],
-        red: &["kills::a_job_cancelled_before_its_first_step_ends_its_worker"],
+        must_fail: &["kills::a_job_cancelled_before_its_first_step_ends_its_worker"],
     },
     Defence {
         name: "deadline-of-an-exchange",
-        without: "who waits for another process's exchange waits for a limited time",
+        property: "the wait for another process's exchange has a deadline",
         edits: &[edit(OBTAIN, "if Instant::now() >= end {", "if false && Instant::now() >= end {")],
-        red: &["kills::a_prolog_worker_that_is_stopped_causes_one_line_and_drains_no_node"],
+        must_fail: &["kills::a_prolog_worker_that_is_stopped_causes_one_line_and_drains_no_node"],
     },
 ];
