@@ -1,4 +1,4 @@
-//! Requests to a job's port.
+//! The fuzz target for requests to a job's port.
 
 use std::net::SocketAddr;
 use std::sync::LazyLock;
@@ -22,8 +22,8 @@ static JOBS: LazyLock<Jobs> = LazyLock::new(|| Jobs {
     federated: Job::of(&record(&FEDERATED)).unwrap(),
 });
 
-/// Reads a request as HTTP has it: a line with method and target, headers, an empty line, the body. None where hyper would
-/// refuse it before anything of ours.
+/// Parses a request: a line with method and target, headers, an empty line, and the body. Returns `None` if hyper would
+/// refuse it.
 fn read(bytes: &[u8]) -> Option<(Parts, &[u8])> {
     let end = bytes.windows(2).position(|two| two == b"\n\n").unwrap_or(bytes.len());
     let (head, body) = bytes.split_at(end);
@@ -39,7 +39,7 @@ fn read(bytes: &[u8]) -> Option<(Parts, &[u8])> {
     Some((parts, body.get(2..).unwrap_or_default()))
 }
 
-/// Requests of the metadata protocol, of STS and of IAM Credentials.
+/// Checks the replies to requests of the metadata protocol, of STS and of IAM Credentials.
 pub(crate) fn request(bytes: &[u8]) {
     let Some((parts, body)) = read(bytes) else { return };
     let here: SocketAddr = ([127, 0, 0, 1], 20_001).into();
@@ -50,11 +50,11 @@ pub(crate) fn request(bytes: &[u8]) {
                 check_reply(status, content_type, &reply);
                 if reply.contains(TOKEN) {
                     assert_eq!(status, 200);
-                    check_right(&parts, body);
+                    check_authorization(&parts, body);
                 }
             }
             Outcome::Later { scopes, audience, replies } => {
-                check_right(&parts, body);
+                check_authorization(&parts, body);
                 assert!(!scopes.is_empty() && audience != Some(String::new()));
                 assert!(scopes.iter().all(|scope| Scope::try_from(scope.as_str().to_owned()).is_ok()));
                 for (status, content_type, reply) in &replies {
@@ -67,13 +67,13 @@ pub(crate) fn request(bytes: &[u8]) {
     }
 }
 
-/// What any reply is.
+/// Checks the status, content type and body of a reply.
 fn check_reply(status: u16, content_type: &str, reply: &str) {
     assert!([200, 400, 401, 403, 404, 405, 429, 503].contains(&status), "{status}");
     assert!(!reply.contains(HANDLE), "{reply}");
     match content_type {
         "application/json" => drop(serde_json::from_str::<Value>(reply).unwrap()),
-        "application/text" => assert!(!reply.replace('\n', "").contains(line::is_unfit), "{reply:?}"),
+        "application/text" => assert!(!reply.replace('\n', "").contains(line::is_hidden), "{reply:?}"),
         other => panic!("{other}"),
     }
     if status != 200 {
@@ -81,23 +81,25 @@ fn check_reply(status: u16, content_type: &str, reply: &str) {
     }
 }
 
-/// Whoever gets a token has shown the handle or a token, or has sent the header that no page can send, and a host of ours.
-fn check_right(parts: &Parts, body: &[u8]) {
+/// Checks that a request that gets a token is authorized: it presents the handle or a token, or the header that no web
+/// page can send, and names one of the endpoint's hosts.
+fn check_authorization(parts: &Parts, body: &[u8]) {
     let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     assert!(["127.0.0.1:20001", "localhost:20001", "metadata.google.internal"].contains(&header("host")));
     assert!(["x-forwarded-for", "origin", "referer"].iter().all(|name| !parts.headers.contains_key(*name)));
     match parts.method.as_str() {
         "GET" => assert_eq!(header("metadata-flavor"), "Google"),
-        "POST" => assert!(shows(&header("authorization").replace(' ', ""), TOKEN) || has_handle(body)),
+        "POST" => assert!(presents(&header("authorization").replace(' ', ""), TOKEN) || has_handle(body)),
         other => panic!("{other}"),
     }
 }
 
-fn shows(text: &str, secret: &str) -> bool {
+/// Returns whether an authorization header presents a secret.
+fn presents(text: &str, secret: &str) -> bool {
     text.len() > "bearer".len() && text.to_ascii_lowercase().starts_with("bearer") && text.ends_with(secret)
 }
 
-/// Whether a form, or JSON, has the handle.
+/// Returns whether a form or JSON object contains the handle.
 fn has_handle(body: &[u8]) -> bool {
     let is_handle = |value: &str| value.trim() == HANDLE;
     let json = serde_json::from_slice::<Value>(body).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The two configurations.
+//! The fuzz targets for the site configuration and the credential configuration.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::line;
 
-/// Paths go into fstab, where blanks separate, and into environ.d, where `$` is expanded.
+/// Checks a path. Paths are written to fstab, where blanks separate fields, and to environ.d, where `$` is expanded.
 fn check_path(path: &Path) {
     let text = path.to_str().unwrap();
     assert!(path.is_absolute(), "{text}");
@@ -24,7 +24,7 @@ fn check_email(email: &ServiceAccountEmail) {
     assert!(text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.@".contains(&b)), "{text}");
 }
 
-/// The site configuration.
+/// Checks the site configuration.
 pub(crate) fn site_configuration(bytes: &[u8]) {
     let config = match Config::parse(bytes) {
         Ok(config) => config,
@@ -51,12 +51,12 @@ pub(crate) fn site_configuration(bytes: &[u8]) {
     }
     let rules = config.rules.iter().flatten();
     rules.flat_map(|rule| rule.allow.iter().chain(&rule.service_account)).for_each(check_email);
-    // Strict: what a lenient parser reads is the same.
+    // A lenient parser must read the same values.
     let lenient: Value = serde_json::from_slice(bytes).unwrap();
     assert_eq!(Config::parse(lenient.to_string().as_bytes()).as_ref(), Ok(&config));
 }
 
-/// Google's credential configuration.
+/// Checks Google's credential configuration.
 pub(crate) fn credential_configuration(bytes: &[u8]) {
     let configuration = match CredentialConfiguration::parse(bytes) {
         Ok(configuration) => configuration,
@@ -74,15 +74,15 @@ pub(crate) fn credential_configuration(bytes: &[u8]) {
     let own = configuration.impersonation.as_ref().map(|impersonation| impersonation.service_account.clone());
     let own = own.as_ref();
     own.into_iter().for_each(check_email);
-    // What is written for jobs is read as the same.
+    // The configuration that is written for jobs must parse to the same values.
     let rendered = configuration.portable(own).unwrap();
     let again = CredentialConfiguration::parse(rendered.to_string().as_bytes());
     let again = again.unwrap_or_else(|problem| panic!("{problem}: {rendered}"));
-    // It names what the file may leave out.
+    // The written configuration always has token_info_url, which is optional in the file.
     let token_info_url = again.token_info_url.clone();
     assert_eq!(again, CredentialConfiguration { token_info_url, ..configuration });
     assert_eq!(again.portable(own).unwrap(), rendered);
-    // Other identities of the rules are named in the same way.
+    // The URL for another identity must have the same form.
     let other = ServiceAccountEmail::parse("other@p.iam.gserviceaccount.com").unwrap();
     let url = again.impersonation_url(&other).unwrap();
     assert!(url.as_str().ends_with("/projects/-/serviceAccounts/other@p.iam.gserviceaccount.com:generateAccessToken"));

@@ -1,4 +1,4 @@
-//! What enroot and curl read.
+//! The fuzz targets for enroot's files.
 
 use gcp_wif_core::plan::enroot::credentials::{LeftOut, merge};
 use gcp_wif_core::plan::enroot::source::{Expanded, assignments, expanded, is_expandable};
@@ -9,13 +9,13 @@ use crate::fixtures::TOKEN;
 
 const HOSTS: [&str; 2] = ["eu.gcr.io", "us.gcr.io"];
 
-/// A user's `.credentials`.
+/// Checks the merge of a user's `.credentials`.
 pub(crate) fn netrc(bytes: &[u8]) {
     let Ok(users) = std::str::from_utf8(bytes) else { return };
     let hosts = HOSTS.map(|host| RegistryHost::try_from(host.to_owned()).unwrap());
     let (merged, left_out) = merge(&Secret::new(users.to_owned()), &hosts, &Secret::new(TOKEN.to_owned()));
     let merged = merged.expose();
-    // The user's text is all there and in its order: ours is between two parts of it.
+    // The user's text must be complete and in order. The job's entries are inserted into it.
     let ours = |host: &str| format!("machine {host} login oauth2accesstoken password {TOKEN}\n");
     let mut rest = merged.to_owned();
     for host in HOSTS.into_iter().filter(|host| !users.contains(&ours(host))) {
@@ -23,23 +23,23 @@ pub(crate) fn netrc(bytes: &[u8]) {
     }
     assert_eq!(rest.replace('\n', ""), users.replace('\n', ""));
     assert!(merged.len() < 128 << 10 || left_out != LeftOut::Nothing || users.len() >= 127 << 10);
-    // Whoever had a login has the same one.
+    // The user's logins must not change.
     for host in HOSTS.into_iter().chain(users.split_whitespace()).take(50) {
         let before = lookup(users, host);
-        // The job's registries come before what the user has for any host.
+        // For the job's registries, the job's entries precede the user's default entry.
         let is_default = HOSTS.contains(&host) && !users.to_ascii_lowercase().contains(host);
         if before.is_some() && !is_default {
             assert_eq!(lookup(merged, host), before, "{host}: {merged}");
         }
     }
-    // Once more changes nothing.
+    // A second merge must change nothing.
     if left_out == LeftOut::Nothing && users.is_empty() {
         assert_eq!(merge(&Secret::new(merged.to_owned()), &hosts, &Secret::new("T".to_owned())).0.expose(), merged);
     }
 }
 
-/// The login and password that curl finds for a host (`parsenetrc` in `lib/netrc.c` of curl 7.88): those of the first
-/// entry that matches and has both, or of the default one.
+/// Returns the login and password that curl finds for a host (`parsenetrc` in `lib/netrc.c` of curl 7.88): those of the
+/// first matching entry that has both, or of the default entry.
 fn lookup(text: &str, host: &str) -> Option<(String, String)> {
     let (mut login, mut password, mut state, mut in_macro) = (None, None, State::Nothing, false);
     for line in text.lines() {
@@ -79,21 +79,21 @@ fn lookup(text: &str, host: &str) -> Option<(String, String)> {
     None
 }
 
-/// Between two words of netrc.
+/// The parser's state between two words.
 enum State {
-    /// In no entry that matches.
+    /// Not in a matching entry.
     Nothing,
     /// After `machine`.
     Machine,
-    /// In an entry that matches.
+    /// In a matching entry.
     Valid,
-    /// After `login` in one.
+    /// After `login` in a matching entry.
     Login,
-    /// After `password` in one.
+    /// After `password` in a matching entry.
     Password,
 }
 
-/// The words of a line. None if a quote does not end, which is an error to curl.
+/// Returns the words of a line, or `None` if a quote is not closed, which is an error in curl.
 fn words(line: &str) -> Option<Vec<String>> {
     let (mut words, mut rest) = (Vec::new(), line.trim_start());
     while !rest.is_empty() && !rest.starts_with('#') {
@@ -117,7 +117,7 @@ fn words(line: &str) -> Option<Vec<String>> {
     Some(words)
 }
 
-/// A node's enroot.conf.
+/// Checks the expansion of values in a node's enroot.conf.
 pub(crate) fn enroot_conf(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let variables = [("HOME", "/home/alice"), ("EMPTY", ""), ("B", "a  b "), ("GLOB", "/*")];
@@ -126,7 +126,7 @@ pub(crate) fn enroot_conf(bytes: &[u8]) {
         assert!(!value.is_empty() && !value.contains('\n') && text.contains(value));
         match expanded(value, &variables, 61001) {
             Expanded::To(path) => {
-                // Nothing that a shell would run or match is left in what is not quoted.
+                // The expansion of an unquoted value must have no characters that are special in a shell.
                 if !value.contains(['\'', '"', '\\']) {
                     assert!(
                         !path.contains(['`', '$', ';', '&', '|', '<', '>', '(', ')', '*', '?', '{']),

@@ -1,14 +1,15 @@
-//! A job's variables.
-#![allow(clippy::indexing_slicing, reason = "a variable that is missing is a broken promise")]
+//! The fuzz target for a job's environment.
+#![allow(clippy::indexing_slicing, reason = "a missing variable violates an invariant")]
 
 use std::collections::BTreeMap;
 
 use gcp_wif_core::plan::environment::{self, Change, Environment};
 use gcp_wif_core::words::secret::Secret;
 
-/// What a variable of a job can be, from a user or from another job's credentials.
+/// The variables of a job's environment.
 type Variables = BTreeMap<String, String>;
 
+/// Applies the changes for the wanted variables to an environment.
 fn after(before: &Variables, wanted: &Environment, explicit: bool) -> Variables {
     let mut after = before.clone();
     for change in environment::changes(wanted, explicit, &|name| before.get(name).cloned()) {
@@ -20,7 +21,7 @@ fn after(before: &Variables, wanted: &Environment, explicit: bool) -> Variables 
     after
 }
 
-/// An environment, a line for each variable, those of proxies and enroot among them.
+/// Checks the changes of an environment. The input has one line for each variable.
 pub(crate) fn environment(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let users: Variables = text
@@ -38,7 +39,7 @@ pub(crate) fn environment(bytes: &[u8]) {
     ]);
     for explicit in [false, true] {
         let first = after(&users, &wanted, explicit);
-        // The same once more, as for a step in a job.
+        // A second application must change nothing, as for a step in a job.
         assert_eq!(after(&first, &wanted, explicit), first);
         let (name, is_ours) = ("GOOGLE_OAUTH_ACCESS_TOKEN", explicit || !is_own(&users, "GOOGLE_OAUTH_ACCESS_TOKEN"));
         assert_eq!(first[name], if is_ours { "t" } else { &users[name] });
@@ -50,7 +51,7 @@ pub(crate) fn environment(bytes: &[u8]) {
                 assert!(list.trim() == "*" || list.split([',', ' ', '\t']).any(excepts), "{name}={list}");
             }
         }
-        // Nothing but names of ours is touched.
+        // Variables that the plugin does not own must not change.
         let ours =
             |name: &str| ["GOOGLE_", "GCLOUD_", "CLOUDSDK_", "GCE_", "GCP_WIF_"].iter().any(|o| name.starts_with(o));
         let ours = |name: &str| ours(name) || ["ENROOT_CONFIG_PATH", "no_proxy", "NO_PROXY"].contains(&name);
@@ -58,7 +59,7 @@ pub(crate) fn environment(bytes: &[u8]) {
             variables.iter().filter(|(name, _)| !ours(name)).map(|(n, v)| (n.clone(), v.clone())).collect::<Variables>()
         };
         assert_eq!(others(&first), others(&users));
-        // Without credentials what is left is the user's own.
+        // Without credentials, only the user's own variables must be left.
         let left = after(&first, &Environment::new(), false);
         assert!(
             left.values().all(|value| value != "/run/gcp-wif/jobs/2/enroot-0" || users.values().any(|u| u == value))

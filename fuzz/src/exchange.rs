@@ -1,4 +1,4 @@
-//! What the node and Google hand out: the subject token, answers, refusals.
+//! The fuzz targets for the exchange: the subject token, Google's answers, and error responses.
 
 use std::sync::LazyLock;
 
@@ -20,14 +20,14 @@ use serde_json::Value;
 use crate::fixtures::{FEDERATED, IMPERSONATES, NOW, facts, issued};
 use crate::line;
 
-/// `{"alg":"RS256"}`, a payload with claims for messages, and a signature.
+/// A JWT with the header `{"alg":"RS256"}`, a payload with claims, and a signature.
 const JWT: &str =
     "eyJhbGciOiJSUzI1NiJ9.eyJhdWQiOiJhIiwic3ViIjoiYiIsImlzcyI6Imh0dHBzOi8vaSIsImV4cCI6MTgwMDAwMDAwMH0.c2lnbg";
 
 static SUBJECT_TOKEN: LazyLock<SubjectToken> =
     LazyLock::new(|| SubjectToken::parse(JWT.as_bytes(), &SubjectTokenFormat::Text).unwrap());
 
-/// The subject token's file, in both forms.
+/// Checks the file of the subject token, in both formats.
 pub(crate) fn subject_token(bytes: &[u8]) {
     for format in [SubjectTokenFormat::Text, SubjectTokenFormat::Json { field: "token".to_owned() }] {
         match SubjectToken::parse(bytes, &format) {
@@ -36,7 +36,7 @@ pub(crate) fn subject_token(bytes: &[u8]) {
                 let is_base64 = |b: u8| b.is_ascii_alphanumeric() || b"-_".contains(&b);
                 assert!(text.split('.').count() == 3 && text.bytes().all(|b| b == b'.' || is_base64(b)), "{text:?}");
                 assert!(!format!("{token:?}").contains(text));
-                claims(&token);
+                check_claims(&token);
             }
             Err(problem) => {
                 line::check(&problem, line::LONGEST_PROBLEM);
@@ -47,8 +47,8 @@ pub(crate) fn subject_token(bytes: &[u8]) {
     }
 }
 
-/// What messages, files and variables have of the claims.
-fn claims(token: &SubjectToken) {
+/// Checks the messages, files and variables that contain claims.
+fn check_claims(token: &SubjectToken) {
     let name = token.claims().name();
     line::check(&name, 303);
     let issued = gcp_wif_core::plan::record::Issued { name: name.clone(), ..issued(&FEDERATED) };
@@ -59,7 +59,7 @@ fn claims(token: &SubjectToken) {
     let body = br#"{"error":"invalid_grant","error_description":"Error connecting to the given credential's issuer"}"#;
     for status in [400, 403] {
         let response = response(status, String::new(), None, body);
-        told(&IMPERSONATES, Problem::Refused(Box::new(Refusal::of(&response, token.token()))), token);
+        check_messages(&IMPERSONATES, Problem::Refused(Box::new(Refusal::of(&response, token.token()))), token);
     }
 }
 
@@ -67,7 +67,7 @@ fn response(status: u16, content_type: String, retry_after: Option<u64>, body: &
     Response { status, content_type, retry_after, date: None, body: Body::new(body.to_vec()) }
 }
 
-/// An answer as text: a line with its status and headers, `STATUS CONTENT-TYPE`, and its body.
+/// Parses an answer: a line `STATUS CONTENT-TYPE`, and the body.
 fn answer(bytes: &[u8]) -> (u16, String, &[u8]) {
     let end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
     let (head, body) = bytes.split_at(end);
@@ -76,8 +76,8 @@ fn answer(bytes: &[u8]) -> (u16, String, &[u8]) {
     (status.parse().unwrap_or(200), content_type.to_owned(), body.get(1..).unwrap_or_default())
 }
 
-/// Everything that is told of a problem with Google.
-fn told(site: &Site, problem: Problem, token: &SubjectToken) {
+/// Checks all messages about a problem with Google.
+fn check_messages(site: &Site, problem: Problem, token: &SubjectToken) {
     let CredentialConfiguration { token_url, .. } = &site.configuration;
     let identity = &site.default_identity();
     for leg in [Leg::TokenExchange, Leg::Impersonation] {
@@ -87,27 +87,27 @@ fn told(site: &Site, problem: Problem, token: &SubjectToken) {
         assert!(!(failure.is_refusal() && error.is_transient()), "{failure}");
         assert!(matches!(failure.blame, Blame::Google { .. }));
         let asked = Some(Asked::Audience(error.to_string()));
-        entry(&failure, asked, site);
+        check_entry(&failure, asked, site);
         let status = environment::status(&issued(site), Some(&failure));
         assert_eq!(status.lines().count(), 5, "{status}");
-        // It goes from the child to its parent, and is kept.
+        // A failure is passed from child to parent, and kept, as JSON.
         let text = serde_json::to_string(&failure).unwrap();
         assert_eq!(serde_json::from_str::<Failure>(&text).unwrap(), failure);
     }
 }
 
-/// The line in slurmd's log, and the one in the audit log.
-fn entry(failure: &Failure, asked: Option<Asked>, site: &Site) {
+/// Checks the lines in slurmd's log and in the audit log.
+fn check_entry(failure: &Failure, asked: Option<Asked>, site: &Site) {
     let (identity, facts, duration) = (&site.default_identity(), facts(), std::time::Duration::from_millis(5));
     let (event, source, outcome) = (Event::Request, Source::Google, Err(failure));
     let entry = Entry { event, job: facts.job, uid: facts.uid, identity, asked, source, outcome, duration };
-    // JSON's own backslashes, and quotes.
+    // The limits include JSON's quotes and backslashes.
     line::check(&entry.line(), 6000);
     line::check(&json::to_line(&entry.json(NOW)), 6000);
 }
 
-/// Gives an answer to the exchange's next request.
-fn give(exchange: &mut Exchange<'_>, site: &Site, bytes: &[u8]) {
+/// Passes an answer to the exchange, and checks the error.
+fn receive(exchange: &mut Exchange<'_>, site: &Site, bytes: &[u8]) {
     let (status, content_type, body) = answer(bytes);
     let error = match exchange.receive(&response(status, content_type, None, body), NOW) {
         Ok(()) => return,
@@ -115,21 +115,22 @@ fn give(exchange: &mut Exchange<'_>, site: &Site, bytes: &[u8]) {
     };
     line::check(&error.to_string(), 1200);
     if status == 200 {
-        // Only a refusal is Google's words. What is wrong with an answer is told without its token.
+        // Only error responses are quoted. A message about an invalid answer must not contain its token.
         let object = serde_json::from_slice::<Value>(body).unwrap_or_default();
-        let told = error.to_string().replace(error.endpoint.as_str(), "");
+        let message = error.to_string().replace(error.endpoint.as_str(), "");
         let time = object.get("expireTime").and_then(Value::as_str).unwrap_or_default();
         for field in ["access_token", "accessToken", "token"] {
             let token = object.get(field).and_then(Value::as_str).unwrap_or_default();
             if !time.contains(token) {
-                line::check_secret(&told, token);
+                line::check_secret(&message, token);
             }
         }
     }
-    told(site, error.problem, &SUBJECT_TOKEN);
+    check_messages(site, error.problem, &SUBJECT_TOKEN);
 }
 
-fn done(exchange: &Exchange<'_>) {
+/// Checks the token of a finished exchange.
+fn check_token(exchange: &Exchange<'_>) {
     if let Next::Done(token) = exchange.next() {
         let text = token.token.expose();
         assert!(!text.is_empty() && text.len() <= 32 << 10 && text.bytes().all(|b| b.is_ascii_graphic()), "{text:?}");
@@ -138,22 +139,22 @@ fn done(exchange: &Exchange<'_>) {
     }
 }
 
-/// The answer of Google's STS.
+/// Checks an answer of STS.
 pub(crate) fn sts_answer(bytes: &[u8]) {
     for site in [&*FEDERATED, &*IMPERSONATES] {
         let (identity, scopes) = (site.default_identity(), [Scope::cloud_platform()]);
         let wanted = Wanted { identity: &identity, scopes: &scopes, lifetime: None };
         let mut exchange = Exchange::new(&site.configuration, &SUBJECT_TOKEN, wanted, String::new());
-        give(&mut exchange, site, bytes);
-        done(&exchange);
+        receive(&mut exchange, site, bytes);
+        check_token(&exchange);
         if let Next::Send(Leg::Impersonation, request) = exchange.next() {
-            // It goes into a header.
+            // The token is sent in a header.
             assert!(request.bearer.unwrap().expose().bytes().all(|b| b.is_ascii_graphic()));
         }
     }
 }
 
-/// The answers of IAM Credentials: an access token, and an OpenID token.
+/// Checks an answer of IAM Credentials, as the reply to requests for an access token and for an OpenID token.
 pub(crate) fn iam_answer(bytes: &[u8]) {
     let site = &*IMPERSONATES;
     let (identity, scopes) = (site.default_identity(), [Scope::cloud_platform()]);
@@ -163,12 +164,12 @@ pub(crate) fn iam_answer(bytes: &[u8]) {
         let mut exchange = exchange.for_purpose(purpose);
         let federated = br#"{"access_token":"ya29.federated","token_type":"Bearer","expires_in":3600}"#;
         exchange.receive(&response(200, String::new(), None, federated), NOW).unwrap();
-        give(&mut exchange, site, bytes);
-        done(&exchange);
+        receive(&mut exchange, site, bytes);
+        check_token(&exchange);
     }
 }
 
-/// Answers that are no success, and the header Retry-After.
+/// Checks an error response, and its header Retry-After.
 pub(crate) fn refusal(bytes: &[u8]) {
     let (status, retry_after, body) = answer(bytes);
     let retry_after = retry_after_seconds(&retry_after, NOW);
@@ -179,6 +180,6 @@ pub(crate) fn refusal(bytes: &[u8]) {
         line::check(text, 63);
     }
     for site in [&*FEDERATED, &*IMPERSONATES] {
-        told(site, Problem::Refused(Box::new(refusal.clone())), &SUBJECT_TOKEN);
+        check_messages(site, Problem::Refused(Box::new(refusal.clone())), &SUBJECT_TOKEN);
     }
 }

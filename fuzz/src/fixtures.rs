@@ -1,4 +1,4 @@
-//! A site, a job and its credentials.
+//! A site, a job and its credentials, for the targets and the tests.
 
 use std::sync::LazyLock;
 
@@ -20,11 +20,11 @@ use gcp_wif_core::world::fs::Place;
 pub const EMAIL: &str = "site@p.iam.gserviceaccount.com";
 /// The job's access token.
 pub const TOKEN: &str = "ya29.theaccesstokenofthejob";
-/// What the job has in the place of a subject token.
+/// The handle of the job's port.
 pub const HANDLE: &str = "thehandleofthejobsport";
 /// The time of all requests and answers.
 pub const NOW: UnixSeconds = 1_700_000_000;
-/// The same on both clocks of a node.
+/// [`NOW`] on both clocks of a node.
 pub const MOMENT: Moment = Moment { unix: NOW, since_boot: 100 };
 
 const HEAD: &str = r#""type": "external_account", "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
@@ -43,21 +43,21 @@ pub static IMPERSONATES: LazyLock<Site> = LazyLock::new(|| {
     let url = "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/";
     site(&format!(r#", "service_account_impersonation_url": "{url}{EMAIL}:generateAccessToken""#))
 });
-/// A site of direct federation.
+/// A site with direct federation.
 pub static FEDERATED: LazyLock<Site> = LazyLock::new(|| site(""));
 
-/// What the site grants the job.
+/// Returns the site's grant for the job.
 pub fn grant(site: &Site) -> Grant {
     Grant::decide(site, &facts(), None).unwrap()
 }
 
-/// The job's token, which lives for an hour.
+/// Returns the job's token, with a lifetime of an hour.
 pub fn token() -> Token {
     let token = AccessToken { token: Secret::new(TOKEN.to_owned()), expires_at: NOW + 3600 };
     Token::new(token, MOMENT)
 }
 
-/// What was issued to the job.
+/// Returns the job's issued credentials.
 pub fn issued(site: &Site) -> Issued {
     let grant = grant(site);
     Issued {
@@ -72,7 +72,7 @@ pub fn issued(site: &Site) -> Issued {
     }
 }
 
-/// The job's record.
+/// Returns the job's record.
 pub fn record(site: &Site) -> JobRecord {
     let slurmd = ProcessId { pid: 1, start: 1 };
     let started_by = Generation { boot: "boot".to_owned(), slurmd };

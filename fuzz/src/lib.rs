@@ -1,10 +1,11 @@
-//! What takes foreign bytes, each as a function of bytes that panics where a promise is broken.
+//! The fuzz targets. Each is a function that passes untrusted bytes to the project's code, and panics if an invariant
+//! does not hold.
 //!
-//! `ci/fuzz` calls a function millions of times, with inputs that libFuzzer mutates. `tests/corpus.rs` calls it with the
-//! inputs in `corpus/TARGET/`, which are the kept ones: the first ones written by hand, the others found by `ci/fuzz`.
-//! An input that broke a promise stays there under a name that says what it was.
+//! `ci/fuzz` calls a target millions of times, with inputs that libFuzzer mutates. `tests/corpus.rs` calls it with the
+//! inputs in `corpus/TARGET/`. Inputs with a name are written by hand; `ci/fuzz` has found the others. An input that
+//! once violated an invariant stays there, with a name that describes it.
 #![forbid(unsafe_code)]
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a broken promise ends in a panic")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a target panics if an invariant does not hold")]
 
 mod agent;
 mod configuration;
@@ -17,7 +18,7 @@ mod node;
 mod options;
 mod slurm;
 
-/// A target's name, and its function.
+/// The name and the function of a target.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
@@ -42,7 +43,7 @@ pub const TARGETS: [Target; 18] = [
     ("subject_token", exchange::subject_token),
 ];
 
-/// The target of this name.
+/// Returns the target with this name.
 pub fn target(name: &str) -> Option<Target> {
     TARGETS.into_iter().find(|(target, _)| *target == name)
 }

@@ -1,10 +1,10 @@
-//! What lines for people must be.
+//! Checks of lines that people read in a terminal or a log.
 
 use gcp_wif_core::plan::report::Failure;
 
-/// Characters of other categories than letters, marks, numbers, punctuation, symbols and the space: Unicode's Cc, Cf, Zl
-/// and Zp (UnicodeData.txt). A list of its own, so that it does not share an error with the code that it checks.
-const UNFIT: [(u32, u32); 24] = [
+/// Unicode's categories Cc, Cf, Zl and Zp (UnicodeData.txt), and the private use area. The list is independent of the
+/// checked code, so that the two do not share an error.
+const HIDDEN: [(u32, u32); 24] = [
     (0x0, 0x1f),
     (0x7f, 0x9f),
     (0xad, 0xad),
@@ -31,34 +31,34 @@ const UNFIT: [(u32, u32); 24] = [
     (0xe000, 0xf8ff),
 ];
 
-/// The longest problem of one part: a name or a sentence of ours, and what it quotes.
+/// The length limit of a problem: a sentence of the project, and a quoted text.
 pub const LONGEST_PROBLEM: usize = 700;
-/// The longest line: a cause and an advice of 1200 characters, and what is around them.
+/// The length limit of a line: a cause and an advice of up to 1200 characters each, and the text around them.
 const LONGEST_LINE: usize = 2600;
 
-/// Whether a terminal does not show a character, or a character changes how it shows others.
-pub fn is_unfit(c: char) -> bool {
-    UNFIT.iter().any(|(first, last)| (*first..=*last).contains(&u32::from(c)))
+/// Returns whether a terminal does not show a character, or shows others differently because of it.
+pub fn is_hidden(c: char) -> bool {
+    HIDDEN.iter().any(|(first, last)| (*first..=*last).contains(&u32::from(c)))
 }
 
-/// Checks a text that goes into a line.
+/// Checks a text that is part of a line.
 pub fn check(text: &str, longest: usize) {
-    assert!(!text.contains(is_unfit), "it has a character that a terminal does not show: {text:?}");
+    assert!(!text.contains(is_hidden), "the text has a hidden character: {text:?}");
     let length = text.chars().count();
-    assert!(length <= longest, "it has {length} characters: {text}");
+    assert!(length <= longest, "the text has {length} characters, more than {longest}: {text}");
 }
 
-/// Checks what a user reads of a failure.
+/// Checks the message of a failure.
 pub fn check_failure(failure: &Failure) {
     let line = failure.to_string();
     check(&line, LONGEST_LINE);
     assert!(line.starts_with("gcp-wif: "), "{line}");
 }
 
-/// Checks that a message has no long word of a secret text.
+/// Checks that a message contains no long word of a secret.
 pub fn check_secret(message: &str, secret: &str) {
     let words = secret.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| word.len() >= 12);
     for word in words {
-        assert!(!message.contains(word), "it tells {word:?}: {message}");
+        assert!(!message.contains(word), "the message contains {word:?} of a secret: {message}");
     }
 }

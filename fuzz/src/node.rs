@@ -1,4 +1,4 @@
-//! What a node keeps: records, tokens, metrics.
+//! The fuzz targets for files that the node writes and reads again: records, kept tokens, metrics.
 
 use std::time::Duration;
 
@@ -14,14 +14,14 @@ use gcp_wif_core::words::time::Moment;
 use crate::fixtures::{IMPERSONATES, MOMENT, NOW, facts, grant, record as record_of, token};
 use crate::line;
 
-/// A job's record, and a step's part.
+/// Checks the record of a job, and the part of a step.
 pub(crate) fn record(bytes: &[u8]) {
     if let Some(record) = JobRecord::parse(bytes) {
         let text = record.to_text();
         let again = JobRecord::parse(text.expose().as_bytes()).unwrap();
         assert_eq!(again.to_text().expose(), text.expose());
         for issued in &record.issued {
-            // Its files are below the job's directory.
+            // The files must be below the job's directory.
             let below = issued.place.below.as_ref().map(|email| email.as_str());
             assert!(below.is_none_or(|name| !name.contains('/') && name.contains('@')), "{below:?}");
         }
@@ -37,14 +37,14 @@ pub(crate) fn record(bytes: &[u8]) {
     assert!(JobRecord::parse(record_of(&IMPERSONATES).to_text().expose().as_bytes()).is_some());
 }
 
-/// What is kept for all jobs of a user with the same grant.
+/// Checks a kept token, which all jobs of a user with the same grant share.
 pub(crate) fn kept_token(bytes: &[u8]) {
     let key = Key::new(facts().uid, &grant(&IMPERSONATES), &IMPERSONATES);
     let (now, asked_by) = (MOMENT, RunId::new());
     let mut kept = Kept::parse(Some(bytes), &key);
     let text = kept.to_text();
     assert_eq!(Kept::parse(Some(text.expose().as_bytes()), &key).to_text().expose(), text.expose());
-    // Another key's counts as nothing.
+    // A token that is kept for another key must be ignored.
     let other = key.for_id_token("https://a");
     assert!(Kept::parse(Some(text.expose().as_bytes()), &other).token(|_| true).is_none());
     let has_token = kept.token(|token| token.lives(now)).is_some();
@@ -69,7 +69,7 @@ pub(crate) fn kept_token(bytes: &[u8]) {
     assert!(kept.failure(now).is_none() && kept.token(|token| token.lives(now)).is_some());
 }
 
-/// The metrics of a node, which are their own memory.
+/// Checks the metrics of a node. Each process reads the file and adds to the counters.
 pub(crate) fn metrics(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let mut metrics = Metrics::parse(&text);
@@ -81,7 +81,7 @@ pub(crate) fn metrics(bytes: &[u8]) {
         let (event, source, duration) = (Event::Issuance, Source::Google, Duration::from_millis(120));
         let before = count(&metrics.to_text());
         metrics.count(&Entry { event, job: JobId(7), uid: 1, identity, asked: None, source, outcome, duration }, NOW);
-        // One more, unless the file has told of so many that a float cannot.
+        // The counter must increase by one, unless a float cannot represent the sum.
         assert!(count(&metrics.to_text()) == before + 1.0 || before.abs() > 1e15, "{before}");
         metrics.set(&Served { jobs: 1, next_expiry: Some(NOW), start: NOW, version: "0.2.0" });
         check_exposition(&metrics.to_text());
@@ -94,7 +94,7 @@ fn count(text: &str) -> f64 {
     value.map_or(0.0, |value| value.parse().unwrap())
 }
 
-/// Checks that Prometheus could read it: a family's comments, then its samples, `NAME{LABEL="VALUE",...} NUMBER`.
+/// Checks that a text follows Prometheus' exposition format, with samples `NAME{LABEL="VALUE",...} NUMBER`.
 fn check_exposition(text: &str) {
     let mut seen = std::collections::BTreeSet::new();
     for line in text.lines().filter(|line| !line.starts_with("# ")) {
@@ -107,7 +107,7 @@ fn check_exposition(text: &str) {
         for label in labels.split(',').filter(|label| !label.is_empty()) {
             let (label, value) = label.split_once("=\"").unwrap_or_else(|| panic!("{line}"));
             let value = value.strip_suffix('"').unwrap_or_else(|| panic!("{line}"));
-            // Prometheus' data model: [a-zA-Z_][a-zA-Z0-9_]*.
+            // Label names in Prometheus' data model: [a-zA-Z_][a-zA-Z0-9_]*.
             assert!(label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'), "{line}");
             assert!(label.starts_with(|c: char| !c.is_ascii_digit()), "{line}");
             assert!(!value.contains(['"', '\\', '\n', ' ']), "{line}");

@@ -1,4 +1,4 @@
-//! What users and clients ask for.
+//! The fuzz targets for the plugin's options and clients' scopes.
 
 use gcp_wif_core::plan::report::Failure;
 use gcp_wif_core::policy::request::{Options, Request};
@@ -9,8 +9,9 @@ use gcp_wif_core::world::fs::Place;
 use crate::fixtures::{FEDERATED, IMPERSONATES, grant};
 use crate::line;
 
-/// The value of `--gcp-wif-service-account`, after a line of `+` for `--gcp-wif` and `-` for `--no-gcp-wif`, each for the
-/// step and, behind a space, for the job.
+/// Checks options. The first line has the flags of the step and, after a space, of the job: `+` for `--gcp-wif`, `-`
+/// for `--no-gcp-wif`, and `0` for no `--gcp-wif-service-account`. The rest is the value of
+/// `--gcp-wif-service-account`.
 pub(crate) fn option(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let (flags, value) = text.split_once('\n').unwrap_or(("", &text));
@@ -30,7 +31,7 @@ pub(crate) fn option(bytes: &[u8]) {
             Ok(Request::Wanted { service_account: Some(email) }) => {
                 assert_eq!(email.as_str(), value);
                 assert!(value.len() <= 254 && !value.contains(['/', '\0', '\n', ' ', '$']), "{value:?}");
-                // It names a directory of the job's.
+                // The email becomes the name of a directory.
                 let place = Place { job: JobId(7), below: Some(email) };
                 let text = serde_json::to_string(&place).unwrap();
                 assert_eq!(serde_json::from_str::<Place>(&text).unwrap(), place);
@@ -40,7 +41,7 @@ pub(crate) fn option(bytes: &[u8]) {
     }
 }
 
-/// Scopes, as clients list them.
+/// Checks a list of scopes from a client.
 pub(crate) fn scopes(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     match gcp_wif::fuzzing::scopes(&text) {

@@ -1,15 +1,15 @@
-//! What the doctor reads of Slurm, and of a registry.
+//! The fuzz targets for the files and headers that the doctor reads.
 
 use gcp_wif::fuzzing::{Plugins, fits, slurm_conf as read, token_service};
 
-/// plugstack.conf, and the patterns that it includes.
+/// Checks plugstack.conf, and the patterns of its include lines.
 pub(crate) fn plugstack_conf(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let plugins = Plugins::parse(&text);
     assert!(plugins.config.is_none() || plugins.has_ours);
     assert!(plugins.has_ours || !plugins.pyxis_is_earlier);
     assert!(!plugins.has_ours || text.contains("spank_gcp_wif.so"));
-    // Comments and blanks mean nothing.
+    // Comments and blanks must make no difference.
     let commented: String = text.lines().map(|line| format!(" {line} # spank_pyxis.so\n")).collect();
     let again = Plugins::parse(&commented);
     assert_eq!((again.config, again.pyxis_is_earlier), (plugins.config, plugins.pyxis_is_earlier));
@@ -24,7 +24,7 @@ pub(crate) fn plugstack_conf(bytes: &[u8]) {
     }
 }
 
-/// slurm.conf.
+/// Checks slurm.conf.
 pub(crate) fn slurm_conf(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     for (key, word) in [("PluginDir", "/a"), ("prologflags", "alloc"), ("MessageTimeout", "25")] {
@@ -33,7 +33,7 @@ pub(crate) fn slurm_conf(bytes: &[u8]) {
         if let Some(value) = value {
             assert!(!value.contains(['#', '\n']) && value.trim() == value, "{value:?}");
         }
-        // The first line wins, whatever its case.
+        // The first line must win, in upper and lower case.
         if !word.contains('/') && !text.starts_with('\\') {
             let first = format!("{} = {word} # x\n{text}", key.to_ascii_uppercase());
             assert_eq!(read(&first, key, word).0.as_deref(), Some(word));
@@ -41,7 +41,7 @@ pub(crate) fn slurm_conf(bytes: &[u8]) {
     }
 }
 
-/// The header WWW-Authenticate of a registry: the job's token goes to the registry itself and to nobody else.
+/// Checks that a registry's header WWW-Authenticate cannot send the job's token to another host.
 pub(crate) fn registry_challenge(bytes: &[u8]) {
     let challenge = String::from_utf8_lossy(bytes);
     for (image, host) in [("us-docker.pkg.dev/p/r/i:1", "us-docker.pkg.dev"), ("127.0.0.1:5000/i", "127.0.0.1")] {

@@ -1,5 +1,5 @@
-//! No foreign text brings a character that a terminal does not show as itself into anything that people read, or into a
-//! file that is read by lines.
+//! Property tests: untrusted text adds no hidden character to messages, and no line break to files that are read line
+//! by line.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -28,11 +28,11 @@ use gcp_wif_core::world::fs::{FileError, FileProblem};
 use gcp_wif_core::world::http::{Body, Response, TransportError};
 use gcp_wif_core::world::sys::ChildError;
 use gcp_wif_fuzz::fixtures::{FEDERATED, IMPERSONATES, NOW, TOKEN, facts, grant, issued};
-use gcp_wif_fuzz::line::{check, check_failure, is_unfit};
+use gcp_wif_fuzz::line::{check, check_failure, is_hidden};
 use proptest::prelude::*;
 
-/// What an attacker of a terminal, of a log or of a file of lines would try, between what is harmless.
-fn foreign() -> impl Strategy<Value = String> {
+/// Generates text with characters that attack a terminal, a log or a file with lines, between harmless ones.
+fn untrusted() -> impl Strategy<Value = String> {
     let harmful = prop::sample::select(vec![
         "\n",
         "\r",
@@ -79,8 +79,8 @@ fn foreign() -> impl Strategy<Value = String> {
     prop::collection::vec(part, 0..12).prop_map(|parts| parts.concat())
 }
 
-/// Everything that is told of a failure of a job.
-fn check_told(failure: &Failure, asked: &str) {
+/// Checks all messages about a failure.
+fn check_messages(failure: &Failure, asked: &str) {
     check_failure(failure);
     check(&failure.text(), 2500);
     let status = environment::status(&issued(&IMPERSONATES), Some(failure));
@@ -107,7 +107,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(512) })]
 
     #[test]
-    fn no_failure_of_a_node_or_a_user_has_one(text in foreign(), other in foreign()) {
+    fn failures_of_nodes_and_users_have_no_hidden_characters(text in untrusted(), other in untrusted()) {
         let path = Path::new(&text);
         let file = |problem| FileError::new(path, problem);
         let content = ConfigError::Content { path: path.to_owned(), problem: other.clone() };
@@ -128,26 +128,26 @@ proptest! {
             source(SourceError::NeedsShell { file: PathBuf::from(&text), value: other.clone() }),
             source(SourceError::Share(text.clone())),
         ] {
-            check_told(&failure, &other);
+            check_messages(&failure, &other);
         }
         if let Err(error) = options.request() {
-            check_told(&Failure::from(error), &other);
+            check_messages(&Failure::from(error), &other);
         }
     }
 
     #[test]
-    fn no_denial_has_one(user in foreign(), account in foreign(), partition in foreign()) {
+    fn denials_have_no_hidden_characters(user in untrusted(), account in untrusted(), partition in untrusted()) {
         let config = br#"{"credential_configuration": "/c", "rules": [{"users": ["nobody"]}]}"#;
         let site = Site { config: Config::parse(config).unwrap(), configuration: IMPERSONATES.configuration.clone() };
         let placement = Some(Placement { account: Some(account), partition: Some(partition) });
         let facts = JobFacts { user: Some(user), placement, ..facts() };
-        check_told(&Failure::from(Grant::decide(&site, &facts, None).unwrap_err()), "a");
+        check_messages(&Failure::from(Grant::decide(&site, &facts, None).unwrap_err()), "a");
     }
 
     #[test]
-    fn no_answer_of_google_or_of_one_in_its_place_has_one(
+    fn messages_about_answers_have_no_hidden_characters(
         status in prop::sample::select(vec![200_u16, 302, 400, 401, 403, 404, 429, 500, 503]),
-        texts in prop::array::uniform6(foreign()),
+        texts in prop::array::uniform6(untrusted()),
         leg in prop::sample::select(vec![Leg::TokenExchange, Leg::Impersonation]),
     ) {
         let [code, text, issuer, subject, audience, words] = texts;
@@ -169,17 +169,17 @@ proptest! {
             for site in sites() {
                 let error = ExchangeError { leg, endpoint: site.configuration.token_url.clone(), problem: problem.clone() };
                 let (configuration, identity) = (&site.configuration, &site.default_identity());
-                check_told(&Failure::of_exchange(&error, configuration, &claims, identity, NOW), &words);
+                check_messages(&Failure::of_exchange(&error, configuration, &claims, identity, NOW), &words);
             }
         }
         let issued = Issued { name: claims.name(), ..issued(&FEDERATED) };
         let environment = environment::environment(&issued, Path::new("/run/gcp-wif/jobs/7"), Path::new("/e"));
-        prop_assert!(environment.values().all(|value| !value.expose().contains(is_unfit)));
+        prop_assert!(environment.values().all(|value| !value.expose().contains(is_hidden)));
     }
 
     #[test]
-    fn no_file_that_enroot_reads_has_a_line_that_is_neither_ours_nor_the_users(
-        users in foreign(), name in foreign(), path in foreign(), values in prop::collection::vec(foreign(), 4),
+    fn enroots_files_have_only_lines_of_the_plugin_and_the_user(
+        users in untrusted(), name in untrusted(), path in untrusted(), values in prop::collection::vec(untrusted(), 4),
     ) {
         let entries = [vec![name.clone()], vec![name.clone()], vec![name]];
         let source = source::Source { path, credentials: Secret::new(users.clone()), entries };
@@ -206,7 +206,7 @@ proptest! {
     }
 
     #[test]
-    fn no_credentials_file_has_one(texts in prop::array::uniform4(foreign())) {
+    fn credentials_files_have_no_hidden_characters(texts in prop::array::uniform4(untrusted())) {
         let [field, domain, project, url] = texts;
         let mut configuration = CredentialConfiguration { quota_project_id: Some(project), ..FEDERATED.configuration.clone() };
         configuration.subject_token_format = SubjectTokenFormat::Json { field };
@@ -217,13 +217,13 @@ proptest! {
     }
 
     #[test]
-    fn no_metrics_have_one(text in foreign(), series in foreign()) {
+    fn metrics_have_no_hidden_characters(text in untrusted(), series in untrusted()) {
         let read = gcp_wif_core::plan::metrics::Metrics::parse(&format!("gcp_wif_agent_info{series} 1\n{text}"));
         read.to_text().lines().for_each(|line| check(line, 600));
     }
 
     #[test]
-    fn no_configuration_is_refused_with_one(text in foreign(), key in foreign()) {
+    fn messages_about_configurations_have_no_hidden_characters(text in untrusted(), key in untrusted()) {
         let value = serde_json::Value::from(text);
         for key in ["credential_configuration", "proxy", "project", "delivery", "rules", &key] {
             let site = serde_json::json!({"credential_configuration": "/c", key: value}).to_string();

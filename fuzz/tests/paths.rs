@@ -1,5 +1,5 @@
-//! No input makes a path, an owner or a mode outside of what is documented: job and step numbers, emails, registries,
-//! runtime directories, names in a user's enroot configuration.
+//! Property tests: no job ID, step ID, email, registry, runtime directory or name in a user's enroot configuration
+//! leads to an undocumented path, owner or mode.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -21,7 +21,7 @@ use tempfile::TempDir;
 
 const USER: Owner = Owner { uid: 61001, gid: 61002 };
 
-/// A part of a path, as somebody writes it who wants to leave a directory.
+/// Generates path components that attack the directory layout.
 fn hostile() -> impl Strategy<Value = String> {
     let part = prop_oneof![
         prop::sample::select(vec![
@@ -46,7 +46,7 @@ fn hostile() -> impl Strategy<Value = String> {
     prop::collection::vec(part, 1..5).prop_map(|parts| parts.concat())
 }
 
-/// A service account's email, or what looks like one.
+/// Generates emails of service accounts, valid and invalid ones.
 fn email() -> impl Strategy<Value = String> {
     let domain = prop::sample::select(vec![
         "@p.iam.gserviceaccount.com",
@@ -56,13 +56,14 @@ fn email() -> impl Strategy<Value = String> {
     (hostile(), domain).prop_map(|(name, domain)| format!("{name}{domain}"))
 }
 
+/// Opens a runtime directory in a new temporary directory.
 fn opened() -> (TempDir, RuntimeDirectory) {
     let directory = TempDir::new().unwrap();
     let runtime = RuntimeDirectory::open(&directory.path().join("run")).unwrap();
     (directory, runtime)
 }
 
-/// All that is below a directory, each path relative to it.
+/// Returns all files below a directory, with their paths relative to it.
 fn below(directory: &Path) -> Vec<(PathBuf, Metadata)> {
     let (mut found, mut next) = (Vec::new(), vec![directory.to_owned()]);
     while let Some(path) = next.pop() {
@@ -78,7 +79,7 @@ fn below(directory: &Path) -> Vec<(PathBuf, Metadata)> {
     found
 }
 
-/// Checks the tree that `core/src/world/fs/runtime.rs` draws.
+/// Checks that a runtime directory has the layout that `core/src/world/fs/runtime.rs` documents.
 fn check_tree(directory: &Path, job: JobId) {
     for (path, metadata) in below(directory) {
         let names: Vec<&str> = path.iter().map(|name| name.to_str().unwrap()).collect();
@@ -118,11 +119,11 @@ fn check_tree(directory: &Path, job: JobId) {
                     }
                 }
                 if !is_link {
-                    assert_eq!(mode & 0o7007, 0, "{text}: others can read or enter it: {mode:o}");
+                    assert_eq!(mode & 0o7007, 0, "{text}: other users have access: {mode:o}");
                 }
                 rest.last().is_some_and(|name| ["access_token", "credentials.json"].contains(name))
             }
-            _ => panic!("{text} is outside"),
+            _ => panic!("{text} is not in the documented layout"),
         };
         let owner = if is_users { USER.uid } else { rustix::process::geteuid().as_raw() };
         assert_eq!(metadata.uid(), owner, "{text}");
@@ -136,7 +137,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) })]
 
     #[test]
-    fn what_a_job_gets_is_below_its_directory(
+    fn all_files_of_a_job_are_in_its_directory(
         job in any::<u32>(), step in any::<u32>(), email in email(),
         names in prop::collection::vec(hostile(), 3), path in hostile(), users in hostile(),
     ) {
@@ -153,7 +154,7 @@ proptest! {
             let is_plain = runtime.path_of(&place).components().all(|part| part != Component::ParentDir);
             prop_assert!(is_below && is_plain, "{place:?}");
         }
-        // What the child says that has become the user. It lists a directory, but the user could have changed the child.
+        // The answer of the child that has become the user. The user can trace the child, so the answer is untrusted.
         let entries = [names.clone(), names.clone(), names];
         let source = Source { path: format!("/{path}"), credentials: Secret::new(users), entries };
         let hosts = [RegistryHost::try_from("gcr.io".to_owned()).unwrap()];
@@ -166,7 +167,7 @@ proptest! {
         }
         tree.links.extend(overlay.links.iter().map(|(below, name, to)| (*below, name.as_str(), to.as_str())));
         let step = StepId(step).to_string();
-        // A name that the system does not take is refused as a whole.
+        // This fails if the kernel rejects a name. The layout must be correct nevertheless.
         let published = locked.publish_step(&step, USER, &tree, "{}");
         check_tree(directory.path(), job);
         if published.is_ok() {
@@ -176,12 +177,12 @@ proptest! {
         runtime.remove_step(job, &step).unwrap();
         runtime.remove_files(job).unwrap();
         runtime.remove_record(job).unwrap();
-        // Nothing is left.
+        // Only the four directories of the runtime directory must be left.
         prop_assert_eq!(below(directory.path()).len(), 4);
     }
 
     #[test]
-    fn a_runtime_directory_is_a_plain_absolute_path(text in hostile(), absolute in any::<bool>()) {
+    fn configured_paths_are_plain_and_absolute(text in hostile(), absolute in any::<bool>()) {
         let text = if absolute { format!("/{text}") } else { text };
         for key in ["runtime_dir", "command", "credential_configuration", "ca_certificates"] {
             let mut site = serde_json::json!({"credential_configuration": "/c"});
@@ -195,7 +196,7 @@ proptest! {
     }
 
     #[test]
-    fn a_registry_is_a_host_name(text in hostile()) {
+    fn registries_are_host_names(text in hostile()) {
         if let Ok(host) = RegistryHost::try_from(text.clone()) {
             prop_assert_eq!(host.as_str(), &text);
             let is_plain = |b: u8| b.is_ascii_alphanumeric() || b".-".contains(&b);
