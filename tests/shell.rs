@@ -6,7 +6,7 @@ use std::process::Command;
 /// a test starts would otherwise rebuild ring and everything above it.
 pub fn without_cargo(command: &mut Command) -> &mut Command {
     for (name, _) in std::env::vars_os() {
-        if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|start| name.to_string_lossy().starts_with(start)) {
+        if ["CARGO_PKG_", "CARGO_MANIFEST_", "OUT_DIR"].iter().any(|start| name.to_string_lossy().starts_with(start)) {
             command.env_remove(name);
         }
     }

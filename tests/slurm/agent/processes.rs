@@ -28,10 +28,10 @@ impl fmt::Display for Process {
     }
 }
 
-/// Both nodes of a cluster see all processes. Those of a node are in its mount namespace.
+/// Both nodes of a cluster see all processes. Those of a node have its /run.
 pub fn processes(node: &Node) -> Vec<Process> {
     let line = "for process in /proc/[0-9]*; do \
-        [[ $process/ns/mnt -ef /proc/self/ns/mnt ]] || continue; \
+        [[ $process/root/run -ef /run ]] || continue; \
         [[ $(tr '\\0' ' ' <$process/cmdline) == */gcp-wif\\ agent\\ --config\\ * ]] || continue; \
         echo ${process#/proc/} $(grep -cx gcp-wif-serve $process/comm) $(ls $process/fd | wc -l) \
              $(sed -n 's/^\\(VmRSS\\|Threads\\):[^0-9]*\\([0-9]*\\).*/\\2/p' $process/status) \
