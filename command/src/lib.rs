@@ -1,5 +1,5 @@
 //! The companion command `gcp-wif`, and the node agent that it is too. A library, so that `fuzz/` can call what reads
-//! foreign bytes.
+//! untrusted bytes.
 #![forbid(unsafe_code)]
 
 mod agent;
@@ -14,7 +14,7 @@ pub fn main() -> ExitCode {
 
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing {
-    //! What reads foreign bytes, as functions of values.
+    //! What reads untrusted bytes, as functions of values.
     pub use crate::agent::fuzzing::{Job, Outcome, scopes};
     pub use crate::cli::fuzzing::{Plugins, fits, slurm_conf, token_service};
 }

@@ -1,4 +1,4 @@
-//! Slurm's job and step IDs, the error for invalid names, and the escaping of foreign text for messages.
+//! Slurm's job and step IDs, the error for invalid names, and the escaping of untrusted text for messages.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -31,7 +31,7 @@ impl fmt::Display for InvalidName {
 
 impl std::error::Error for InvalidName {}
 
-/// Makes foreign text safe for a log line or a terminal. Escapes what a terminal does not show as itself: control
+/// Makes untrusted text safe for a log line or a terminal. Escapes what a terminal does not show as itself: control
 /// characters, marks that reorder or hide text, blanks other than the space, combining marks without a letter. Truncates
 /// before the text that is written exceeds `limit` characters, with `...` at the end.
 pub fn clip(text: &str, limit: usize) -> String {
