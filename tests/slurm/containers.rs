@@ -312,7 +312,7 @@ fn a_home_that_hangs_delays_a_step_by_seconds_and_is_reported() {
     let fuse = node.command(["python3", "-c", hang]).spawn();
     wait_until(LIMIT, || fuse.stdout().contains("hangs"));
     let command = site.cluster.as_user("alice").command(["srun", "-w", "n1", "--gcp-wif", "bash", "-c", &site.list()]);
-    let run = command.env("ENROOT_CONFIG_PATH", "/run/hanging/enroot").run().ok();
+    let run = command.env("ENROOT_CONFIG_PATH", "/run/hanging/enroot").limit(LIMIT).run().ok();
     assert!(run.stdout.contains(OBJECT), "{}", run.stdout);
     let mut golden = Golden::new("enroot_home");
     golden.add("a home that hangs", &only_line(&run.stderr), &site);

@@ -45,7 +45,7 @@ pub(super) const DEFENCES: &[Defence] = &[
         name: "clipped-text",
         property: "untrusted text is clipped",
         edits: &[edit(NAMES, "if length > limit {", "if length > limit.saturating_mul(100_000) {")],
-        must_fail: &["attacks::oversized_input", "attacks::forged::a_value_of_a_mebibyte_costs_its_own_step_at_most"],
+        must_fail: &["attacks::oversized_input"],
     },
     Defence {
         name: "escaped-text",
@@ -70,16 +70,6 @@ pub(super) const DEFENCES: &[Defence] = &[
         must_fail: &["requests::a_job_submitted_from_inside_a_job_stores_no_token"],
     },
     Defence {
-        name: "facts-of-the-prolog",
-        property: "in the prolog, account and partition come from slurmd's variables",
-        edits: &[edit(
-            HOST,
-            "let variable = |name: &str| env::var(name).ok()",
-            "let variable = |name: &str| env::var(format!(\"SPANK_{name}\")).or_else(|_| env::var(name)).ok()",
-        )],
-        must_fail: &["attacks::forged_account_and_partition"],
-    },
-    Defence {
         name: "facts-of-a-step",
         property: "a step's facts come from the prolog's record and not from its environment",
         edits: &[
@@ -95,7 +85,10 @@ pub(super) const DEFENCES: &[Defence] = &[
                 "|_: &JobRecord| false;",
             ),
         ],
-        must_fail: &["attacks::forged::a_patched_srun_is_who_slurmd_says_it_is"],
+        must_fail: &[
+            "attacks::forged_account_and_partition",
+            "attacks::forged::a_patched_srun_is_who_slurmd_says_it_is",
+        ],
     },
     Defence {
         name: "arguments-told",

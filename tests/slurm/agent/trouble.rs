@@ -74,10 +74,10 @@ fn a_serving_process_that_is_stopped_is_replaced() {
     let door = Door::of(&node, &id);
     let stopped = serving(&node).id;
     node.command(["kill", "-STOP", &stopped]).run().ok();
-    let step = site.cluster.as_user("bob").command(["srun", "-w", "n1", "--gcp-wif", "true"]).spawn();
+    // No hook may help: a step would replace the agent too.
     wait_until(REPLACED, || processes(&node).iter().any(|process| process.serves && process.id != stopped));
-    step.wait(LIMIT).ok();
     assert_answered(&door.token(&node, "alice", ""));
+    bobs_job_works(&site);
     wait_until(LIMIT, || processes(&node).iter().all(|process| process.id != stopped));
     wait_until(LIMIT, || processes(&node).len() == 2);
     site.cancel(job);
@@ -121,6 +121,38 @@ fn an_agent_whose_directory_is_removed_makes_way_for_the_next_one() {
     site.finish();
 }
 
+/// Checks that a watcher does not start the serving process again and again.
+#[track_caller]
+fn assert_few_start(node: &Node) {
+    // The cluster numbers its processes and threads in order, so this is how many started meanwhile.
+    let line = "sh -c 'echo $$'; sleep 5; sh -c 'echo $$'";
+    let run = node.command(["sh", "-c", line]).run().ok();
+    let numbers: Vec<u64> = run.stdout.lines().map(|line| line.parse().unwrap()).collect();
+    let started = numbers[1] - numbers[0];
+    assert!(started < FEW, "{started} processes: the serving one is started again and again");
+}
+
+#[test]
+fn a_serving_process_that_cannot_start_is_started_again_after_growing_pauses() {
+    let site = site(json!({}), None);
+    let (job, id) = site.running_job();
+    let node = site.cluster.node(1);
+    let first = serving(&node).id;
+    // Nobody can listen there.
+    let socket = node.run_dir().join("gcp-wif/agent.sock");
+    fs::remove_file(&socket).unwrap();
+    fs::create_dir_all(socket.join("full")).unwrap();
+    node.command(["kill", "-KILL", &first]).run().ok();
+    assert_few_start(&node);
+    let log = fs::read_to_string(node.run_dir().join("gcp-wif/agent.log")).unwrap();
+    assert!(log.lines().any(|line| line.contains(" error ") && line.contains("agent: ")), "{log}");
+    fs::remove_dir_all(&socket).unwrap();
+    bobs_job_works(&site);
+    assert_answered(&Door::of(&node, &id).token(&node, "alice", ""));
+    site.cancel(job);
+    site.finish();
+}
+
 #[test]
 fn an_agent_without_a_directory_does_not_restart_endlessly() {
     let site = site(json!({"runtime_dir": "/run/site/gcp-wif"}), None);
@@ -132,12 +164,7 @@ fn an_agent_without_a_directory_does_not_restart_endlessly() {
     node.command(["rm", "-rf", "/run/site"]).run().ok();
     // It may have ended by itself.
     node.command(["kill", "-KILL", &first]).run();
-    // The cluster numbers its processes and threads in order, so this is how many started meanwhile.
-    let line = "sh -c 'echo $$'; sleep 5; sh -c 'echo $$'";
-    let run = node.command(["sh", "-c", line]).run().ok();
-    let numbers: Vec<u64> = run.stdout.lines().map(|line| line.parse().unwrap()).collect();
-    let started = numbers[1] - numbers[0];
-    assert!(started < FEW, "{started} processes: the serving one is started again and again");
+    assert_few_start(&node);
     make();
     bobs_job_works(&site);
     wait_until(LIMIT, || processes(&node).len() == 2);
