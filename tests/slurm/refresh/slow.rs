@@ -5,13 +5,14 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::job::{Job, is_ok};
-use super::{LIMIT, impersonated, site};
+use super::{LIMIT, configure, impersonated, site};
 use crate::cluster::{JobState, wait_until};
 use crate::google::{Body, Endpoint, Fault, Recorded, Times};
 use crate::site::{OBJECT, Site, names};
 
 /// What an exchange may take. A try may take half of it.
 const BUDGET: u64 = 45;
+const READ_ONLY: &str = "https://www.googleapis.com/auth/devstorage.read_only";
 /// Longer than a hook waits for a process that works on the same job.
 const SLOW: Duration = Duration::from_secs(21);
 /// Longer than it takes until a requeued job starts again (`cred_expire`), besides.
@@ -40,18 +41,21 @@ fn a_refresh_of_a_jobs_earlier_run_changes_nothing_of_the_later_one() {
     let job = Job::of(&site, &site.cluster.batch("alice", script, &[]));
     let ran = |run: &str| site.cluster.home("alice").join(run).exists();
     wait_until(LIMIT, || ran("run-0"));
-    let has = || (job.file("handle"), job.file("credentials.json"));
+    let scopes = || site.google.state.token(&job.token()).map(|token| token.scopes);
+    let has = || (job.file("handle"), job.file("credentials.json"), scopes());
     let first = has();
 
     // It asks again after 32 seconds, and is answered.
     let busy = Fault::Status { code: 503, body: Body::Status, retry_after: Some("32".to_owned()) };
     let slow = refresh_with(&site, busy, Times::Once);
+    // A token of the first run would give the second one more than the site does now.
+    configure(&site, json!({"timeout_seconds": BUDGET, "scopes": [READ_ONLY]}));
     site.cluster.as_user("root").command(["scontrol", "requeue", &job.id]).run().ok();
     wait_until(LIMIT, || ran("run-1"));
     // On a machine so slow that it is over by now nothing is tried here.
     eprintln!("the slow refresh is over before the second run begins: {}", is_over(&slow, SLOWER));
     let second = has();
-    assert!(!second.0.is_empty() && second.0 != first.0);
+    assert!(!second.0.is_empty() && second.0 != first.0 && second.2 == Some(vec![READ_ONLY.to_owned()]), "{second:?}");
     // Two refreshes after the slow one.
     let is_the_second = || assert!(has() == second, "the later run has {:?} instead of {second:?}", has());
     wait_until(LIMIT, || {
