@@ -86,7 +86,7 @@ pub(super) const DEFENCES: &[Defence] = &[
                 "fn heal_if_idle(&self, record: &JobRecord) -> Result<(), Failure> {\n        if record.run == self.run {",
             ),
         ],
-        must_fail: &["refresh::pulls::a_refresh_repairs_what_a_kill_between_two_files_left"],
+        must_fail: &["refresh::pulls::a_token_that_could_not_be_published_is_published_by_the_next_look"],
     },
     Defence {
         name: "status-of-failures",

@@ -72,6 +72,22 @@ fn a_full_file_system_does_not_leave_a_step_with_an_old_token() {
 }
 
 #[test]
+fn a_token_that_could_not_be_published_is_published_by_the_next_look() {
+    let site = site(json!({}), Some(LIFE));
+    let job = start(&site);
+    let filler = fill(&job.node, ROOM);
+    // No further refresh comes during the test.
+    site.google.configure(|options| options.access_token_life = Some(3600));
+    let long_lived = || site.google.state.token(&job.token()).is_some_and(|token| token.expires - token.issued > LIFE);
+    wait_until(LIMIT, long_lived);
+    assert!(!job.pulls_with_its_token());
+    fs::remove_file(filler).unwrap();
+    wait_until(LIMIT, || job.pulls_with_its_token());
+    job.end(&site);
+    site.finish();
+}
+
+#[test]
 fn a_step_that_gets_a_new_token_shares_it_with_those_before() {
     let site = site(json!({}), Some(LIFE));
     let job = start(&site);

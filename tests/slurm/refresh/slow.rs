@@ -97,8 +97,8 @@ fn a_refresh_that_ends_after_its_job_leaves_nothing() {
 
 #[test]
 fn a_step_begins_while_google_hangs_for_a_refresh() {
-    // Its token lives on for longer than Google hangs here.
-    let site = site(json!({}), Some(60));
+    // The refresh takes longer than a step waits for another process, and less than what is left of the token.
+    let site = site(json!({"timeout_seconds": BUDGET}), Some(80));
     let job = Job::start(&site);
     // A try takes no more than half of the time of an exchange, so that it is cut off here, and so is the next one.
     let slow = refresh_with(&site, Fault::Delay(HANGS), Times::N(2));
