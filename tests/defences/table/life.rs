@@ -118,10 +118,7 @@ pub(super) const DEFENCES: &[Defence] = &[
             "paths.extend(fs::links(&default_dir.join(ELSEWHERE)).into_iter().map(|(_, target)| target));",
             "",
         )],
-        must_fail: &[
-            "agent::moved::a_running_job_keeps_its_runtime_directory_when_the_sites_is_changed",
-            "agent::moved::nothing_of_a_job_stays_in_the_directory_that_it_began_with",
-        ],
+        must_fail: &["agent::moved::nothing_of_a_job_stays_in_the_directory_that_it_began_with"],
     },
     Defence {
         name: "served-by-records",

@@ -105,16 +105,21 @@ fn a_running_job_keeps_its_runtime_directory_when_the_sites_is_changed() {
 #[test]
 fn nothing_of_a_job_stays_in_the_directory_that_it_began_with() {
     let site = site(json!({}), None);
-    let (job, _) = site.running_job();
     let node = site.cluster.node(1);
-    move_to_other(&site);
-    site.cancel(job);
-    site.cluster.assert_healthy();
-    assert_eq!(jobs("gcp-wif", &node), [""; 0]);
-    // A job without credentials also leaves nothing.
-    site.cluster.as_user("bob").command(["srun", "-w", "n1", "true"]).run().ok();
-    site.cluster.assert_healthy();
-    assert_eq!(jobs("other", &node), [""; 0]);
+    let to_default = || site.configure(json!({"delivery": "agent", "command": command_path()}));
+    let to_other = || move_to_other(&site);
+    // The default directory is always looked at, and another one must be remembered.
+    for [first, second] in [[&to_default as &dyn Fn(), &to_other], [&to_other, &to_default]] {
+        first();
+        let (job, _) = site.running_job();
+        second();
+        site.cancel(job);
+        site.cluster.assert_healthy();
+        // A job without credentials also leaves nothing.
+        site.cluster.as_user("bob").command(["srun", "-w", "n1", "true"]).run().ok();
+        site.cluster.assert_healthy();
+        assert_eq!([jobs("gcp-wif", &node), jobs("other", &node)], [[""; 0]; 2]);
+    }
     site.finish();
 }
 
