@@ -7,18 +7,17 @@ use serde_json::json;
 use super::job::{Job, is_ok};
 use super::{LIMIT, configure, impersonated, site};
 use crate::cluster::{JobState, wait_until};
-use crate::google::{Body, Endpoint, Fault, Recorded, Times};
-use crate::site::{OBJECT, Site, names};
+use crate::google::{Body, Endpoint, Fault, Recorded, SERVICE_ACCOUNT, Times};
+use crate::site::{OTHER_ACCOUNT, Site, names};
 
 /// What an exchange may take. A try may take half of it.
 const BUDGET: u64 = 45;
+const OTHER_OPTION: &str = "--gcp-wif-service-account=other@demo-project.iam.gserviceaccount.com";
 const READ_ONLY: &str = "https://www.googleapis.com/auth/devstorage.read_only";
 /// Longer than a hook waits for a process that works on the same job.
 const SLOW: Duration = Duration::from_secs(21);
 /// Longer than it takes until a requeued job starts again (`cred_expire`), besides.
 const SLOWER: Duration = Duration::from_secs(35);
-/// For longer than an exchange may take where nothing else is said.
-const HANGS: Duration = Duration::from_secs(25);
 
 /// Has the next refresh go wrong in this way, and waits for that to begin.
 #[track_caller]
@@ -98,14 +97,16 @@ fn a_refresh_that_ends_after_its_job_leaves_nothing() {
 #[test]
 fn a_step_begins_while_google_hangs_for_a_refresh() {
     // The refresh takes longer than a step waits for another process, and less than what is left of the token.
-    let site = site(json!({"timeout_seconds": BUDGET}), Some(80));
+    let rules = json!([{"service_account": SERVICE_ACCOUNT, "allow": [OTHER_ACCOUNT]}]);
+    let site = site(json!({"timeout_seconds": BUDGET, "rules": rules}), Some(80));
     let job = Job::start(&site);
-    // A try takes no more than half of the time of an exchange, so that it is cut off here, and so is the next one.
-    let slow = refresh_with(&site, Fault::Delay(HANGS), Times::N(2));
-    let list = site.list();
-    let run = job.step(&site, &["--gcp-wif", "bash", "-c", &list]).run();
-    assert!(run.status == 0 && run.stdout.contains(OBJECT), "{}{}", run.stdout, run.stderr);
-    assert!(!is_over(&slow, HANGS), "the step waited for as long as Google hung");
+    let slow = refresh_with(&site, Fault::Delay(SLOW), Times::Once);
+    // One step uses the job's token. The other one's identity is new, so that it changes the job's record.
+    for (option, email) in [("--gcp-wif", SERVICE_ACCOUNT), (OTHER_OPTION, OTHER_ACCOUNT)] {
+        let run = job.step(&site, &[option, "bash", "-c", "echo $GCP_WIF_SERVICE_ACCOUNT"]).run();
+        assert!(run.status == 0 && run.stdout.trim() == email, "{}{}", run.stdout, run.stderr);
+    }
+    assert!(!is_over(&slow, SLOW), "the steps waited for as long as Google hung");
     job.end(&site);
     site.finish();
 }
