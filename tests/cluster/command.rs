@@ -106,9 +106,16 @@ pub struct Run {
     pub status: i32,
     /// What it printed.
     pub stdout: String,
-    /// What it printed on stderr.
+    /// What it printed on stderr, without srun's lines about a job that waits: right after another job, Slurm may let one
+    /// wait at any time.
     pub stderr: String,
     title: String,
+}
+
+fn without_waits(stderr: &str) -> String {
+    let ends = [" queued and waiting for resources\n", " has been allocated resources\n"];
+    let waits = |line: &&str| line.starts_with("srun: job ") && ends.iter().any(|end| line.ends_with(end));
+    stderr.split_inclusive('\n').filter(|line| !waits(line)).collect()
 }
 
 impl Run {
@@ -204,7 +211,7 @@ impl Background {
         Run {
             status: status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default()),
             stdout: self.stdout(),
-            stderr: self.stderr(),
+            stderr: without_waits(&self.stderr()),
             title: self.title.clone(),
         }
     }

@@ -108,10 +108,7 @@ pub fn reset(site: &Site, keys: Value) {
 /// The plugin's only line. Otherwise srun says only that the task ended.
 #[track_caller]
 pub fn only_line(case: &str, stderr: &str) -> String {
-    // srun says so if a job waits for the previous one.
-    let waits = |line: &&str| line.starts_with("srun: job ");
-    let (ours, others): (Vec<&str>, Vec<&str>) =
-        stderr.lines().filter(|line| !waits(line)).partition(|line| line.starts_with("gcp-wif: "));
+    let (ours, others): (Vec<&str>, Vec<&str>) = stderr.lines().partition(|line| line.starts_with("gcp-wif: "));
     assert_eq!(ours.len(), 1, "{case}: {stderr}");
     assert!(
         others.iter().all(|line| line.starts_with("srun: error: n1: task 0: Exited with exit code 1")),
