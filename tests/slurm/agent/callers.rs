@@ -345,13 +345,15 @@ fn many_connections_keep_no_job_from_its_token() {
 
     // Other users: the agent closes their connections at once.
     let (strangers, most) = crowd("bob", "3000");
-    assert!(most < 100, "{most} descriptors");
     assert_answered(&door.token(&node, "alice", ""));
+    let most = most.max(descriptors());
+    assert!(most < 100, "{most} descriptors");
     drop(strangers);
 
     // The job's own user: the share of each user is limited, so that others keep theirs.
     let (own, most) = crowd("alice", "700");
     assert_answered(&bobs.token(&node, "bob", ""));
+    let most = most.max(descriptors());
     assert!(most < 600, "{most} descriptors");
     // The agent closes silent connections, so that alice is served again.
     assert_answered(&door.token(&node, "alice", ""));

@@ -115,10 +115,12 @@ fn nothing_of_a_job_stays_in_the_directory_that_it_began_with() {
         second();
         site.cancel(job);
         site.cluster.assert_healthy();
+        let left = || [jobs("gcp-wif", &node), jobs("other", &node)];
+        assert_eq!(left(), [[""; 0]; 2]);
         // A job without credentials also leaves nothing.
         site.cluster.as_user("bob").command(["srun", "-w", "n1", "true"]).run().ok();
         site.cluster.assert_healthy();
-        assert_eq!([jobs("gcp-wif", &node), jobs("other", &node)], [[""; 0]; 2]);
+        assert_eq!(left(), [[""; 0]; 2]);
     }
     site.finish();
 }
