@@ -230,6 +230,37 @@ fn each_exception_has_a_reason() {
     assert!(count > 0);
 }
 
+/// The commands that a line pipes into and that may end before they have read all of it.
+fn early_readers(line: &str) -> Vec<&str> {
+    // What follows `||` reads no pipe.
+    let pipes = line.split("||").flat_map(|list| list.split('|').skip(1)).map(str::trim_start);
+    pipes
+        .filter(|command| {
+            command.starts_with("head ")
+                || command.starts_with("grep -") && {
+                    let options = command.split(' ').skip(1).take_while(|word| word.starts_with('-'));
+                    options.into_iter().any(|option| option.contains(['q', 'm']))
+                }
+        })
+        .collect()
+}
+
+#[test]
+fn no_pipe_fails_because_its_reader_ends_early() {
+    // The writer gets SIGPIPE if it is late, which pipefail makes the status of the whole.
+    let mut told = String::new();
+    for (path, text) in files().into_iter().filter(|(_, text)| text.contains("pipefail")) {
+        for (number, line) in text.lines().enumerate() {
+            for command in early_readers(line) {
+                told += &format!("{}:{}: {command}\n", path.display(), number + 1);
+            }
+        }
+    }
+    assert!(told.is_empty(), "\n{told}");
+    assert_eq!(early_readers("a | grep -vq b || grep -q c d"), ["grep -vq b "]);
+    assert_eq!(early_readers("a | grep -oE q | head -n 1"), ["head -n 1"]);
+}
+
 #[test]
 fn a_flaw_is_found_wherever_it_is() {
     if !is_installed("shellcheck") {
