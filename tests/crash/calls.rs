@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
 
-use nix::libc::{self, c_int, c_long, user_regs_struct};
+use nix::libc::{self, c_int, c_long};
 
 /// The arguments of a call that name the file it changes.
 enum Operand {
@@ -78,19 +78,25 @@ const CALLS: &[(c_long, &str, &[Operand])] = &[
 /// The size limit of a path, in bytes.
 const LONGEST: usize = 4096;
 
-/// A process at the entry of a system call.
-pub struct Entered<'a> {
-    pub process: i32,
-    pub registers: &'a user_regs_struct,
+/// Returns the numbers of the system calls.
+#[allow(dead_code, reason = "only tests/slurm/crashes needs them")]
+pub fn numbers() -> impl Iterator<Item = c_long> {
+    CALLS.iter().map(|(number, ..)| *number)
 }
 
-impl Entered<'_> {
+/// A process at the entry of a system call.
+pub struct Entered {
+    pub process: i32,
+    pub number: c_long,
+    pub arguments: [u64; 6],
+}
+
+impl Entered {
     /// Returns the call's name, and the path that it would change below a directory, or `None` if it changes nothing
     /// there.
     pub fn change(&self, below: &Path) -> Option<(&'static str, PathBuf)> {
-        let number = c_long::try_from(self.registers.orig_rax).ok()?;
-        let (_, name, operands) = CALLS.iter().find(|(call, ..)| *call == number)?;
-        if !self.opens_to_write(number) {
+        let (_, name, operands) = CALLS.iter().find(|(call, ..)| *call == self.number)?;
+        if !self.opens_to_write() {
             return None;
         }
         // The last path of a rename is the new name.
@@ -100,33 +106,28 @@ impl Entered<'_> {
     }
 
     /// Returns whether a call that opens a file can change it. True for all other calls.
-    fn opens_to_write(&self, number: c_long) -> bool {
-        let flags = match number {
-            libc::SYS_open => self.argument(1),
-            libc::SYS_openat => self.argument(2),
-            libc::SYS_openat2 => self.memory(self.argument(2), 8).try_into().map_or(0, u64::from_ne_bytes),
+    fn opens_to_write(&self) -> bool {
+        let flags = match self.number {
+            libc::SYS_open => self.arguments[1],
+            libc::SYS_openat => self.arguments[2],
+            libc::SYS_openat2 => self.memory(self.arguments[2], 8).try_into().map_or(0, u64::from_ne_bytes),
             _ => return true,
         };
         let has = |flag: c_int| flags & u64::from(flag.unsigned_abs()) != 0;
         has(libc::O_WRONLY) || has(libc::O_RDWR) || has(libc::O_CREAT) || has(libc::O_TRUNC)
     }
 
-    fn argument(&self, number: usize) -> u64 {
-        let user_regs_struct { rdi, rsi, rdx, r10, r8, .. } = *self.registers;
-        [rdi, rsi, rdx, r10, r8][number]
-    }
-
     fn path(&self, operand: &Operand) -> Option<PathBuf> {
         match *operand {
-            Fd(file) => self.descriptor(self.argument(file)),
-            Name(path) => Some(self.link("cwd")?.join(self.text(self.argument(path))?)),
-            At(directory, path) => match self.text(self.argument(path)) {
+            Fd(file) => self.descriptor(self.arguments[file]),
+            Name(path) => Some(self.link("cwd")?.join(self.text(self.arguments[path])?)),
+            At(directory, path) => match self.text(self.arguments[path]) {
                 Some(path) if path.is_absolute() => Some(path),
-                Some(path) => Some(self.descriptor(self.argument(directory))?.join(path)),
-                None => self.descriptor(self.argument(directory)),
+                Some(path) => Some(self.descriptor(self.arguments[directory])?.join(path)),
+                None => self.descriptor(self.arguments[directory]),
             },
             Socket(address) => {
-                let bytes = self.memory(self.argument(address), 110);
+                let bytes = self.memory(self.arguments[address], 110);
                 let (family, path) = bytes.split_first_chunk()?;
                 let path: Vec<u8> = path.iter().copied().take_while(|byte| *byte != 0).collect();
                 (c_int::from(u16::from_ne_bytes(*family)) == libc::AF_UNIX && !path.is_empty())

@@ -10,7 +10,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use nix::errno::Errno;
-use nix::libc;
+use nix::libc::{self, user_regs_struct};
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -136,7 +136,9 @@ impl Tracer {
     fn entered(&self, process: i32) -> Option<Errno> {
         let pid = Pid::from_raw(process);
         let mut registers = ptrace::getregs(pid).ok()?;
-        let (name, path) = Entered { process, registers: &registers }.change(&self.directory)?;
+        let user_regs_struct { rdi, rsi, rdx, r10, r8, r9, orig_rax, .. } = registers;
+        let (number, arguments) = (orig_rax.cast_signed(), [rdi, rsi, rdx, r10, r8, r9]);
+        let (name, path) = Entered { process, number, arguments }.change(&self.directory)?;
         let role = (self.role)(process.unsigned_abs());
         let mut watch = lock(&self.watch);
         watch.calls.push(Call { role: role.clone(), name, path });

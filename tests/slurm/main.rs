@@ -11,6 +11,8 @@
 //!   node.rs      faults of configuration, subject token, rules, runtime directory
 //! kept.rs      one exchange for a user and identity on a node
 //! kubelet.rs   the subject token as the kubelet provides it: rotated, late, long
+//! crashes.rs   faults at the system calls that change a runtime directory
+//!   trap.rs      counts these calls and injects faults, by seccomp
 //! kills.rs     processes that die, hang or are cancelled; nothing stays behind
 //! agent.rs     delivery by the agent: refresh, metadata, killed agents
 //!   callers.rs   access for other users, namespaces, web pages, crowds; files and processes
@@ -85,6 +87,7 @@ mod attacks;
 mod clients;
 mod command;
 mod containers;
+mod crashes;
 mod failures;
 mod golden;
 mod internet;
