@@ -262,6 +262,27 @@ fn no_pipe_fails_because_its_reader_ends_early() {
 }
 
 #[test]
+fn each_command_of_the_cluster_exists() {
+    let script = fs::read_to_string(root().join("ci/cluster")).unwrap();
+    let usage: Vec<_> = script.lines().filter_map(|line| line.strip_prefix("#   ci/cluster ")).collect();
+    let known: Vec<_> = usage.iter().filter_map(|line| line.split(' ').next()).collect();
+    assert_eq!(known, ["up", "down", "run", "node"]);
+    let (mut count, mut told) = (0, String::new());
+    for (path, text) in files() {
+        let lines = text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with('#'));
+        for (number, line) in lines {
+            for command in line.split("ci/cluster ").skip(1).filter_map(|rest| rest.split(' ').next()) {
+                count += 1;
+                if !known.contains(&command) {
+                    told += &format!("{}:{}: ci/cluster {command}\n", path.display(), number + 1);
+                }
+            }
+        }
+    }
+    assert!(count > 5 && told.is_empty(), "{count} commands\n{told}");
+}
+
+#[test]
 fn a_flaw_is_found_wherever_it_is() {
     if !is_installed("shellcheck") {
         return skip("no shellcheck");
