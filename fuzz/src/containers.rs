@@ -25,11 +25,11 @@ pub(crate) fn netrc(bytes: &[u8]) {
     assert!(merged.len() < 128 << 10 || left_out != LeftOut::Nothing || users.len() >= 127 << 10);
     // The user's logins must not change.
     for host in HOSTS.into_iter().chain(users.split_whitespace()).take(50) {
-        let before = lookup(users, host);
+        let before = lookup(users, host, true);
         // For the job's registries, the job's entries precede the user's default entry.
-        let is_default = HOSTS.contains(&host) && !users.to_ascii_lowercase().contains(host);
+        let is_default = HOSTS.contains(&host) && lookup(users, host, false).is_none();
         if before.is_some() && !is_default {
-            assert_eq!(lookup(merged, host), before, "{host}: {merged}");
+            assert_eq!(lookup(merged, host, true), before, "{host}: {merged}");
         }
     }
     // A second merge must change nothing.
@@ -39,8 +39,8 @@ pub(crate) fn netrc(bytes: &[u8]) {
 }
 
 /// Returns the login and password that curl finds for a host (`parsenetrc` in `lib/netrc.c` of curl 7.88): those of the
-/// first matching entry that has both, or of the default entry.
-fn lookup(text: &str, host: &str) -> Option<(String, String)> {
+/// first matching entry that has both, or of the default entry, if that counts.
+fn lookup(text: &str, host: &str, default_counts: bool) -> Option<(String, String)> {
     let (mut login, mut password, mut state, mut in_macro) = (None, None, State::Nothing, false);
     for line in text.lines() {
         if in_macro {
@@ -55,7 +55,7 @@ fn lookup(text: &str, host: &str) -> Option<(String, String)> {
                     State::Nothing
                 }
                 State::Nothing | State::Valid if is("machine") => State::Machine,
-                State::Nothing if is("default") => State::Valid,
+                State::Nothing if default_counts && is("default") => State::Valid,
                 State::Nothing => State::Nothing,
                 State::Machine if is(host) => State::Valid,
                 State::Machine => State::Nothing,
