@@ -8,6 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
 use super::script;
 
 /// A user in the view of the submit host or of a node.
@@ -229,8 +232,8 @@ impl Background {
         let end = Instant::now() + Duration::from_secs(3);
         while self.is_running() {
             if Instant::now() >= end {
-                let group = format!("-{}", self.child.id());
-                let _ = Command::new("kill").args(["-s", "KILL", "--", &group]).status();
+                // Not kill(1): the one of Debian forky takes no group after `--`.
+                let _ = killpg(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGKILL);
                 let _ = self.child.wait();
             }
             thread::sleep(Duration::from_millis(10));
