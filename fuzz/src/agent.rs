@@ -50,7 +50,9 @@ pub(crate) fn request(bytes: &[u8]) {
             Outcome::Reply(status, content_type, reply) => {
                 check_reply(status, content_type, &reply);
                 // A refusal may quote what the client has sent.
-                if reply.contains(TOKEN) && (status == 200 || !sends_token(&parts, body)) {
+                let may_quote = |secret| status != 200 && sends(secret, &parts, body);
+                assert!(!reply.contains(HANDLE) || may_quote(HANDLE), "{reply}");
+                if reply.contains(TOKEN) && !may_quote(TOKEN) {
                     assert_eq!(status, 200);
                     check_authorization(&parts, body);
                 }
@@ -60,6 +62,7 @@ pub(crate) fn request(bytes: &[u8]) {
                 assert!(!scopes.is_empty() && audience != Some(String::new()));
                 assert!(scopes.iter().all(|scope| Scope::try_from(scope.as_str().to_owned()).is_ok()));
                 for (status, content_type, reply) in &replies {
+                    assert!(!reply.contains(HANDLE), "{reply}");
                     check_reply(*status, content_type, reply);
                     assert_eq!(*status == 200, reply.contains(TOKEN), "{status} {reply}");
                 }
@@ -72,7 +75,6 @@ pub(crate) fn request(bytes: &[u8]) {
 /// Checks the status, content type and body of a reply.
 fn check_reply(status: u16, content_type: &str, reply: &str) {
     assert!([200, 400, 401, 403, 404, 405, 429, 503].contains(&status), "{status}");
-    assert!(!reply.contains(HANDLE), "{reply}");
     match content_type {
         "application/json" => drop(serde_json::from_str::<Value>(reply).unwrap()),
         "application/text" => assert!(!reply.replace('\n', "").contains(line::is_hidden), "{reply:?}"),
@@ -96,9 +98,9 @@ fn check_authorization(parts: &Parts, body: &[u8]) {
     }
 }
 
-/// Returns whether the target or the body contains the token.
-fn sends_token(parts: &Parts, body: &[u8]) -> bool {
-    let contains = |bytes: &[u8]| String::from_utf8_lossy(&percent_decode(bytes).collect::<Vec<_>>()).contains(TOKEN);
+/// Returns whether the target or the body contains a secret.
+fn sends(secret: &str, parts: &Parts, body: &[u8]) -> bool {
+    let contains = |bytes: &[u8]| String::from_utf8_lossy(&percent_decode(bytes).collect::<Vec<_>>()).contains(secret);
     contains(parts.uri.to_string().as_bytes()) || contains(body)
 }
 

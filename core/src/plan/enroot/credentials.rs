@@ -67,7 +67,7 @@ pub fn merge(users: &Secret, hosts: &[RegistryHost], token: &Secret) -> (Secret,
 struct Own {
     /// The hosts that have an entry, which may go over several lines.
     machines: Vec<String>,
-    /// Where the line of a `default` entry begins, else the end.
+    /// Where a `default` entry begins, else the end. The end of another entry may be on the same line.
     default_entry: usize,
     /// Whether a macro goes on until the end.
     ends_in_macro: bool,
@@ -82,7 +82,7 @@ impl Own {
             if own.ends_in_macro {
                 own.ends_in_macro = !line.starts_with(['\n', '\r']);
             } else {
-                for word in words(line) {
+                for (place, word) in words(line) {
                     let is = |keyword: &str| word.eq_ignore_ascii_case(keyword);
                     before = match before.as_str() {
                         "machine" => {
@@ -92,7 +92,7 @@ impl Own {
                         // A value, even if it reads like a keyword.
                         "login" | "password" | "account" => String::new(),
                         _ if is("default") => {
-                            own.default_entry = own.default_entry.min(at);
+                            own.default_entry = own.default_entry.min(at + place);
                             String::new()
                         }
                         _ if is("macdef") => {
@@ -109,10 +109,11 @@ impl Own {
     }
 }
 
-/// The words of a line up to a comment. Blanks and `#` can be in quotes.
-fn words(line: &str) -> Vec<String> {
+/// The words of a line up to a comment, and where they begin. Blanks and `#` can be in quotes.
+fn words(line: &str) -> Vec<(usize, String)> {
     let (mut words, mut rest) = (Vec::new(), line.trim_start());
     while !rest.is_empty() && !rest.starts_with('#') {
+        let place = line.len() - rest.len();
         let (mut word, mut escaped) = (String::new(), false);
         let quoted = rest.strip_prefix('"');
         let mut characters = quoted.unwrap_or(rest).chars();
@@ -128,7 +129,7 @@ fn words(line: &str) -> Vec<String> {
                 _ => word.push(character),
             }
         }
-        words.push(word);
+        words.push((place, word));
         rest = characters.as_str().trim_start();
     }
     words
@@ -172,6 +173,10 @@ mod tests {
             (
                 "machine x login a password b\ndefault login c password d\n",
                 format!("machine x login a password b\n{EU}{US}default login c password d\n"),
+            ),
+            (
+                "machine x login a\npassword b default login c password d\n",
+                format!("machine x login a\npassword b \n{EU}{US}default login c password d\n"),
             ),
         ] {
             assert_eq!(merged(users), expected, "{users:?}");
