@@ -215,10 +215,15 @@ impl Cluster {
     /// The end of each log, without Slurm's lines about each of its reads and polls.
     fn tails(&self) -> String {
         let is_told = |line: &&str| !["debug3:", "debug4:", "debug5:"].iter().any(|level| line.contains(level));
-        self.each_log(|log| {
+        let mut text = self.each_log(|log| {
             let lines: Vec<&str> = log.lines().filter(is_told).collect();
             lines[lines.len().saturating_sub(60)..].to_vec()
-        })
+        });
+        for node in self.nodes() {
+            let log = fs::read_to_string(node.run_dir().join("gcp-wif/agent.log")).unwrap_or_default();
+            text.push_str(&format!("==== agent.log of {} ====\n{}", node.name(), tail(&log, 20)));
+        }
+        text
     }
 
     /// These lines of each log that is not empty, below a line that names it.
