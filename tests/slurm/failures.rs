@@ -105,13 +105,24 @@ pub fn reset(site: &Site, keys: Value) {
     site.configure(config);
 }
 
-/// The plugin's only line. Otherwise srun says only that the task ended.
+/// srun's lines about the connection for a step's output, which slurmstepd may have reset at its end: it does not read all
+/// of srun's input.
+const RESET: [&str; 3] = [
+    "srun: error: _server_read: fd ",
+    "srun: error: step_launch_notify_io_failure: aborting, io error with slurmstepd on node 0",
+    "srun: Job step aborted",
+];
+
+/// The plugin's only line. Otherwise srun says only that the task ended, or that a connection was reset.
 #[track_caller]
 pub fn only_line(case: &str, stderr: &str) -> String {
     let (ours, others): (Vec<&str>, Vec<&str>) = stderr.lines().partition(|line| line.starts_with("gcp-wif: "));
     assert_eq!(ours.len(), 1, "{case}: {stderr}");
     assert!(
-        others.iter().all(|line| line.starts_with("srun: error: n1: task 0: Exited with exit code 1")),
+        others.iter().all(|line| {
+            line.starts_with("srun: error: n1: task 0: Exited with exit code 1")
+                || RESET.iter().any(|begin| line.starts_with(begin)) && stderr.contains("Connection reset by peer")
+        }),
         "{case}: {stderr}"
     );
     ours[0].to_owned()
