@@ -8,6 +8,7 @@
 //! ```text
 //! calls.rs    the system calls that can change files, and the paths that they change
 //! trace.rs    counts these calls and injects faults
+//! watch.rs    the counted calls, and the fault to inject
 //! hook.rs     runs a hook; each hook is a process of this test program
 //! world.rs    a node without Slurm, restored from a snapshot after each fault
 //! state.rs    the state of a node, and the difference between two states
@@ -28,6 +29,7 @@ mod hook;
 mod state;
 mod sweep;
 mod trace;
+mod watch;
 mod world;
 
 use sweep::{FAULTS, sweep};

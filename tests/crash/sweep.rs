@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 
 use crate::state::{State, difference, fingerprint};
-use crate::trace::{Call, Fault, Plan};
+use crate::watch::{Call, Fault, Plan};
 use crate::world::{ALICES_JOB, BOBS_JOB, BOBS_NEXT_JOB, HookResult, World};
 
 /// A hook, and the snapshots of the node before and after it.

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 
 use nix::errno::Errno;
 use nix::libc::{self, user_regs_struct};
@@ -17,48 +17,7 @@ use nix::unistd::Pid;
 use rustix::process::{WaitOptions, wait, waitpid};
 
 use super::calls::Entered;
-
-/// A fault that is injected at a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// The process is killed before the call.
-    Kill,
-    /// The call does nothing and fails.
-    Fail(Errno),
-}
-
-/// The fault to inject, and the call.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// The kind of process.
-    pub role: String,
-    /// The number of the call in this kind of process, from 1. 0 means all calls of all processes.
-    pub number: usize,
-    /// The fault.
-    pub fault: Fault,
-}
-
-/// A call that changes a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Call {
-    /// The kind of process.
-    pub role: String,
-    /// The call's name.
-    pub name: &'static str,
-    /// The path that it changes.
-    pub path: PathBuf,
-}
-
-/// The plan and the results of a tracer.
-#[derive(Debug, Default)]
-pub struct Watch {
-    /// The fault to inject.
-    pub plan: Option<Plan>,
-    /// The counted calls.
-    pub calls: Vec<Call>,
-    /// The call at which the fault was injected.
-    pub hit: Option<Call>,
-}
+use super::watch::{Call, Fault, Watch, lock, process_of};
 
 /// Returns the kind of a thread's process.
 pub type Role = fn(u32) -> String;
@@ -140,18 +99,11 @@ impl Tracer {
         let (number, arguments) = (orig_rax.cast_signed(), [rdi, rsi, rdx, r10, r8, r9]);
         let (name, path) = Entered { process, number, arguments }.change(&self.directory)?;
         let role = (self.role)(process.unsigned_abs());
-        let mut watch = lock(&self.watch);
-        watch.calls.push(Call { role: role.clone(), name, path });
-        let plan = watch.plan.clone()?;
-        let count = watch.calls.iter().filter(|call| call.role == plan.role).count();
-        if plan.number != 0 && (plan.role, plan.number) != (role, count) {
-            return None;
-        }
-        watch.hit = watch.calls.last().cloned();
+        let fault = lock(&self.watch).entered(Call { role, name, path })?;
         // An invalid number, so that the kernel does not run the call.
         registers.orig_rax = u64::MAX;
         let _ = ptrace::setregs(pid, registers);
-        match plan.fault {
+        match fault {
             Fault::Kill => {
                 let _ = kill(Pid::from_raw(process_of(process)), Signal::SIGKILL);
                 None
@@ -159,11 +111,6 @@ impl Tracer {
             Fault::Fail(error) => Some(error),
         }
     }
-}
-
-/// Locks a tracer's results, even if another thread has panicked.
-pub fn lock(watch: &Mutex<Watch>) -> MutexGuard<'_, Watch> {
-    watch.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// Returns the options that trace descendants and kill them if the tracer exits.
@@ -182,15 +129,4 @@ fn set_error(pid: Pid, error: Errno) {
         registers.rax = i64::from(-(error as i32)).cast_unsigned();
         let _ = ptrace::setregs(pid, registers);
     }
-}
-
-/// Returns the process ID of a thread.
-fn process_of(thread: i32) -> i32 {
-    field(thread.unsigned_abs(), "Tgid:").and_then(|value| value.parse().ok()).unwrap_or_default()
-}
-
-/// Returns a field of a thread's status in /proc.
-pub fn field(thread: u32, name: &str) -> Option<String> {
-    let status = std::fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
-    status.lines().find_map(|line| Some(line.strip_prefix(name)?.trim().to_owned()))
 }

@@ -21,7 +21,8 @@ use crate::google::{
 };
 use crate::hook::{HOOK, Paths};
 use crate::state::{State, state};
-use crate::trace::{self, Call, Plan, Tracer, Watch};
+use crate::trace::Tracer;
+use crate::watch::{Call, Plan, Watch, field, lock};
 
 /// Bob's service account. Alice has the one in the credential configuration.
 const BOBS_ACCOUNT: &str = "other@demo-project.iam.gserviceaccount.com";
@@ -115,7 +116,7 @@ impl World {
         let watch = Arc::new(Mutex::new(Watch { plan, ..Watch::default() }));
         let status = Tracer::new(&self.paths.node(), role, Arc::clone(&watch)).run(&words, (HOOK, &value), &output);
         drop(agent);
-        let Watch { calls, hit, .. } = std::mem::take(&mut *trace::lock(&watch));
+        let Watch { calls, hit, .. } = std::mem::take(&mut *lock(&watch));
         let text = |path| fs::read_to_string(path).unwrap_or_default();
         let log = text(self.paths.log()).lines().map(str::to_owned).collect();
         HookResult { status, log, outcome: serde_json::from_str(&text(self.paths.outcome())).ok(), calls, hit }
@@ -161,8 +162,8 @@ impl World {
 
 /// Returns the kind of a process: the name that the hook has set, or `worker` for a process that outlives its prolog.
 fn role(thread: u32) -> String {
-    let name = trace::field(thread, "Name:").unwrap_or_default();
-    let outlives_parent = trace::field(thread, "PPid:") != Some(std::process::id().to_string());
+    let name = field(thread, "Name:").unwrap_or_default();
+    let outlives_parent = field(thread, "PPid:") != Some(std::process::id().to_string());
     if name == "prolog" && outlives_parent { "worker".to_owned() } else { name }
 }
 

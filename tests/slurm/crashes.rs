@@ -7,6 +7,8 @@
 #[path = "../crash/calls.rs"]
 mod calls;
 mod trap;
+#[path = "../crash/watch.rs"]
+mod watch;
 
 use std::fs;
 use std::path::Path;
@@ -21,7 +23,8 @@ use crate::cluster::{Background, JobState, Node, command_path, set_mode, wait_un
 use crate::google::{Endpoint, SERVICE_ACCOUNT};
 use crate::site::{BUCKET, OBJECT, OTHER_ACCOUNT, Site, names};
 use crate::skipped::skip;
-use trap::{Fault, Plan, Trap};
+use trap::Trap;
+use watch::{Fault, Plan};
 
 const LIMIT: Duration = Duration::from_secs(100);
 /// `cargo test` injects faults at one in this number of calls.
@@ -108,7 +111,7 @@ impl World {
 
     /// Injects a fault at a call, and checks that the node is as before afterwards. Returns whether there was such a call.
     fn check(&self, number: usize, fault: Fault) -> bool {
-        let (output, mut problems) = self.run(Some(Plan { role: self.role, number, fault }));
+        let (output, mut problems) = self.run(Some(Plan { role: self.role.to_owned(), number, fault }));
         let Some(hit) = self.trap.watch().hit.clone() else { return false };
         if fault != Fault::Kill {
             let lines: Vec<&str> = output.lines().filter(|line| line.contains("gcp-wif: ")).collect();
@@ -139,7 +142,7 @@ impl World {
                 agents.is_empty()
             });
         }
-        self.trap.arm(plan);
+        self.trap.arm(plan.clone());
         let refreshed = "until [ \"$(cat $GCP_WIF_ACCESS_TOKEN_FILE)\" != \"$token\" ]; do sleep 0.05; done";
         let wait = if self.role == "agent" { refreshed } else { "true" };
         let list = self.list();
@@ -151,14 +154,15 @@ impl World {
         let output = self.site.cluster.home("alice").join("slurm.out");
         let _ = fs::remove_file(&output);
         let id = self.site.cluster.batch("alice", &script, &[]);
-        let is_killed = |plan: Plan| plan.fault == Fault::Kill && self.trap.watch().hit.is_some();
+        let is_killed = |plan: &Plan| plan.fault == Fault::Kill && self.trap.watch().hit.is_some();
         // Slurm 22.05 does not notice by itself that a slurmstepd has ended, and a prolog that was killed holds the job.
-        let waits_for_slurm = |plan: Plan| is_killed(plan) && ["prolog", "step", "epilog"].contains(&plan.role);
+        let waits_for_slurm =
+            |plan: &Plan| is_killed(plan) && ["prolog", "step", "epilog"].contains(&plan.role.as_str());
         let is_over = || self.site.cluster.job_states(&id).iter().all(JobState::is_end);
-        wait_until(LIMIT, || is_over() || plan.is_some_and(waits_for_slurm));
+        wait_until(LIMIT, || is_over() || plan.as_ref().is_some_and(waits_for_slurm));
         let mut problems = Vec::new();
         let root = self.site.cluster.as_user("root");
-        if plan.is_some_and(waits_for_slurm) {
+        if plan.as_ref().is_some_and(waits_for_slurm) {
             root.command(["scancel", "-u", "alice"]).run().ok();
             self.wait_for_end();
             // Slurm drains a node whose prolog or epilog is killed, with any plugin.

@@ -15,49 +15,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::calls::{Entered, numbers};
+use super::watch::{Call, Fault, Plan, Watch, field, lock, process_of};
 use crate::cluster::Node;
-
-/// A fault that is injected at a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// The process is killed before the call.
-    Kill,
-    /// The call does nothing and fails.
-    Fail(Errno),
-}
-
-/// The fault to inject, and the call.
-#[derive(Clone, Copy, Debug)]
-pub struct Plan {
-    /// The kind of process.
-    pub role: &'static str,
-    /// The number of the call in this kind of process, from 1.
-    pub number: usize,
-    /// The fault.
-    pub fault: Fault,
-}
-
-/// A call that changes a file.
-#[derive(Clone, Debug)]
-pub struct Call {
-    /// The kind of process.
-    pub role: &'static str,
-    /// The call's name.
-    pub name: &'static str,
-    /// The path that it changes.
-    pub path: PathBuf,
-}
-
-/// What is watched for, and what was seen.
-#[derive(Debug, Default)]
-pub struct Watch {
-    /// The fault to inject.
-    pub plan: Option<Plan>,
-    /// The counted calls.
-    pub calls: Vec<Call>,
-    /// The call at which the fault was injected.
-    pub hit: Option<Call>,
-}
 
 /// The watch over the processes of a node.
 pub struct Trap(Arc<Mutex<Watch>>);
@@ -146,16 +105,10 @@ impl Guard {
         if self.others.iter().any(|other| path.starts_with(other)) {
             return None;
         }
-        let (process, role) = role(process)?;
-        let mut watch = lock(&self.watch);
-        watch.calls.push(Call { role, name, path });
-        let plan = watch.plan?;
-        let count = watch.calls.iter().filter(|call| call.role == plan.role).count();
-        if (plan.role, plan.number) != (role, count) {
-            return None;
-        }
-        watch.hit = watch.calls.last().cloned();
-        match plan.fault {
+        let process = process_of(process);
+        let role = role(process)?.to_owned();
+        let fault = lock(&self.watch).entered(Call { role, name, path })?;
+        match fault {
             Fault::Kill => {
                 let _ = kill(Pid::from_raw(process), Signal::SIGKILL);
                 Some(Errno::EIO)
@@ -165,39 +118,24 @@ impl Guard {
     }
 }
 
-fn lock(watch: &Mutex<Watch>) -> MutexGuard<'_, Watch> {
-    watch.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-/// Returns the process of a thread, and what it is.
-fn role(thread: i32) -> Option<(i32, &'static str)> {
-    let process = field(thread, "Tgid:")?;
-    let parent = field(process, "PPid:")?;
+/// Returns what a process is.
+fn role(process: i32) -> Option<&'static str> {
+    let parent = field(process.unsigned_abs(), "PPid:")?.parse().ok()?;
     let words = arguments(process);
     let is_worker = || arguments(parent).contains("spank prolog") || is_init(parent);
-    let role = match words.as_str() {
+    Some(match words.as_str() {
         _ if words.contains("gcp-wif agent ") => "agent",
         _ if words.contains("spank epilog") => "epilog",
         _ if words.contains("spank prolog") && is_worker() => "worker",
         _ if words.contains("spank prolog") => "prolog",
         _ if words.starts_with("slurmstepd: ") => "step",
         _ => "other",
-    };
-    Some((process, role))
+    })
 }
 
 /// Returns whether a process is the first one of its cluster, which adopts those that outlive their parents.
 fn is_init(process: i32) -> bool {
-    status(process, "NSpid:").is_some_and(|ids| ids.ends_with("\t1"))
-}
-
-fn field(process: i32, name: &str) -> Option<i32> {
-    status(process, name)?.parse().ok()
-}
-
-fn status(process: i32, name: &str) -> Option<String> {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    status.lines().find_map(|line| Some(line.strip_prefix(name)?.trim().to_owned()))
+    field(process.unsigned_abs(), "NSpid:").is_some_and(|ids| ids.ends_with("\t1"))
 }
 
 fn arguments(process: i32) -> String {
