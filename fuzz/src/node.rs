@@ -71,22 +71,27 @@ pub(crate) fn kept_token(bytes: &[u8]) {
 
 /// Checks the metrics of a node. Each process reads the file and adds to the counters.
 pub(crate) fn metrics(bytes: &[u8]) {
-    let text = String::from_utf8_lossy(bytes);
-    let mut metrics = Metrics::parse(&text);
-    check_exposition(&metrics.to_text());
-    assert_eq!(Metrics::parse(&metrics.to_text()), metrics);
+    let mut metrics = Metrics::parse(&String::from_utf8_lossy(bytes));
+    let mut text = check_rendered(&metrics);
     let failure = Failure::of_wait();
     let identity = &IMPERSONATES.default_identity();
     for outcome in [Ok(NOW), Err(&failure)] {
         let (event, source, duration) = (Event::Issuance, Source::Google, Duration::from_millis(120));
-        let before = count(&metrics.to_text());
+        let before = count(&text);
         metrics.count(&Entry { event, job: JobId(7), uid: 1, identity, asked: None, source, outcome, duration }, NOW);
-        // The counter must increase by one, unless a float cannot represent the sum.
-        assert!(count(&metrics.to_text()) == before + 1.0 || before.abs() > 1e15, "{before}");
         metrics.set(&Served { jobs: 1, next_expiry: Some(NOW), start: NOW, version: "0.2.0" });
-        check_exposition(&metrics.to_text());
-        assert_eq!(Metrics::parse(&metrics.to_text()), metrics);
+        text = check_rendered(&metrics);
+        // The counter must increase by one, unless a float cannot represent the sum.
+        assert!(count(&text) == before + 1.0 || before.abs() > 1e15, "{before}");
     }
+}
+
+/// Checks the text of the metrics, and returns it.
+fn check_rendered(metrics: &Metrics) -> String {
+    let text = metrics.to_text();
+    check_exposition(&text);
+    assert_eq!(Metrics::parse(&text), *metrics);
+    text
 }
 
 fn count(text: &str) -> f64 {
