@@ -41,22 +41,23 @@ pub(crate) fn netrc(bytes: &[u8]) {
 /// Returns the login and password that curl finds for a host (`parsenetrc` in `lib/netrc.c` of curl 7.88): those of the
 /// first matching entry that has both, or of the default entry, if that counts.
 fn lookup(text: &str, host: &str, default_counts: bool) -> Option<(String, String)> {
-    let (mut login, mut password, mut state, mut in_macro) = (None, None, State::Nothing, false);
+    let (mut login, mut password, mut state) = (None, None, State::Nothing);
     for line in text.lines() {
-        if in_macro {
-            in_macro = !line.trim_end_matches('\r').is_empty();
-            continue;
+        if matches!(state, State::Macro) {
+            if !line.trim_end_matches('\r').is_empty() {
+                continue;
+            }
+            state = State::Nothing;
         }
         for word in words(line)? {
             let is = |keyword: &str| word.eq_ignore_ascii_case(keyword);
             state = match state {
-                State::Nothing if is("macdef") => {
-                    in_macro = true;
-                    State::Nothing
-                }
+                State::Nothing if is("macdef") => State::Macro,
                 State::Nothing | State::Valid if is("machine") => State::Machine,
                 State::Nothing if default_counts && is("default") => State::Valid,
                 State::Nothing => State::Nothing,
+                State::Macro if word.is_empty() => State::Nothing,
+                State::Macro => State::Macro,
                 State::Machine if is(host) => State::Valid,
                 State::Machine => State::Nothing,
                 State::Valid if is("login") => State::Login,
@@ -83,6 +84,8 @@ fn lookup(text: &str, host: &str, default_counts: bool) -> Option<(String, Strin
 enum State {
     /// Not in a matching entry.
     Nothing,
+    /// In a macro, which ends with an empty line. On the line of `macdef`, an empty word ends it too.
+    Macro,
     /// After `machine`.
     Machine,
     /// In a matching entry.
