@@ -59,7 +59,8 @@ fn check_claims(token: &SubjectToken) {
     let body = br#"{"error":"invalid_grant","error_description":"Error connecting to the given credential's issuer"}"#;
     for status in [400, 403] {
         let response = response(status, String::new(), None, body);
-        check_messages(&IMPERSONATES, Problem::Refused(Box::new(Refusal::of(&response, token.token()))), token);
+        let problem = Problem::Refused(Box::new(Refusal::of(&response, token.token())));
+        check_messages(&IMPERSONATES, &LEGS, &problem, token);
     }
 }
 
@@ -76,12 +77,15 @@ fn answer(bytes: &[u8]) -> (u16, String, &[u8]) {
     (status.parse().unwrap_or(200), content_type.to_owned(), body.get(1..).unwrap_or_default())
 }
 
-/// Checks all messages about a problem with Google.
-fn check_messages(site: &Site, problem: Problem, token: &SubjectToken) {
+/// The requests that Google can refuse.
+const LEGS: [Leg; 2] = [Leg::TokenExchange, Leg::Impersonation];
+
+/// Checks all messages about a problem with Google's answer to some requests.
+fn check_messages(site: &Site, legs: &[Leg], problem: &Problem, token: &SubjectToken) {
     let CredentialConfiguration { token_url, .. } = &site.configuration;
     let identity = &site.default_identity();
-    for leg in [Leg::TokenExchange, Leg::Impersonation] {
-        let error = ExchangeError { leg, endpoint: token_url.clone(), problem: problem.clone() };
+    for leg in legs {
+        let error = ExchangeError { leg: *leg, endpoint: token_url.clone(), problem: problem.clone() };
         let failure = Failure::of_exchange(&error, &site.configuration, token.claims(), identity, NOW);
         line::check_failure(&failure);
         assert!(!(failure.is_refusal() && error.is_transient()), "{failure}");
@@ -126,7 +130,7 @@ fn receive(exchange: &mut Exchange<'_>, site: &Site, bytes: &[u8]) {
             }
         }
     }
-    check_messages(site, error.problem, &SUBJECT_TOKEN);
+    check_messages(site, &[error.leg], &error.problem, &SUBJECT_TOKEN);
 }
 
 /// Checks the token of a finished exchange.
@@ -179,7 +183,8 @@ pub(crate) fn refusal(bytes: &[u8]) {
     for text in [&refusal.code, &refusal.reason].into_iter().flatten() {
         line::check(text, 63);
     }
+    let problem = Problem::Refused(Box::new(refusal));
     for site in [&*FEDERATED, &*IMPERSONATES] {
-        check_messages(site, Problem::Refused(Box::new(refusal.clone())), &SUBJECT_TOKEN);
+        check_messages(site, &LEGS, &problem, &SUBJECT_TOKEN);
     }
 }
