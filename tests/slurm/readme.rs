@@ -83,14 +83,15 @@ fn the_commands_for_users_work() {
 #[test]
 fn the_commands_of_the_installation_work() {
     // Over the machine's own /usr and /etc, in a mount namespace that ends with the shell.
-    let overlay = "set -e; t=$(mktemp -d); mount -t tmpfs tmpfs $t; \
+    let overlay = "set -e; t=$1; mount -t tmpfs tmpfs $t; \
         for d in usr etc; do mkdir $t/$d $t/$d.work; \
         mount -t overlay overlay -o lowerdir=/$d,upperdir=$t/$d,workdir=$t/$d.work /$d; done";
     let check = "find $t/usr $t/etc -type f -printf '%P %m %U\\n' | sort; \
         cmp target/release/libspank_gcp_wif.so /usr/lib/x86_64-linux-gnu/slurm-wlm/spank_gcp_wif.so";
     let script = format!("{overlay}\n{}\n{check}", commands("install").join("\n"));
+    let directory = tempfile::tempdir().unwrap();
     let mut command = Command::new("unshare");
-    command.args(["--mount", "bash", "-c", &script]).current_dir(root());
+    command.args(["--mount", "bash", "-c", &script, "-"]).arg(directory.path()).current_dir(root());
     let output = without_cargo(&mut command).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));

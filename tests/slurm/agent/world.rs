@@ -186,7 +186,7 @@ impl World {
     /// token's life, and is then run again; see [`Self::assert_identity`].
     pub fn gcloud_rounds(&self, round: &str, way: Way, options: &[&str]) -> CommandLine {
         let line = format!(
-            "log=$(mktemp)
+            "log=$(mktemp -p ~)
              until [ -e {STOP} ]; do
                  {{ {round}; }} 2>$log || grep -qw 401 $log || {{ cat $log; exit 1; }}
                  sleep 2
